@@ -1,0 +1,1 @@
+"""Retry objectives for continuous control: order-statistic gradients, networks, replay and training functions."""

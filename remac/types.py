@@ -1,0 +1,120 @@
+"""Shared types, and the glossary of the dimension names that docstrings use.
+
+Dimensions:
+    B: batch (transitions or states).
+    E: environments that run side by side for one member.
+    P: members of a population; one run is a population of one.
+    T: time.
+    N: action samples per state (``num_samples``).
+    K: size of the retry set (``num_retries``).
+    C: critics in the ensemble.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+Metrics = dict[str, Array]
+
+
+class InvalidValueError(ValueError):
+    """A setting with a value that is not allowed.
+
+    Attributes:
+        name: The setting, for example ``num_retries``.
+        value: The value that was given.
+        allowed: What is allowed, in words.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        """Stores the three parts; the message is one line made of them."""
+        super().__init__(f"{name}={value}: {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
+class Transition(NamedTuple):
+    """One environment step as the learner sees it, with leading axes `[...]`.
+
+    Attributes:
+        observation: Raw (not normalised) observation, `[..., obs_dim]`.
+        action: Action in [-1, 1], `[..., action_dim]`.
+        reward: Reward of the step, `[...]`.
+        discount: 1 - termination, `[...]`. A time limit leaves it at 1, so that it bootstraps.
+        next_observation: Observation that the step led to, before any reset, `[..., obs_dim]`.
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    discount: Array
+    next_observation: Array
+
+
+@struct.dataclass
+class EnvState:
+    """State of E environments side by side; every array has leading axes `[E]` (or `[P, E]`).
+
+    Where an episode has just ended, ``observation`` and ``physics`` are already those of the next episode's start,
+    while ``reward``, ``termination``, ``truncation``, ``final_observation``, ``episode_return`` and
+    ``episode_length`` still describe the step that ended it.
+
+    Attributes:
+        physics: What the simulator needs to go on; its structure is the suite's own.
+        observation: What the policy acts on next, `[E, obs_dim]`.
+        reward: Reward of the last step, `[E]`.
+        termination: The task ended the episode (never bootstraps), `[E]` bool.
+        truncation: The time limit ended the episode (bootstraps), `[E]` bool.
+        final_observation: Observation after the last step, before any reset, `[E, obs_dim]`.
+        step_count: Steps that count towards the time limit, `[E]` int32. A staggered first episode starts above 0.
+        key: Randomness of the coming resets; its form is the suite's own.
+        episode_return: Sum of the rewards of the running (or just ended) episode, `[E]`.
+        episode_length: Number of steps in that sum, `[E]` int32.
+    """
+
+    physics: PyTree
+    observation: Array
+    reward: Array
+    termination: Array
+    truncation: Array
+    final_observation: Array
+    step_count: Array
+    key: Array
+    episode_return: Array
+    episode_length: Array
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A batch of environments: state in, state out.
+
+    A suite that lives on the device (``on_device`` true) is pure JAX: ``reset(key)`` takes one key and returns
+    arrays `[E, ...]`, and callers vmap it over members. A suite on the host takes and returns NumPy arrays with any
+    leading axes: ``reset(key)`` with keys `[P]` returns arrays `[P, E, ...]`, all stepped in one call.
+
+    Attributes:
+        name: Suite and task, for example ``mujoco/half_cheetah``.
+        num_envs: E.
+        observation_size: obs_dim.
+        action_size: action_dim; actions are in [-1, 1].
+        episode_length: Time limit in steps.
+        on_device: Whether ``step`` can be traced by JAX.
+    """
+
+    name: str
+    num_envs: int
+    observation_size: int
+    action_size: int
+    episode_length: int
+    on_device: bool
+
+    def reset(self, key: Key) -> EnvState:
+        """Starts new episodes in all environments. The key is consumed."""
+        ...
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
+        ...

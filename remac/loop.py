@@ -1,0 +1,333 @@
+"""The host loop around the training functions: prefill, rounds of act, step and learn, and evaluations.
+
+``train`` and ``train_population`` need nothing of Hydra, files or W&B; what happens is told through a callback.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from remac import replay as replay_lib
+from remac.evaluation import Evaluator
+from remac.pacing import Pacer
+from remac.training import (
+    Agent,
+    TrainState,
+    act,
+    experience,
+    init_train_state,
+    learn,
+    map_members,
+    reset_metrics,
+    transition_example,
+)
+from remac.types import Environment, EnvState, InvalidValueError, Key, PyTree
+from remac.validation import require_int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how often; everything counts for one member.
+
+    Attributes:
+        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds.
+        updates_per_round: Gradient steps after each round of ``num_envs`` environment steps.
+        prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
+        eval_every_env_steps: Environment steps between evaluations. There is one at step 0 and one at the end as well.
+        num_eval_episodes: Episodes per evaluation and action mode.
+        eval_seed: Evaluation randomness is a function of this and of the environment step alone.
+        replay_capacity: Rows; no more than ``total_env_steps`` are allocated.
+    """
+
+    total_env_steps: int = 100_000
+    updates_per_round: int = 16
+    prefill_env_steps: int = 1_000
+    eval_every_env_steps: int = 10_000
+    num_eval_episodes: int = 16
+    eval_seed: int = 1_000_003
+    replay_capacity: int = 1_000_000
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows to allocate for each member."""
+        return min(self.replay_capacity, self.total_env_steps)
+
+    def validate(self, num_envs: int, batch_size: int) -> None:
+        """Checks the values, alone and against each other.
+
+        Raises:
+            InvalidValueError: Naming the field, its value and what is allowed.
+        """
+        for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
+            require_int(field, getattr(self, field), 1)
+        require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
+        require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
+        for name, least in (("num_envs", num_envs), ("agent.batch_size", batch_size)):
+            if self.replay_capacity < least:
+                raise InvalidValueError(
+                    "replay_capacity", self.replay_capacity, f"must be at least {name}={least}"
+                )
+        if self.total_env_steps < num_envs:
+            raise InvalidValueError(
+                "total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}"
+            )
+
+    def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
+        """Returns the size of the replay in bytes."""
+        return replay_lib.num_bytes(transition_example(env), self.replay_rows, num_members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands; sent at least every two seconds once programs are compiled.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        evaluating: Whether an evaluation is under way.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    evaluating: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """An evaluation, and the means of the training metrics since the last one.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        metrics: Name to values `[P]`. A value that does not exist yet (an episode return before any episode has ended)
+            is NaN in a population, and left out where it is so for all members.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    metrics: dict[str, np.ndarray]
+
+
+Callback = Callable[[Progress | Evaluation], None]
+
+
+class NonFiniteError(ArithmeticError):
+    """A metric became NaN or infinite, and with it the run.
+
+    Attributes:
+        metric: Name of the first such metric.
+        gradient_step: Gradient step at which it happened.
+    """
+
+    def __init__(self, metric: str, gradient_step: int) -> None:
+        """Stores both; the message is one line."""
+        super().__init__(f"{metric} became non-finite at gradient step {gradient_step}")
+        self.metric, self.gradient_step = metric, gradient_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Outcome of a training.
+
+    Attributes:
+        agent_state: What the agent learned; leading axis `[P]` for a population.
+        evaluations: All evaluations in order; metrics are floats for one run, `[P]` for a population.
+    """
+
+    agent_state: Any
+    evaluations: list[Evaluation]
+
+
+def train(
+    agent: Agent,
+    env: Environment,
+    config: TrainConfig,
+    key: Key,
+    callback: Callback | None = None,
+) -> Result:
+    """Trains one agent: a population of one.
+
+    Args:
+        agent: Hyperparameters, for example of ``agents.ReMAC.create``.
+        env: Training environments, for example of ``envs.make``.
+        config: How long and how often.
+        key: Consumed.
+        callback: Called with ``Progress`` and ``Evaluation`` (metrics `[1]`); may raise to stop.
+
+    Returns:
+        The agent's state without a member axis, and the evaluations.
+
+    Raises:
+        InvalidValueError: If the configuration is not allowed.
+        NonFiniteError: If a loss or a parameter became non-finite.
+    """
+    result = train_population(stack_members([agent]), env, config, key[None], callback)
+    evaluations = [
+        dataclasses.replace(event, metrics={name: values[0] for name, values in event.metrics.items()})
+        for event in result.evaluations
+    ]
+    return Result(jax.tree.map(lambda leaf: leaf[0], result.agent_state), evaluations)
+
+
+def stack_members(agents: list[Agent]) -> Agent:
+    """Stacks agents that differ in leaves only into one with leaves `[P, ...]`."""
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *agents)
+
+
+def train_population(
+    agents: Agent,
+    env: Environment,
+    config: TrainConfig,
+    keys: Key,
+    callback: Callback | None = None,
+) -> Result:
+    """Trains P agents side by side, each as if alone.
+
+    Args:
+        agents: Leaves `[P, ...]`, see ``stack_members``.
+        env: Training environments of one member.
+        config: How long and how often.
+        keys: `[P]`, consumed.
+        callback: Called with ``Progress`` and ``Evaluation``; may raise to stop.
+
+    Returns:
+        The agents' states `[P, ...]`, and the evaluations.
+
+    Raises:
+        InvalidValueError: If the configuration is not allowed.
+        NonFiniteError: If a loss or a parameter became non-finite in any member.
+    """
+    config.validate(env.num_envs, agents.batch_size)
+    return _Loop(agents, env, config, keys, callback or (lambda event: None)).run()
+
+
+class _Loop:
+    """State of a training under way; ``run`` drives it."""
+
+    def __init__(
+        self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback
+    ) -> None:
+        self.agents, self.env, self.config, self.callback = agents, env, config, callback
+        self.rounds_done = 0
+        self.evaluations: list[Evaluation] = []
+        self.evaluating = False
+        self.pacer = Pacer(self._on_tick)
+        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes))
+        self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
+        self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
+        self._callback_sent = time.monotonic()
+
+        init_keys, env_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        self.state: TrainState = jax.jit(init_train_state, static_argnums=(2, 3))(
+            agents, init_keys, env, config.replay_rows
+        )
+        reset = jax.jit(functools.partial(map_members, env.reset)) if env.on_device else env.reset
+        self.env_state: EnvState = reset(env_keys)
+        self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
+        self._act = jax.jit(act)
+        self._learn = jax.jit(learn, static_argnums=3, donate_argnums=1)
+        self._epoch = jax.jit(self._device_rounds, static_argnums=0, donate_argnums=(2, 3))
+        self._reset_metrics = jax.jit(reset_metrics)
+
+    @property
+    def env_steps(self) -> int:
+        return self.rounds_done * self.env.num_envs
+
+    @property
+    def gradient_steps(self) -> int:
+        return max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
+
+    def run(self) -> Result:
+        eval_every = math.ceil(self.config.eval_every_env_steps / self.env.num_envs)
+        self._on_tick()
+        self._evaluate()
+        while self.rounds_done < self.total_rounds:
+            next_eval = min((self.rounds_done // eval_every + 1) * eval_every, self.total_rounds)
+            if self.rounds_done < self.prefill_rounds:
+                self.run_rounds(min(next_eval, self.prefill_rounds) - self.rounds_done, 0)
+            else:
+                self.run_rounds(next_eval - self.rounds_done, self.config.updates_per_round)
+            self._raise_if_failed()
+            if self.rounds_done == next_eval:
+                self._evaluate()
+        return Result(self.state.agent, self.evaluations)
+
+    def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
+        for _ in range(num_rounds):
+            before = self.env_state
+            action, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
+            action = np.asarray(action)
+            self.env_state = self.env.step(before, action)
+            self.state = self._learn(
+                self.agents,
+                self.state.replace(key=keys),
+                experience(before, action, self.env_state),
+                num_updates,
+            )
+            self.rounds_done += 1
+            self.pacer.tick()
+
+    def _rounds_on_device(self, num_rounds: int, num_updates: int) -> None:
+        while num_rounds:
+            (self.state, self.env_state), done = self.pacer.run_chunk(
+                f"rounds of {num_updates} updates",
+                num_rounds,
+                lambda size: self._epoch(num_updates, self.agents, self.state, self.env_state, size),
+            )
+            self.rounds_done += done
+            num_rounds -= done
+
+    def _device_rounds(
+        self, num_updates: int, agents: Agent, state: TrainState, env_state: EnvState, num_rounds: int
+    ) -> tuple[TrainState, EnvState]:
+        def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
+            state, before = carry
+            action, keys = act(agents, state.agent, state.key, before.observation)
+            after = map_members(self.env.step, before, action)
+            state = learn(agents, state.replace(key=keys), experience(before, action, after), num_updates)
+            return state, after
+
+        return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
+
+    def _evaluate(self) -> None:
+        self.evaluating = True
+        key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
+        metrics = self.evaluator(self.agents, self.state.agent, key, self.pacer) | self._training_means()
+        self.state = self.state.replace(metrics=self._reset_metrics(self.state.metrics))
+        self.evaluating = False
+        event = Evaluation(self.env_steps, self.gradient_steps, metrics)
+        self.evaluations.append(event)
+        self.callback(event)
+
+    def _training_means(self) -> dict[str, np.ndarray]:
+        sums = jax.device_get(self.state.metrics)
+        means = {}
+        if sums.rounds.all():
+            means = {name: total / sums.rounds for name, total in sums.totals.items()}
+        if sums.episodes.any():
+            means["train/episode_return"] = np.where(
+                sums.episodes > 0, sums.episode_return / np.maximum(sums.episodes, 1), np.nan
+            )
+        return means
+
+    def _on_tick(self) -> None:
+        self._raise_if_failed()
+        self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating))
+
+    def _raise_if_failed(self) -> None:
+        sums = self.state.metrics
+        steps, metric = jax.device_get((sums.failed_step, sums.failed_metric))
+        for member in np.flatnonzero(steps >= 0):
+            raise NonFiniteError(sorted(sums.totals)[metric[member]], int(steps[member]))
+
+
+def member(tree: PyTree, index: int) -> PyTree:
+    """Returns one member of a pytree with leading axis `[P]`."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -1,0 +1,69 @@
+"""Uniform replay for a population: one ring buffer whose rows all members fill at the same time.
+
+The members share position and size, and storage is indexed by (member, row) instead of mapped over, so that a loop over
+members (``jax.lax.map``) never copies a member's storage.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from remac.types import Array, Key, Transition
+
+
+@struct.dataclass
+class ReplayState:
+    """Ring buffer.
+
+    Attributes:
+        storage: Transitions with leading axes `[P, capacity]`.
+        position: Row that the next transition is written to, scalar int32.
+        size: Number of rows in use, scalar int32.
+    """
+
+    storage: Transition
+    position: Array
+    size: Array
+
+
+def init(example: Transition, capacity: int, num_members: int = 1) -> ReplayState:
+    """Allocates storage for transitions shaped and typed like ``example`` (one transition, no leading axes).
+
+    Raises:
+        ValueError: If ``capacity`` is not positive.
+    """
+    if capacity < 1:
+        raise ValueError(f"capacity={capacity}: must be at least 1")
+    storage = jax.tree.map(
+        lambda leaf: jnp.zeros((num_members, capacity, *jnp.shape(leaf)), jnp.result_type(leaf)), example
+    )
+    return ReplayState(storage, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def num_bytes(example: Transition, capacity: int, num_members: int = 1) -> int:
+    """Returns how many bytes ``init`` would allocate."""
+    row = sum(jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(example))
+    return row * capacity * num_members
+
+
+def add(state: ReplayState, batch: Transition) -> ReplayState:
+    """Writes transitions `[P, E, ...]`, the oldest rows giving way.
+
+    Raises:
+        ValueError: If E is more than the capacity.
+    """
+    capacity, batch_size = state.storage.reward.shape[1], batch.reward.shape[1]
+    if batch_size > capacity:
+        raise ValueError(f"a batch of {batch_size} transitions does not fit a replay of {capacity} rows")
+    rows = (state.position + jnp.arange(batch_size, dtype=jnp.int32)) % capacity
+    return ReplayState(
+        storage=jax.tree.map(lambda leaf, new: leaf.at[:, rows].set(new), state.storage, batch),
+        position=(state.position + batch_size) % capacity,
+        size=jnp.minimum(state.size + batch_size, capacity),
+    )
+
+
+def sample(state: ReplayState, member: Array, key: Key, batch_size: int) -> Transition:
+    """Draws transitions `[B, ...]` of one member, uniformly with replacement. The key is consumed."""
+    rows = jax.random.randint(key, (batch_size,), 0, state.size)
+    return jax.tree.map(lambda leaf: leaf.at[member, rows].get(mode="promise_in_bounds"), state.storage)

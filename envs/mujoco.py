@@ -1,0 +1,435 @@
+"""MuJoCo tasks on the CPU: MuJoCo's C engine on the host, a state in and a state out.
+
+`envs/mujoco_tasks.py` tabulates observation, action, reward and termination of the eleven tasks. Here is the
+engine that they share. Each step puts an environment's whole state, warm start included, into an MjData,
+advances it, and reads the state back, so nothing about an environment is kept between calls: any batch can be
+stepped in any order, and the result is bitwise the same whatever the batch, the threads, or what ran before.
+``mj_rnePostConstraint`` runs only for tasks that read contact forces: what it writes (cacc, cfrc_int,
+cfrc_ext) is read by nothing else.
+"""
+
+import importlib
+import importlib.util
+import math
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import mujoco
+import numpy as np
+
+from envs.mujoco_tasks import TASKS as _TASKS
+from envs.mujoco_tasks import Readings, Task, make_task
+from remac.types import EnvState, InvalidValueError, Key
+from remac.validation import require_int
+
+TASKS = tuple(_TASKS)
+
+_STATE = mujoco.mjtState.mjSTATE_FULLPHYSICS.value | mujoco.mjtState.mjSTATE_WARMSTART.value
+
+
+class Physics(NamedTuple):
+    """What MuJoCo needs to go on with an environment, float64.
+
+    Attributes:
+        state: MuJoCo's state vector: time, positions, velocities, warm start; `[..., E, num_state]`.
+        position: The x (m) that the next forward velocity is measured from, `[..., E]`. ``state`` does not
+            give it: some tasks take it from quantities that MuJoCo last updated inside its step.
+    """
+
+    state: np.ndarray
+    position: np.ndarray
+
+
+def make(
+    task: str,
+    *,
+    num_envs: int,
+    stagger_first_episodes: bool = False,
+    dtype: Any = np.float32,
+    num_threads: int | None = None,
+    **options: Any,
+) -> "MujocoEnvironment":
+    """Makes E environments of a task.
+
+    Args:
+        task: One of ``TASKS``.
+        num_envs: E.
+        stagger_first_episodes: Whether ``reset`` starts the count towards the time limit at a random number
+            below the limit, so that the first episodes do not all end together.
+        dtype: Of observations and rewards, which are computed in float64.
+        num_threads: Threads that step environments; by default one per CPU that the process may use.
+        **options: ``episode_length`` and the task's Gymnasium flags, with Gymnasium's names and defaults.
+
+    Raises:
+        InvalidValueError: Unknown task or option, or a value that is not allowed.
+    """
+    return MujocoEnvironment(
+        f"mujoco/{task}",
+        make_task(task, options),
+        num_envs=num_envs,
+        stagger_first_episodes=stagger_first_episodes,
+        dtype=dtype,
+        num_threads=num_threads,
+    )
+
+
+class MujocoEnvironment:
+    """E environments of one task (see remac.types.Environment), stepped on the host with NumPy arrays.
+
+    Where termination and the time limit fall on the same step, it is a termination and not a truncation.
+
+    Attributes:
+        name: For example ``mujoco/hopper``.
+        num_envs: E.
+        observation_size: obs_dim.
+        action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
+        episode_length: Time limit in steps.
+        on_device: False.
+        task: The task with its options.
+        model: The compiled model.
+    """
+
+    on_device = False
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        *,
+        num_envs: int,
+        stagger_first_episodes: bool = False,
+        dtype: Any = np.float32,
+        num_threads: int | None = None,
+    ) -> None:
+        """See ``make``."""
+        if not isinstance(stagger_first_episodes, bool):
+            raise InvalidValueError(
+                "stagger_first_episodes", stagger_first_episodes, "expected true or false"
+            )
+        if dtype not in (np.float32, np.float64, "float32", "float64"):
+            raise InvalidValueError("dtype", dtype, "expected float32 or float64")
+        require_int("num_envs", num_envs, 1)
+        if num_threads is not None:
+            require_int("num_threads", num_threads, 1)
+        self.num_threads = _available_cpus() if num_threads is None else num_threads
+        self.num_envs = num_envs
+        self.name, self.task, self.episode_length = name, task, task.episode_length
+        self.model = _load_model(self.task.xml_file)
+        self.task.check(self.model)
+        self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
+        low, high = self.model.actuator_ctrlrange.T
+        self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
+        self._num_state = mujoco.mj_stateSize(self.model, _STATE)
+        self._dt = self.model.opt.timestep * self.task.frame_skip
+        self._workers = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
+        # The calling thread works too: for few environments the hand-over costs as much as the physics.
+        self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
+        self._lock = threading.Lock()
+        self._renderer: tuple[Any, ...] | None = None
+        self.action_size = self.model.nu
+        rest = self.state_from(jax.random.key(0), self.model.qpos0, np.zeros(self.model.nv))
+        self.observation_size = rest.observation.shape[-1]
+
+    def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
+        """Returns the same task with another number of environments and no staggered starts."""
+        return MujocoEnvironment(
+            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads
+        )
+
+    def reset(self, key: Key) -> EnvState:
+        """Starts new episodes in all environments.
+
+        Args:
+            key: Typed JAX keys `[...]`; consumed. Each gives the starts of E environments.
+
+        Returns:
+            State with leading axes `[..., E]`. Reward is 0, and nothing has ended.
+        """
+        lead, keys = self._environment_keys(key)
+        qpos, qvel, counts, keys = self._draw_starts(keys)
+        return self._started(lead, qpos, qvel, counts if self._stagger else np.zeros_like(counts), keys)
+
+    def state_from(self, key: Key, qpos: np.ndarray, qvel: np.ndarray) -> EnvState:
+        """Starts new episodes from given positions and velocities, otherwise as ``reset`` does.
+
+        As in Gymnasium's set_state after a reset, the rest of the state is what MuJoCo's forward dynamics
+        find from time 0, no control, and no warm start.
+
+        Args:
+            key: As for ``reset``; gives the starts of the episodes after this one.
+            qpos: `[..., E, nq]`, or anything that broadcasts to it.
+            qvel: `[..., E, nv]`, likewise.
+        """
+        lead, keys = self._environment_keys(key)
+        qpos = np.broadcast_to(np.asarray(qpos, np.float64), (*lead, self.model.nq)).reshape(
+            -1, self.model.nq
+        )
+        qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, self.model.nv)).reshape(
+            -1, self.model.nv
+        )
+        return self._started(lead, qpos, qvel, np.zeros(len(keys), np.int32), keys)
+
+    def step(self, state: EnvState, action: Any) -> EnvState:
+        """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
+
+        Raises:
+            ValueError: The action's shape is not that of the state's environments.
+        """
+        lead, count = state.reward.shape, state.reward.size
+        action = np.asarray(action)
+        if action.shape != (*lead, self.action_size):
+            raise ValueError(f"expected actions of shape {(*lead, self.action_size)}, got {action.shape}")
+        action = np.clip(action.reshape(count, self.action_size).astype(np.float64), -1, 1)
+        ctrl = self._ctrl_centre + self._ctrl_scale * action
+        before = np.ascontiguousarray(state.physics.state, np.float64).reshape(count, self._num_state)
+        physics, readings = self._run(partial(self._advance, before, ctrl), ctrl)
+
+        position = self.task.position(readings)
+        velocity = (position - np.reshape(state.physics.position, count)) / self._dt
+        reward, termination = self.task.outcome(readings, velocity)
+        reward = reward.astype(self._dtype)
+        final_observation = self.task.observe(readings).astype(self._dtype)
+
+        going_on = ~np.reshape(state.termination | state.truncation, count)
+        step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
+        episode_length = np.reshape(state.episode_length, count) * going_on + np.int32(1)
+        episode_return = np.where(going_on, np.reshape(state.episode_return, count), 0) + reward
+        truncation = (step_count >= self.episode_length) & ~termination
+
+        observation, key = final_observation.copy(), np.reshape(state.key, (count, 2))
+        ended = np.flatnonzero(termination | truncation)
+        if ended.size:
+            key = key.copy()
+            qpos, qvel, _, key[ended] = self._draw_starts(key[ended])
+            no_control = np.zeros((ended.size, self.model.nu))
+            physics[ended], starts = self._run(partial(self._settle, qpos, qvel), no_control)
+            position = position.copy()
+            position[ended], observation[ended] = self.task.position(starts), self.task.observe(starts)
+        return _unflatten(
+            lead,
+            EnvState(
+                physics=Physics(physics, position),
+                observation=observation,
+                reward=reward,
+                termination=termination,
+                truncation=truncation,
+                final_observation=final_observation,
+                step_count=step_count,
+                key=key,
+                episode_return=episode_return,
+                episode_length=episode_length,
+            ),
+        )
+
+    def _environment_keys(self, key: Key) -> tuple[tuple[int, ...], np.ndarray]:
+        """Makes each environment's own key, uint64 `[count, 2]`, a key of NumPy's Philox generator."""
+        lead = (*key.shape, self.num_envs)
+        draw = jax.vmap(lambda one: jax.random.bits(one, (self.num_envs, 4), "uint32"))
+        return lead, np.asarray(draw(key.reshape(-1))).view(np.uint64).reshape(-1, 2)
+
+    def _draw_starts(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Draws a start for each key.
+
+        Args:
+            keys: uint64 `[count, 2]`.
+
+        Returns:
+            Positions `[count, nq]`, velocities `[count, nv]`, first step counts `[count]`, and the keys of the
+            next starts.
+        """
+        count, following = len(keys), np.empty_like(keys)
+        qpos, qvel = np.empty((count, self.model.nq)), np.empty((count, self.model.nv))
+        counts = np.empty(count, np.int32)
+        for row, key in enumerate(keys):
+            bits = np.random.Philox(key=key)
+            following[row] = bits.random_raw(2)
+            rng = np.random.Generator(bits)
+            qpos[row], qvel[row] = self.task.start(rng, self.model)
+            counts[row] = rng.integers(self.episode_length)
+        return qpos, qvel, counts, following
+
+    def _started(self, lead, qpos, qvel, counts, keys) -> EnvState:
+        """State at the beginning of episodes, with leading axes ``lead``."""
+        count = math.prod(lead)
+        physics, readings = self._run(partial(self._settle, qpos, qvel), np.zeros((count, self.model.nu)))
+        observation = self.task.observe(readings).astype(self._dtype)
+        return _unflatten(
+            lead,
+            EnvState(
+                physics=Physics(physics, self.task.position(readings)),
+                observation=observation,
+                reward=np.zeros(count, self._dtype),
+                termination=np.zeros(count, bool),
+                truncation=np.zeros(count, bool),
+                final_observation=observation.copy(),
+                step_count=counts,
+                key=keys,
+                episode_return=np.zeros(count, self._dtype),
+                episode_length=np.zeros(count, np.int32),
+            ),
+        )
+
+    def _run(self, work: Callable[..., None], ctrl: np.ndarray) -> tuple[np.ndarray, Readings]:
+        """Shares the rows of a batch among the threads, in contiguous chunks, and collects what they find.
+
+        Args:
+            work: ``_advance`` or ``_settle`` with their inputs bound.
+            ctrl: Scaled actions, `[count, nu]`.
+
+        Returns:
+            State vectors `[count, num_state]`, and the readings.
+        """
+        count, data = len(ctrl), self._workers[0]
+        state = np.empty((count, self._num_state))
+        derived = {name: np.empty((count, *getattr(data, name).shape)) for name in self.task.derived}
+        num_chunks = min(self.num_threads, count)
+        first = [count * chunk // num_chunks for chunk in range(num_chunks + 1)]
+        with self._lock:
+            futures = [
+                self._pool.submit(work, self._workers[chunk], first[chunk], first[chunk + 1], state, derived)
+                for chunk in range(1, num_chunks)
+            ]
+            work(data, first[0], first[1], state, derived)
+            for future in futures:
+                future.result()
+        end = 1 + self.model.nq
+        return state, Readings(
+            self.model, state[:, 1:end], state[:, end : end + self.model.nv], ctrl, derived
+        )
+
+    def _advance(self, before, ctrl, data, first, last, state, derived) -> None:
+        """Steps rows ``first`` to ``last`` on one MjData.
+
+        Names are bound outside the loop: Python inside it holds the GIL, and so the other threads.
+        """
+        model, frame_skip, control = self.model, self.task.frame_skip, data.ctrl
+        set_state, step, get_state = mujoco.mj_setState, mujoco.mj_step, mujoco.mj_getState
+        contact_forces = mujoco.mj_rnePostConstraint if "cfrc_ext" in derived else None
+        copies = [(getattr(data, name), out) for name, out in derived.items()]
+        for row in range(first, last):
+            set_state(model, data, before[row], _STATE)
+            control[:] = ctrl[row]
+            step(model, data, frame_skip)
+            if contact_forces:
+                contact_forces(model, data)
+            get_state(model, data, state[row], _STATE)
+            for value, out in copies:
+                out[row] = value
+
+    def _settle(self, qpos, qvel, data, first, last, state, derived) -> None:
+        """Starts rows ``first`` to ``last`` from their positions and velocities."""
+        for row in range(first, last):
+            mujoco.mj_resetData(self.model, data)
+            data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+            mujoco.mj_forward(self.model, data)
+            mujoco.mj_getState(self.model, data, state[row], _STATE)
+            for name, out in derived.items():
+                out[row] = getattr(data, name)
+
+    def render(
+        self, state: EnvState, index: int | tuple[int, ...] = 0, width: int = 480, height: int = 480
+    ) -> np.ndarray:
+        """Draws one environment, seen by the model's camera ``track`` if it has one.
+
+        Args:
+            state: Any state of these environments.
+            index: Which of them, an index into the leading axes.
+            width: In pixels.
+            height: In pixels.
+
+        Returns:
+            RGB image, uint8 `[height, width, 3]`.
+
+        Raises:
+            RuntimeError: This machine cannot render; the message says why.
+        """
+        if self._renderer is None or self._renderer[0] != (width, height):
+            self._renderer = ((width, height), *_make_renderer(self.model, width, height))
+        _, context, scene, drawer, camera = self._renderer
+        context.make_current()
+        data = mujoco.MjData(self.model)
+        mujoco.mj_setState(
+            self.model, data, np.asarray(state.physics.state, np.float64)[index].copy(), _STATE
+        )
+        mujoco.mj_forward(self.model, data)
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(self.model, data, mujoco.MjvOption(), None, camera, everything, scene)
+        frame, image = mujoco.MjrRect(0, 0, width, height), np.empty((height, width, 3), np.uint8)
+        mujoco.mjr_render(frame, scene, drawer)
+        mujoco.mjr_readPixels(image, None, frame, drawer)
+        return image[::-1].copy()
+
+
+def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
+    """Gives every array of a flat state the leading axes."""
+    return jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
+
+
+def _available_cpus() -> int:
+    """Number of CPUs that this process may use; the affinity is Linux's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load_model(xml_file: str) -> mujoco.MjModel:
+    """Compiles a model; a plain name is one of the gymnasium package's, found without importing it."""
+    path = Path(xml_file).expanduser()
+    if not xml_file.startswith(("/", ".", "~")):
+        spec = importlib.util.find_spec("gymnasium")
+        if spec is None or not spec.submodule_search_locations:
+            raise RuntimeError("the MuJoCo models come with the gymnasium package, which is not installed")
+        path = Path(spec.submodule_search_locations[0], "envs", "mujoco", "assets", xml_file)
+    if not path.is_file():
+        raise InvalidValueError("xml_file", xml_file, "expected a model of Gymnasium, or a path that exists")
+    # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
+    # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
+    # The compiled model is the same.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*settotalmass")
+        model = mujoco.MjSpec.from_file(str(path)).compile()
+    if not model.nu or not model.actuator_ctrllimited.all():
+        raise InvalidValueError(
+            "xml_file", xml_file, "expected a model whose actuators all have a control range"
+        )
+    return model
+
+
+def _make_renderer(model: mujoco.MjModel, width: int, height: int) -> tuple[Any, ...]:
+    """Makes an OpenGL context, scene, drawer and camera.
+
+    mujoco.Renderer would take the backend from MUJOCO_GL as it was when mujoco was imported, and without it a
+    backend that needs a display.
+    """
+    backends = (
+        [os.environ["MUJOCO_GL"]]
+        if os.environ.get("MUJOCO_GL") in ("egl", "osmesa", "glfw")
+        else ["egl", "glfw"]
+    )
+    reasons = []
+    for backend in backends:
+        try:
+            context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+            context.make_current()
+            model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+            model.vis.global_.offheight = max(height, model.vis.global_.offheight)
+            drawer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, drawer)
+            break
+        except Exception as error:  # whatever a driver, a loader or a missing library throws
+            reasons.append(f"{backend}: {error}")
+    else:
+        raise RuntimeError(
+            f"this machine cannot render ({'; '.join(reasons)}); MUJOCO_GL=osmesa renders on the CPU"
+        )
+    camera = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, "track")
+    if track >= 0:
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, track
+    return context, mujoco.MjvScene(model, maxgeom=1000), drawer, camera

@@ -59,8 +59,9 @@ class EnvState:
     """State of E environments side by side; every array has leading axes `[E]` (or `[P, E]`).
 
     Where an episode has just ended, ``observation`` and ``physics`` are already those of the next episode's start,
-    while ``reward``, ``termination``, ``truncation``, ``final_observation``, ``episode_return`` and
-    ``episode_length`` still describe the step that ended it.
+    while ``reward``, ``termination``, ``truncation``, ``final_observation``, ``step_count``, ``episode_return`` and
+    ``episode_length`` still describe the step that ended it, and start afresh on the following step. So a first
+    episode that was cut short by staggering can be told by ``episode_length != step_count`` at its end.
 
     Attributes:
         physics: What the simulator needs to go on; its structure is the suite's own.

@@ -111,10 +111,10 @@ class MujocoEnvironment:
         """See ``make``."""
         if not isinstance(stagger_first_episodes, bool):
             raise InvalidValueError(
-                "stagger_first_episodes", stagger_first_episodes, "expected true or false"
+                "stagger_first_episodes", stagger_first_episodes, "must be true or false"
             )
         if dtype not in (np.float32, np.float64, "float32", "float64"):
-            raise InvalidValueError("dtype", dtype, "expected float32 or float64")
+            raise InvalidValueError("dtype", dtype, "must be float32 or float64")
         require_int("num_envs", num_envs, 1)
         if num_threads is not None:
             require_int("num_threads", num_threads, 1)
@@ -241,8 +241,8 @@ class MujocoEnvironment:
             keys: uint64 `[count, 2]`.
 
         Returns:
-            Positions `[count, nq]`, velocities `[count, nv]`, first step counts `[count]`, and the keys of the
-            next starts.
+            Positions `[count, nq]`, velocities `[count, nv]`, random step counts `[count]` below the time
+            limit, and the keys of the next starts.
         """
         count, following = len(keys), np.empty_like(keys)
         qpos, qvel = np.empty((count, self.model.nq)), np.empty((count, self.model.nv))
@@ -386,7 +386,7 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
             raise RuntimeError("the MuJoCo models come with the gymnasium package, which is not installed")
         path = Path(spec.submodule_search_locations[0], "envs", "mujoco", "assets", xml_file)
     if not path.is_file():
-        raise InvalidValueError("xml_file", xml_file, "expected a model of Gymnasium, or a path that exists")
+        raise InvalidValueError("xml_file", xml_file, "must be a model of Gymnasium, or a path that exists")
     # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
     # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
     # The compiled model is the same.
@@ -395,7 +395,7 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
         model = mujoco.MjSpec.from_file(str(path)).compile()
     if not model.nu or not model.actuator_ctrllimited.all():
         raise InvalidValueError(
-            "xml_file", xml_file, "expected a model whose actuators all have a control range"
+            "xml_file", xml_file, "must be a model whose actuators all have a control range"
         )
     return model
 

@@ -15,8 +15,9 @@ from flax import struct
 
 from remac import normalization
 from remac.distributions import TanhGaussian
-from remac.networks import ACTIVATIONS, Critics, Policy
+from remac.networks import ACTIVATIONS, CriticNetworks, PolicyNetwork
 from remac.normalization import RunningStatistics
+from remac.policy import Policy
 from remac.types import Array, InvalidValueError, Key, Metrics, PyTree, Transition
 from remac.validation import require_int, require_number, require_one_of
 
@@ -108,7 +109,9 @@ class ActorCritic:
         unknown = sorted(set(hyperparameters) - set(fields))
         if unknown:
             raise InvalidValueError(
-                unknown[0], hyperparameters[unknown[0]], f"no such hyperparameter; there are {', '.join(fields)}"
+                unknown[0],
+                hyperparameters[unknown[0]],
+                f"no such hyperparameter; there are {', '.join(fields)}",
             )
         values = fields | hyperparameters
         values |= {"observation_size": observation_size, "action_size": action_size}
@@ -144,14 +147,21 @@ class ActorCritic:
         """Takes new raw observations `[B, obs_dim]` into the running statistics."""
         return state.replace(normalizer=normalization.update(state.normalizer, observation))
 
-    def distribution(self, state: AgentState, observation: Array) -> TanhGaussian:
-        """Returns the policy's distribution at raw observations `[..., obs_dim]`."""
-        return self._policy_network().apply(state.policy, self._normalize(state, observation))
+    def policy(self, state: AgentState) -> Policy:
+        """Returns the policy by itself."""
+        return Policy(
+            parameters=state.policy,
+            normalizer=state.normalizer,
+            observation_size=self.observation_size,
+            action_size=self.action_size,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            normalize_observations=self.normalize_observations,
+        )
 
     def act(self, state: AgentState, key: Key, observation: Array, *, deterministic: bool = False) -> Array:
         """Chooses actions `[B, action_dim]` at raw observations `[B, obs_dim]`. The key is consumed."""
-        distribution = self.distribution(state, observation)
-        return distribution.mode() if deterministic else distribution.sample(key, 1)[0][0]
+        return self.policy(state)(observation, None if deterministic else key)
 
     def update(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         """Makes one gradient step per network: actor, then critics, then what the subclass adds.
@@ -261,7 +271,11 @@ class ActorCritic:
         critics = optax.apply_updates(state.critics, updates)
         due = (state.gradient_steps + 1) % self.target_update_period == 0
         target_critics = optax.incremental_update(critics, state.target_critics, jnp.where(due, self.tau, 0.0))
-        metrics = {"critic/loss": loss, "critic/q_mean": q_mean, "critic/grad_norm": optax.tree.norm(gradient)}
+        metrics = {
+            "critic/loss": loss,
+            "critic/q_mean": q_mean,
+            "critic/grad_norm": optax.tree.norm(gradient),
+        }
         state = state.replace(critics=critics, critic_optimizer=optimizer, target_critics=target_critics)
         return state, metrics
 
@@ -274,11 +288,11 @@ class ActorCritic:
             return observation
         return normalization.normalize(state.normalizer, observation)
 
-    def _policy_network(self) -> Policy:
-        return Policy(self.action_size, self.hidden_sizes, self.activation)
+    def _policy_network(self) -> PolicyNetwork:
+        return PolicyNetwork(self.action_size, self.hidden_sizes, self.activation)
 
-    def _critic_network(self) -> Critics:
-        return Critics(self.num_critics, self.hidden_sizes, self.activation)
+    def _critic_network(self) -> CriticNetworks:
+        return CriticNetworks(self.num_critics, self.hidden_sizes, self.activation)
 
     def _policy_optimizer(self) -> optax.GradientTransformation:
         # Built from the fields at every use, so that learning rate and epsilon can be traced.

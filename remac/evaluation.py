@@ -9,8 +9,9 @@ import numpy as np
 
 from remac.order_statistics import max_at_k
 from remac.pacing import Pacer
-from remac.training import Agent, map_members
-from remac.types import Array, Environment, EnvState, Key, PyTree
+from remac.policy import Policy
+from remac.training import map_members
+from remac.types import Array, Environment, EnvState, Key
 
 MAX_AT_KS = (1, 2, 4, 8)
 NUM_MODES = 2  # index 0: the distribution's mode; index 1: a sample
@@ -46,14 +47,11 @@ class Evaluator:
         self._reset = jax.jit(jax.vmap(jax.vmap(env.reset))) if env.on_device else env.reset
         self._rollout = jax.jit(self._steps)
 
-    def __call__(
-        self, agents: Agent, agent_states: PyTree, key: Key, pacer: Pacer
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
         """Evaluates all members.
 
         Args:
-            agents: Leaves `[P, ...]`.
-            agent_states: Leaves `[P, ...]`.
+            policies: Leaves `[P, ...]`.
             key: Consumed.
             pacer: Hands control to the caller now and then.
 
@@ -61,46 +59,38 @@ class Evaluator:
             Metrics `eval/...`, `[P]` each.
         """
         run = self._on_device if self._env.on_device else self._on_host
-        num_members = jax.tree.leaves(agent_states)[0].shape[0]
+        num_members = policies.normalizer.count.shape[0]
         reset_key, action_key = jax.random.split(key)
         reset_keys = jnp.broadcast_to(reset_key, (num_members, NUM_MODES))
-        episodes = run(agents, agent_states, reset_keys, action_key, pacer)
+        episodes = run(policies, reset_keys, action_key, pacer)
         return summarize(jax.tree.map(np.asarray, episodes))
 
-    def _on_host(
-        self, agents: Agent, agent_states: PyTree, reset_keys: Key, action_key: Key, pacer: Pacer
-    ) -> Episodes:
+    def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
         env_state = self._reset(reset_keys)
         episodes = _start(env_state.reward.shape, np)
         step = 0
         while episodes.alive.any():
-            action, log_prob = self._act(agents, agent_states, action_key, step, env_state.observation)
+            action, log_prob = self._act(policies, action_key, step, env_state.observation)
             env_state = self._env.step(env_state, np.asarray(action))
             episodes = _advance(episodes, env_state, np.asarray(log_prob), np)
             step += 1
             pacer.tick()
         return episodes
 
-    def _on_device(
-        self, agents: Agent, agent_states: PyTree, reset_keys: Key, action_key: Key, pacer: Pacer
-    ) -> Episodes:
+    def _on_device(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
         env_state = self._reset(reset_keys)
         episodes = _start(env_state.reward.shape, jnp)
         step = 0
         while jax.device_get(episodes.alive).any():
-            rollout = functools.partial(
-                self._rollout, agents, agent_states, action_key, env_state, episodes, step
-            )
-            (env_state, episodes), num_steps = pacer.run_chunk(
-                "evaluation", self._env.episode_length - step, rollout
-            )
+            rollout = functools.partial(self._rollout, policies, action_key, env_state, episodes, step)
+            (env_state, episodes), num_steps = pacer.run_chunk("evaluation", self._env.episode_length - step, rollout)
             step += num_steps
+            pacer.tick()
         return episodes
 
     def _steps(
         self,
-        agents: Agent,
-        agent_states: PyTree,
+        policies: Policy,
         action_key: Key,
         env_state: EnvState,
         episodes: Episodes,
@@ -109,25 +99,23 @@ class Evaluator:
     ) -> tuple[EnvState, Episodes]:
         def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
             env_state, episodes = carry
-            action, log_prob = _act(agents, agent_states, action_key, step, env_state.observation)
+            action, log_prob = _act(policies, action_key, step, env_state.observation)
             env_state = map_members(jax.vmap(self._env.step), env_state, action)
             return env_state, _advance(episodes, env_state, log_prob, jnp)
 
         return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))
 
 
-def _act(
-    agents: Agent, agent_states: PyTree, key: Key, step: Array, observation: Array
-) -> tuple[Array, Array]:
+def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[Array, Array]:
     """Returns actions `[P, 2, E, action_dim]` and log-probabilities `[P, 2, E]` of sampled ones."""
     key = jax.random.fold_in(key, step)
 
-    def member(agent: Agent, state: PyTree, observation: Array) -> tuple[Array, Array]:
-        distribution = agent.distribution(state, observation)
+    def member(policy: Policy, observation: Array) -> tuple[Array, Array]:
+        distribution = policy.distribution(observation)
         sampled, log_prob = distribution.sample(key, 1)
         return jnp.stack([distribution.mode()[0], sampled[0, 1]]), log_prob[0]
 
-    return map_members(member, agents, agent_states, observation)
+    return map_members(member, policies, observation)
 
 
 def _start(shape: tuple[int, ...], xp: Any) -> Episodes:

@@ -71,13 +71,9 @@ class TrainConfig:
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         for name, least in (("num_envs", num_envs), ("agent.batch_size", batch_size)):
             if self.replay_capacity < least:
-                raise InvalidValueError(
-                    "replay_capacity", self.replay_capacity, f"must be at least {name}={least}"
-                )
+                raise InvalidValueError("replay_capacity", self.replay_capacity, f"must be at least {name}={least}")
         if self.total_env_steps < num_envs:
-            raise InvalidValueError(
-                "total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}"
-            )
+            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
 
     def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
         """Returns the size of the replay in bytes."""
@@ -211,9 +207,7 @@ def train_population(
 class _Loop:
     """State of a training under way; ``run`` drives it."""
 
-    def __init__(
-        self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback
-    ) -> None:
+    def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
         self.agents, self.env, self.config, self.callback = agents, env, config, callback
         self.rounds_done = 0
         self.evaluations: list[Evaluation] = []
@@ -283,6 +277,7 @@ class _Loop:
             )
             self.rounds_done += done
             num_rounds -= done
+            self.pacer.tick()
 
     def _device_rounds(
         self, num_updates: int, agents: Agent, state: TrainState, env_state: EnvState, num_rounds: int
@@ -299,7 +294,8 @@ class _Loop:
     def _evaluate(self) -> None:
         self.evaluating = True
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
-        metrics = self.evaluator(self.agents, self.state.agent, key, self.pacer) | self._training_means()
+        policies = self.agents.policy(self.state.agent)
+        metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
         self.state = self.state.replace(metrics=self._reset_metrics(self.state.metrics))
         self.evaluating = False
         event = Evaluation(self.env_steps, self.gradient_steps, metrics)

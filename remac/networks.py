@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 LOG_STD_RANGE = (-10.0, 2.0)
 
 
-class Policy(nn.Module):
+class PolicyNetwork(nn.Module):
     """Multi-layer perceptron with a mean and a log-standard-deviation head.
 
     Attributes:
@@ -43,7 +43,7 @@ class Policy(nn.Module):
         return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE))
 
 
-class Critics(nn.Module):
+class CriticNetworks(nn.Module):
     """Ensemble of C independent action-value networks on concat(observation, action).
 
     The first layer's product is split in its observation and its action part, so that the observation's part is

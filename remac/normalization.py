@@ -39,9 +39,7 @@ def update(statistics: RunningStatistics, observation: Array) -> RunningStatisti
     return RunningStatistics(
         count=count,
         mean=statistics.mean + delta * (batch_size / count),
-        sum_squares=statistics.sum_squares
-        + batch_sum_squares
-        + delta**2 * (statistics.count * batch_size / count),
+        sum_squares=statistics.sum_squares + batch_sum_squares + delta**2 * (statistics.count * batch_size / count),
     )
 
 

@@ -33,7 +33,7 @@ class Pacer:
         """Runs ``program(num_steps)`` to its end, for a number of steps of at most ``remaining``.
 
         The first chunk of a kind is one step (which includes the compilation); later ones at most double towards the
-        interval.
+        interval. The caller ticks once it has stored the result.
 
         Returns:
             What the program returned, and the number of steps.
@@ -43,5 +43,4 @@ class Pacer:
         result = jax.block_until_ready(program(size))
         rate = size / max(time.monotonic() - started, 1e-6)
         self._sizes[kind] = int(min(max(rate * INTERVAL_SECONDS, 1), 2 * size))
-        self.tick()
         return result, size

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from remac import replay as replay_lib
-from remac.distributions import TanhGaussian
+from remac.policy import Policy
 from remac.replay import ReplayState
 from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
 
@@ -35,8 +35,8 @@ class Agent(Protocol):
         """Takes new observations `[B, obs_dim]` into the running statistics."""
         ...
 
-    def distribution(self, state: Any, observation: Array) -> TanhGaussian:
-        """Returns the policy's distribution at observations `[..., obs_dim]`."""
+    def policy(self, state: Any) -> Policy:
+        """Returns the policy by itself."""
         ...
 
     def act(self, state: Any, key: Key, observation: Array, *, deterministic: bool = False) -> Array:
@@ -221,9 +221,7 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
         sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
         return agent_state, keys[0], sums
 
-    agent_states, keys, sums = map_members(
-        member, members, agents, state.agent, state.key, state.metrics, new
-    )
+    agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)
     return TrainState(agent_states, replay, sums, keys, state.gradient_steps + num_updates)
 
 

@@ -112,6 +112,10 @@ class Environment(Protocol):
     episode_length: int
     on_device: bool
 
+    def for_evaluation(self, num_envs: int) -> "Environment":
+        """Returns the same task with another number of environments and no staggered starts."""
+        ...
+
     def reset(self, key: Key) -> EnvState:
         """Starts new episodes in all environments. The key is consumed."""
         ...

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from remac.types import InvalidValueError
 
 
-def require_int(
-    name: str, value: object, minimum: int, maximum: int | None = None, maximum_name: str = ""
-) -> None:
+def require_int(name: str, value: object, minimum: int, maximum: int | None = None, maximum_name: str = "") -> None:
     """Requires an integer of at least ``minimum`` and at most ``maximum``, which may be another setting's value."""
     allowed = f"must be an integer of at least {minimum}"
     if maximum is not None:

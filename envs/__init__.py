@@ -1,0 +1,36 @@
+"""Environments behind one interface (``remac.types.Environment``), one file per suite."""
+
+import importlib
+from typing import Any
+
+from remac.types import Environment
+from remac.validation import require_int, require_one_of
+
+SUITES = ("brax", "mujoco", "probe")
+
+
+def names() -> list[str]:
+    """Returns every environment, as ``suite/task``."""
+    return [f"{suite}/{task}" for suite in SUITES for task in _module(suite).TASKS]
+
+
+def make(name: str, *, num_envs: int, **options: Any) -> Environment:
+    """Builds ``num_envs`` environments side by side.
+
+    Args:
+        name: ``suite/task``, for example ``mujoco/ant``; see ``names``.
+        num_envs: E.
+        **options: The suite's and the task's own; see the suite's module. All suites take
+            ``stagger_first_episodes`` and ``episode_length``.
+
+    Raises:
+        InvalidValueError: If the name, an option or its value is not allowed.
+    """
+    require_one_of("env.name", name, names())
+    require_int("num_envs", num_envs, 1)
+    suite, task = name.split("/")
+    return _module(suite).make(task, num_envs=num_envs, **options)
+
+
+def _module(suite: str) -> Any:
+    return importlib.import_module(f"envs.{suite}")

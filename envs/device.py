@@ -1,0 +1,130 @@
+"""Turns the description of one episode in JAX into a batch of environments with time limits and auto-reset."""
+
+import dataclasses
+from typing import Protocol, Self
+
+import jax
+import jax.numpy as jnp
+
+from remac.types import Array, EnvState, Key, PyTree
+
+
+class Task(Protocol):
+    """One episode of one environment, as pure functions. This is what a new device environment has to provide.
+
+    Attributes:
+        observation_size: obs_dim.
+        action_size: action_dim.
+    """
+
+    observation_size: int
+    action_size: int
+
+    def start(self, key: Key) -> tuple[PyTree, Array]:
+        """Draws a start: the simulator's state, and its observation `[obs_dim]`. The key is consumed."""
+        ...
+
+    def advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array]:
+        """Applies an action `[action_dim]` in [-1, 1].
+
+        Returns:
+            The simulator's state, its observation `[obs_dim]`, the reward and whether the task has ended, scalars. Time
+            limits are not the task's business.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceEnvironment:
+    """E environments of one task, side by side on the device. See ``remac.types.Environment`` and ``EnvState``.
+
+    Starts come from a pool that is drawn at ``reset``; every step replaces one start of the pool by a new one, so that
+    auto-resets go on meeting new starts for the price of one start per step, however many environments end.
+    Where a step both terminates and reaches the time limit, it counts as a termination.
+
+    Attributes:
+        name: Suite and task.
+        task: The episode.
+        num_envs: E.
+        episode_length: Time limit in steps.
+        stagger_first_episodes: Whether first episodes start at a random step count.
+        num_start_states: Size of the pool.
+    """
+
+    name: str
+    task: Task
+    num_envs: int
+    episode_length: int
+    stagger_first_episodes: bool = False
+    num_start_states: int = 128
+    on_device: bool = dataclasses.field(default=True, init=False)
+
+    @property
+    def observation_size(self) -> int:
+        """obs_dim."""
+        return self.task.observation_size
+
+    @property
+    def action_size(self) -> int:
+        """action_dim."""
+        return self.task.action_size
+
+    def for_evaluation(self, num_envs: int) -> Self:
+        """Returns the same task with another number of environments and no staggering."""
+        return dataclasses.replace(self, num_envs=num_envs, stagger_first_episodes=False)
+
+    def reset(self, key: Key) -> EnvState:
+        """Starts new episodes in all environments. The key is consumed."""
+        start_key, stagger_key, next_key = jax.random.split(key, 3)
+        starts = jax.vmap(self.task.start)(jax.random.split(start_key, self.num_envs + self.num_start_states))
+        physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
+        pool = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
+        step_count = jnp.zeros((self.num_envs,), jnp.int32)
+        if self.stagger_first_episodes:
+            step_count = jax.random.randint(stagger_key, (self.num_envs,), 0, self.episode_length)
+        zeros = jnp.zeros((self.num_envs,))
+        false = jnp.zeros((self.num_envs,), bool)
+        return EnvState(
+            physics=(physics, pool),
+            observation=observation,
+            reward=zeros,
+            termination=false,
+            truncation=false,
+            final_observation=observation,
+            step_count=step_count,
+            key=next_key,
+            episode_return=zeros,
+            episode_length=jnp.zeros((self.num_envs,), jnp.int32),
+        )
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
+        next_key, index_key, slot_key, start_key = jax.random.split(state.key, 4)
+        physics, pool = state.physics
+        physics, observation, reward, termination = jax.vmap(self.task.advance)(physics, action)
+
+        was_over = state.termination | state.truncation
+        step_count = jnp.where(was_over, 0, state.step_count) + 1
+        truncation = (step_count >= self.episode_length) & ~termination
+        over = termination | truncation
+
+        starts = jax.random.randint(index_key, (self.num_envs,), 0, self.num_start_states)
+        next_physics, next_observation = jax.tree.map(
+            lambda start, now: jnp.where(over.reshape(-1, *(1,) * (now.ndim - 1)), start[starts], now),
+            pool,
+            (physics, observation),
+        )
+        slot = jax.random.randint(slot_key, (), 0, self.num_start_states)
+        pool = jax.tree.map(lambda leaf, new: leaf.at[slot].set(new), pool, self.task.start(start_key))
+        return EnvState(
+            physics=(next_physics, pool),
+            observation=next_observation,
+            reward=reward,
+            termination=termination,
+            truncation=truncation,
+            final_observation=observation,
+            step_count=step_count,
+            key=next_key,
+            episode_return=jnp.where(was_over, 0.0, state.episode_return) + reward,
+            episode_length=jnp.where(was_over, 0, state.episode_length) + 1,
+        )

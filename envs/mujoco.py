@@ -110,9 +110,7 @@ class MujocoEnvironment:
     ) -> None:
         """See ``make``."""
         if not isinstance(stagger_first_episodes, bool):
-            raise InvalidValueError(
-                "stagger_first_episodes", stagger_first_episodes, "must be true or false"
-            )
+            raise InvalidValueError("stagger_first_episodes", stagger_first_episodes, "must be true or false")
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise InvalidValueError("dtype", dtype, "must be float32 or float64")
         require_int("num_envs", num_envs, 1)
@@ -134,8 +132,8 @@ class MujocoEnvironment:
         self._lock = threading.Lock()
         self._renderer: tuple[Any, ...] | None = None
         self.action_size = self.model.nu
-        rest = self.state_from(jax.random.key(0), self.model.qpos0, np.zeros(self.model.nv))
-        self.observation_size = rest.observation.shape[-1]
+        _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
+        self.observation_size = self.task.observe(rest).shape[1]
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
@@ -168,13 +166,10 @@ class MujocoEnvironment:
             qvel: `[..., E, nv]`, likewise.
         """
         lead, keys = self._environment_keys(key)
-        qpos = np.broadcast_to(np.asarray(qpos, np.float64), (*lead, self.model.nq)).reshape(
-            -1, self.model.nq
-        )
-        qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, self.model.nv)).reshape(
-            -1, self.model.nv
-        )
-        return self._started(lead, qpos, qvel, np.zeros(len(keys), np.int32), keys)
+        count, nq, nv = len(keys), self.model.nq, self.model.nv
+        qpos = np.broadcast_to(np.asarray(qpos, np.float64), (*lead, nq)).reshape(count, nq)
+        qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, nv)).reshape(count, nv)
+        return self._started(lead, qpos, qvel, np.zeros(count, np.int32), keys)
 
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
@@ -189,9 +184,10 @@ class MujocoEnvironment:
         action = np.clip(action.reshape(count, self.action_size).astype(np.float64), -1, 1)
         ctrl = self._ctrl_centre + self._ctrl_scale * action
         before = np.ascontiguousarray(state.physics.state, np.float64).reshape(count, self._num_state)
-        physics, readings = self._run(partial(self._advance, before, ctrl), ctrl)
+        physics, readings = self._run(partial(self._advance, before, ctrl), count)
+        readings = readings._replace(ctrl=ctrl)
 
-        position = self.task.position(readings)
+        position = self.task.position(readings).copy()
         velocity = (position - np.reshape(state.physics.position, count)) / self._dt
         reward, termination = self.task.outcome(readings, velocity)
         reward = reward.astype(self._dtype)
@@ -208,9 +204,7 @@ class MujocoEnvironment:
         if ended.size:
             key = key.copy()
             qpos, qvel, _, key[ended] = self._draw_starts(key[ended])
-            no_control = np.zeros((ended.size, self.model.nu))
-            physics[ended], starts = self._run(partial(self._settle, qpos, qvel), no_control)
-            position = position.copy()
+            physics[ended], starts = self._run(partial(self._settle, qpos, qvel), ended.size)
             position[ended], observation[ended] = self.task.position(starts), self.task.observe(starts)
         return _unflatten(
             lead,
@@ -258,12 +252,12 @@ class MujocoEnvironment:
     def _started(self, lead, qpos, qvel, counts, keys) -> EnvState:
         """State at the beginning of episodes, with leading axes ``lead``."""
         count = math.prod(lead)
-        physics, readings = self._run(partial(self._settle, qpos, qvel), np.zeros((count, self.model.nu)))
+        physics, readings = self._run(partial(self._settle, qpos, qvel), count)
         observation = self.task.observe(readings).astype(self._dtype)
         return _unflatten(
             lead,
             EnvState(
-                physics=Physics(physics, self.task.position(readings)),
+                physics=Physics(physics, self.task.position(readings).copy()),
                 observation=observation,
                 reward=np.zeros(count, self._dtype),
                 termination=np.zeros(count, bool),
@@ -276,17 +270,17 @@ class MujocoEnvironment:
             ),
         )
 
-    def _run(self, work: Callable[..., None], ctrl: np.ndarray) -> tuple[np.ndarray, Readings]:
+    def _run(self, work: Callable[..., None], count: int) -> tuple[np.ndarray, Readings]:
         """Shares the rows of a batch among the threads, in contiguous chunks, and collects what they find.
 
         Args:
             work: ``_advance`` or ``_settle`` with their inputs bound.
-            ctrl: Scaled actions, `[count, nu]`.
+            count: Number of rows.
 
         Returns:
-            State vectors `[count, num_state]`, and the readings.
+            State vectors `[count, num_state]`, and the readings (with no control, as after a reset).
         """
-        count, data = len(ctrl), self._workers[0]
+        data = self._workers[0]
         state = np.empty((count, self._num_state))
         derived = {name: np.empty((count, *getattr(data, name).shape)) for name in self.task.derived}
         num_chunks = min(self.num_threads, count)
@@ -300,9 +294,8 @@ class MujocoEnvironment:
             for future in futures:
                 future.result()
         end = 1 + self.model.nq
-        return state, Readings(
-            self.model, state[:, 1:end], state[:, end : end + self.model.nv], ctrl, derived
-        )
+        qpos, qvel = state[:, 1:end], state[:, end : end + self.model.nv]
+        return state, Readings(self.model, qpos, qvel, np.zeros((count, self.model.nu)), derived)
 
     def _advance(self, before, ctrl, data, first, last, state, derived) -> None:
         """Steps rows ``first`` to ``last`` on one MjData.
@@ -355,9 +348,7 @@ class MujocoEnvironment:
         _, context, scene, drawer, camera = self._renderer
         context.make_current()
         data = mujoco.MjData(self.model)
-        mujoco.mj_setState(
-            self.model, data, np.asarray(state.physics.state, np.float64)[index].copy(), _STATE
-        )
+        mujoco.mj_setState(self.model, data, np.asarray(state.physics.state, np.float64)[index].copy(), _STATE)
         mujoco.mj_forward(self.model, data)
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self.model, data, mujoco.MjvOption(), None, camera, everything, scene)
@@ -394,9 +385,7 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
         warnings.filterwarnings("ignore", message=".*settotalmass")
         model = mujoco.MjSpec.from_file(str(path)).compile()
     if not model.nu or not model.actuator_ctrllimited.all():
-        raise InvalidValueError(
-            "xml_file", xml_file, "must be a model whose actuators all have a control range"
-        )
+        raise InvalidValueError("xml_file", xml_file, "must be a model whose actuators all have a control range")
     return model
 
 
@@ -407,9 +396,7 @@ def _make_renderer(model: mujoco.MjModel, width: int, height: int) -> tuple[Any,
     backend that needs a display.
     """
     backends = (
-        [os.environ["MUJOCO_GL"]]
-        if os.environ.get("MUJOCO_GL") in ("egl", "osmesa", "glfw")
-        else ["egl", "glfw"]
+        [os.environ["MUJOCO_GL"]] if os.environ.get("MUJOCO_GL") in ("egl", "osmesa", "glfw") else ["egl", "glfw"]
     )
     reasons = []
     for backend in backends:
@@ -424,9 +411,7 @@ def _make_renderer(model: mujoco.MjModel, width: int, height: int) -> tuple[Any,
         except Exception as error:  # whatever a driver, a loader or a missing library throws
             reasons.append(f"{backend}: {error}")
     else:
-        raise RuntimeError(
-            f"this machine cannot render ({'; '.join(reasons)}); MUJOCO_GL=osmesa renders on the CPU"
-        )
+        raise RuntimeError(f"this machine cannot render ({'; '.join(reasons)}); MUJOCO_GL=osmesa renders on the CPU")
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
     track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, "track")

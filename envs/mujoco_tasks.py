@@ -230,9 +230,7 @@ class Hopper(Walker2d):
 
     def healthy(self, readings):
         bounds = self.healthy_state_range
-        inside = _inside(readings.qpos[:, 2:], bounds).all(axis=1) & _inside(readings.qvel, bounds).all(
-            axis=1
-        )
+        inside = _inside(readings.qpos[:, 2:], bounds).all(axis=1) & _inside(readings.qvel, bounds).all(axis=1)
         return inside & super().healthy(readings)
 
 
@@ -255,8 +253,9 @@ class Ant(_Upright):
 
     def check(self, model):
         names = [model.body(number).name for number in range(model.nbody)]
+        names = [name for name in names if name]
         if self.main_body not in names and self.main_body not in range(model.nbody):
-            allowed = f"a body of the model: a number below {model.nbody} or {', '.join(filter(None, names))}"
+            allowed = f"must be a body of the model: a number below {model.nbody}, or {', '.join(names)}"
             raise InvalidValueError("main_body", self.main_body, allowed)
 
     def position(self, readings):
@@ -277,9 +276,7 @@ class Ant(_Upright):
 
     def outcome(self, readings, velocity):
         reward, termination = super().outcome(readings, velocity)
-        return reward - self.contact_cost_weight * _sum_of_squares(
-            self._contact_forces(readings)
-        ), termination
+        return reward - self.contact_cost_weight * _sum_of_squares(self._contact_forces(readings)), termination
 
     def _contact_forces(self, readings: Readings) -> np.ndarray:
         return np.clip(readings.derived["cfrc_ext"], *self.contact_force_range)
@@ -353,9 +350,7 @@ class HumanoidStandup(_HumanoidBody, _NoisyStart):
     def outcome(self, readings, velocity):
         height = self.uph_cost_weight * readings.qpos[:, 2] / readings.model.opt.timestep
         impact = self.impact_cost_weight * _sum_of_squares(readings.derived["cfrc_ext"])
-        cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl) + np.clip(
-            impact, *self.impact_cost_range
-        )
+        cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl) + np.clip(impact, *self.impact_cost_range)
         return height + 1 - cost, np.zeros(len(velocity), bool)
 
 
@@ -387,9 +382,7 @@ class Reacher(Task):
 
     def outcome(self, readings, velocity):
         distance = np.linalg.norm(self._gap(readings), axis=1)
-        cost = self.reward_dist_weight * distance + self.reward_control_weight * _sum_of_squares(
-            readings.ctrl
-        )
+        cost = self.reward_dist_weight * distance + self.reward_control_weight * _sum_of_squares(readings.ctrl)
         return -cost, np.zeros(len(velocity), bool)
 
     def _gap(self, readings: Readings) -> np.ndarray:
@@ -459,9 +452,7 @@ class InvertedDoublePendulum(_NoisyStart):
 
     def observe(self, readings):
         angles = readings.qpos[:, 1:]
-        limited = np.clip(
-            np.concatenate([readings.qvel, readings.derived["qfrc_constraint"][:, :1]], axis=1), -10, 10
-        )
+        limited = np.clip(np.concatenate([readings.qvel, readings.derived["qfrc_constraint"][:, :1]], axis=1), -10, 10)
         return np.concatenate([readings.qpos[:, :1], np.sin(angles), np.cos(angles), limited], axis=1)
 
     def outcome(self, readings, velocity):
@@ -499,9 +490,7 @@ def make_task(name: str, options: dict[str, Any]) -> Task:
         if option not in kinds:
             allowed = f"mujoco/{name} has no such option; its options are {', '.join(sorted(kinds))}"
             raise InvalidValueError(option, value, allowed)
-    return TASKS[name](
-        **{option: _checked(option, value, kinds[option]) for option, value in options.items()}
-    )
+    return TASKS[name](**{option: _checked(option, value, kinds[option]) for option, value in options.items()})
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:

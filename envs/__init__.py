@@ -1,9 +1,10 @@
 """Environments behind one interface (``remac.types.Environment``), one file per suite."""
 
 import importlib
+import inspect
 from typing import Any
 
-from remac.types import Environment
+from remac.types import Environment, InvalidValueError
 from remac.validation import require_int, require_one_of
 
 SUITES = ("brax", "mujoco", "probe")
@@ -26,10 +27,17 @@ def make(name: str, *, num_envs: int, **options: Any) -> Environment:
     Raises:
         InvalidValueError: If the name, an option or its value is not allowed.
     """
-    require_one_of("env.name", name, names())
+    require_one_of("name", name, names())
     require_int("num_envs", num_envs, 1)
     suite, task = name.split("/")
-    return _module(suite).make(task, num_envs=num_envs, **options)
+    make_suite = _module(suite).make
+    parameters = inspect.signature(make_suite).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for option in options:
+        if option not in parameters and not takes_any:
+            known = [option for option in parameters if option not in ("task", "num_envs")]
+            raise InvalidValueError(option, options[option], f"no such option; there are {', '.join(known)}")
+    return make_suite(task, num_envs=num_envs, **options)
 
 
 def _module(suite: str) -> Any:

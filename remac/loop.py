@@ -293,6 +293,7 @@ class _Loop:
 
     def _evaluate(self) -> None:
         self.evaluating = True
+        self._on_tick()
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
         policies = self.agents.policy(self.state.agent)
         metrics = self.evaluator(policies, key, self.pacer) | self._training_means()

@@ -1,0 +1,1 @@
+"""What a person runs. Hydra, W&B, files and progress bars live here only."""

@@ -1,0 +1,195 @@
+"""The way in: Hydra's main with one-line errors, exit statuses, and checks before anything is made or compiled.
+
+Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (non-finite), 130 SIGINT, 143 SIGTERM.
+"""
+
+import itertools
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.run_directory import require_unused
+from remac.loop import NonFiniteError
+from remac.types import InvalidValueError
+
+FLAGS = (
+    "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path "
+    "--config-name --config-dir --experimental-rerun --info -h -c -p -r -m -sc -cp -cn -cd -i"
+).split()
+BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
+
+
+def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
+    """Runs a task under Hydra with the command line's overrides, and exits.
+
+    Args:
+        config_name: File in ``conf/`` without its ending.
+        task: Takes the composed configuration; what it returns is the score that sweepers see.
+    """
+    register_schemas()
+    # Hydra's own report is several lines and always exits with 1; with this variable it raises instead.
+    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
+
+    def exit_for(error: BaseException) -> NoReturn:
+        if wants_traceback:
+            traceback.print_exception(error)
+        if isinstance(error, BAD_INPUT):
+            _exit(2, describe(error, sys.argv[1:]))
+        if isinstance(error, NonFiniteError):
+            _exit(3, str(error))
+        if isinstance(error, KeyboardInterrupt):
+            _exit(130, "interrupted")
+        raise error
+
+    def job(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            # In a sweep the other jobs go on, and Hydra raises the first error at the end.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            exit_for(error)
+
+    try:
+        _check_flags(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
+    except (*BAD_INPUT, NonFiniteError, KeyboardInterrupt) as error:
+        exit_for(error)
+    sys.exit(0)
+
+
+class ValidateJobs(Callback):
+    """Checks every job of a run or a sweep before the first directory is made."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks the only job."""
+        self._check(lambda: iter([config]), lambda job: job.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks every job of the sweep."""
+        self._check(lambda: sweep_jobs(config), lambda job: f"{job.hydra.sweep.dir}/{job.hydra.sweep.subdir}")
+
+    def _check(self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str]) -> None:
+        try:
+            for job in jobs():
+                make_job(job)
+                require_unused(directory(job))
+        except BAD_INPUT as error:
+            # Hydra turns an ordinary exception of a callback into a warning.
+            _exit(2, describe(error, sys.argv[1:]))
+
+
+def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
+    """Composes the jobs of a multirun, in the order in which Hydra's own sweeper numbers them.
+
+    Other sweepers choose the values as they go, so for them it is the one job without the swept keys.
+    """
+    is_grid = config.hydra.sweeper._target_.endswith("BasicSweeper")
+    arguments = list(config.hydra.overrides.task)
+    if is_grid and config.hydra.sweeper.params:
+        arguments = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] + arguments
+    choices = []
+    for override in OverridesParser.create().parse_overrides(arguments):
+        if not override.is_sweep_override():
+            choices.append([override.input_line])
+        elif is_grid:
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    loader = GlobalHydra.instance().config_loader()
+    for number, overrides in enumerate(itertools.product(*choices)):
+        job = loader.load_sweep_config(config, list(overrides))
+        with open_dict(job):
+            job.hydra.job.id, job.hydra.job.num = str(number), number
+        yield job
+
+
+def describe(error: BaseException, arguments: list[str]) -> str:
+    """Returns one line that names the key, its value and what is allowed.
+
+    Args:
+        error: One of ``BAD_INPUT``.
+        arguments: The command line, in which the value of a refused key is found.
+    """
+    if isinstance(error, InvalidValueError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group or 'config'}={option}: no such file in {CONFIG_DIRECTORY.name}/{_listing(group)}"
+    chain = [error, *_causes(error)]
+    lines = [line.strip() for cause in chain for line in str(cause).splitlines() if line.strip()]
+    keys = [match for line in lines for match in re.findall(r"full_key: (\S+)", line)]
+    if keys:
+        key = keys[-1]
+        given = _argument_of(key, arguments)
+        if any("is not in struct" in line or "not in '" in line for line in lines):
+            return f"{given}: no such key; there are {_siblings(key)}"
+        reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
+        reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
+        return f"{given}: {reason}"
+    return lines[0] if lines else type(error).__name__
+
+
+def _argument_of(key: str, arguments: list[str]) -> str:
+    """Returns the argument that sets a key, or the key itself."""
+    names = (key, f"+{key}", f"++{key}", f"~{key}")
+    return next((argument for argument in arguments if argument.split("=")[0] in names), key)
+
+
+def _siblings(key: str) -> str:
+    """Lists the keys beside a key in the default configuration."""
+    parent = key.rpartition(".")[0]
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = hydra.compose("train")
+    node = OmegaConf.select(config, parent) if parent else config
+    return ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
+
+
+def _listing(group: str) -> str:
+    """Lists the files of a configuration group."""
+    folder = CONFIG_DIRECTORY / group
+    names = sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.yaml")
+        if not path.name.startswith("_")
+    )
+    return f"{group}; there are {', '.join(names)}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        yield cause
+        error = cause
+
+
+def _check_flags(arguments: list[str]) -> None:
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
+            raise InvalidValueError(
+                argument.split("=")[0], argument.partition("=")[2] or None, f"no such flag; there are {' '.join(FLAGS)}"
+            )
+
+
+def _terminate(signal_number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + signal_number)
+
+
+def _exit(status: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(status)

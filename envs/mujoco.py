@@ -8,7 +8,6 @@ stepped in any order, and the result is bitwise the same whatever the batch, the
 cfrc_ext) is read by nothing else.
 """
 
-import importlib
 import importlib.util
 import math
 import os
@@ -24,6 +23,7 @@ import jax
 import mujoco
 import numpy as np
 
+from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from remac.types import EnvState, InvalidValueError, Key
@@ -130,7 +130,7 @@ class MujocoEnvironment:
         # The calling thread works too: for few environments the hand-over costs as much as the physics.
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
         self._lock = threading.Lock()
-        self._renderer: tuple[Any, ...] | None = None
+        self._renderer: Renderer | None = None
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
         self.observation_size = self.task.observe(rest).shape[1]
@@ -343,19 +343,13 @@ class MujocoEnvironment:
         Raises:
             RuntimeError: This machine cannot render; the message says why.
         """
-        if self._renderer is None or self._renderer[0] != (width, height):
-            self._renderer = ((width, height), *_make_renderer(self.model, width, height))
-        _, context, scene, drawer, camera = self._renderer
-        context.make_current()
+        if self._renderer is None or self._renderer.size != (width, height):
+            self._renderer = Renderer(self.model, width, height, self.task.view)
         data = mujoco.MjData(self.model)
-        mujoco.mj_setState(self.model, data, np.asarray(state.physics.state, np.float64)[index].copy(), _STATE)
+        vector = np.array(state.physics.state[index], np.float64)
+        mujoco.mj_setState(self.model, data, vector, _STATE)
         mujoco.mj_forward(self.model, data)
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self.model, data, mujoco.MjvOption(), None, camera, everything, scene)
-        frame, image = mujoco.MjrRect(0, 0, width, height), np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_render(frame, scene, drawer)
-        mujoco.mjr_readPixels(image, None, frame, drawer)
-        return image[::-1].copy()
+        return self._renderer.draw(data)
 
 
 def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
@@ -387,34 +381,3 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
     if not model.nu or not model.actuator_ctrllimited.all():
         raise InvalidValueError("xml_file", xml_file, "must be a model whose actuators all have a control range")
     return model
-
-
-def _make_renderer(model: mujoco.MjModel, width: int, height: int) -> tuple[Any, ...]:
-    """Makes an OpenGL context, scene, drawer and camera.
-
-    mujoco.Renderer would take the backend from MUJOCO_GL as it was when mujoco was imported, and without it a
-    backend that needs a display.
-    """
-    backends = (
-        [os.environ["MUJOCO_GL"]] if os.environ.get("MUJOCO_GL") in ("egl", "osmesa", "glfw") else ["egl", "glfw"]
-    )
-    reasons = []
-    for backend in backends:
-        try:
-            context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
-            context.make_current()
-            model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
-            model.vis.global_.offheight = max(height, model.vis.global_.offheight)
-            drawer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, drawer)
-            break
-        except Exception as error:  # whatever a driver, a loader or a missing library throws
-            reasons.append(f"{backend}: {error}")
-    else:
-        raise RuntimeError(f"this machine cannot render ({'; '.join(reasons)}); MUJOCO_GL=osmesa renders on the CPU")
-    camera = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(model, camera)
-    track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, "track")
-    if track >= 0:
-        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, track
-    return context, mujoco.MjvScene(model, maxgeom=1000), drawer, camera

@@ -103,6 +103,7 @@ class Task:
     episode_length: int = 1000
 
     derived: ClassVar[tuple[str, ...]] = ()  # arrays of MjData that the functions below read
+    view: ClassVar[dict[str, Any]] = {}  # attributes of MjvCamera, for models that have no camera
 
     def check(self, model: mujoco.MjModel) -> None:
         """Raises InvalidValueError where an option does not fit the model."""
@@ -448,6 +449,7 @@ class InvertedDoublePendulum(_NoisyStart):
     healthy_reward: float = 10.0
 
     derived: ClassVar[tuple[str, ...]] = ("qfrc_constraint", "site_xpos")
+    view: ClassVar[dict[str, Any]] = {"distance": 4.0, "lookat": (0, 0, 0.5)}
     normal_velocity: ClassVar[bool] = True
 
     def observe(self, readings):

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from envs import mujoco as suite
+from envs import mujoco_rendering
 from envs.mujoco_tasks import Readings
 from remac.types import Environment, InvalidValueError
 
@@ -502,13 +503,17 @@ def test_render_draws_the_environment_or_says_why_not():
     assert image.shape == (64, 96, 3) and image.dtype == np.uint8 and image.std() > 10
     assert_equal(env.render(state, 1, width=96, height=64), image)
     assert (env.render(state, 0, width=96, height=64) != image).any()
+    other = build("inverted_double_pendulum")
+    other.render(other.reset(jax.random.key(0)))  # takes over OpenGL's current context, and frees its first one below
+    other.render(other.reset(jax.random.key(0)), width=40)
+    assert_equal(env.render(state, 1, width=96, height=64), image)
 
 
 def test_render_gives_the_reason_where_it_cannot(monkeypatch):
     def fail(name):
         raise ImportError("no such driver")
 
-    monkeypatch.setattr(suite.importlib, "import_module", fail)
+    monkeypatch.setattr(mujoco_rendering.importlib, "import_module", fail)
     env = suite.make("reacher", num_envs=1)
     with pytest.raises(RuntimeError, match=r"cannot render.*no such driver"):
         env.render(env.reset(jax.random.key(0)))

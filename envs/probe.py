@@ -11,9 +11,9 @@
 
 ``narrow_peak`` has two hills of reward over one action: 0.5 exp(-((a + 0.5) / 0.5)^2 / 2) and
 exp(-((a - 0.7) / 0.1)^2 / 2). A point mass on the higher, narrow hill is best for every number of retries, but at the
-spread that a policy starts with (u ~ N(mu, 1), a = tanh(u)) the mean reward is highest for mu on the broad hill, and the
-expected best of eight for mu on the narrow one. So a mean-maximising actor settles on the broad hill, and max@8 on the
-other.
+spread that a policy starts with (u ~ N(mu, 1), a = tanh(u)) the mean reward is highest for mu on the broad hill, and
+the expected best of eight for mu on the narrow one. So a mean-maximising actor settles on the broad hill, and max@8 on
+the other.
 """
 
 import dataclasses

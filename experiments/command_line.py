@@ -16,9 +16,9 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,10 +27,14 @@ from experiments.run_directory import require_unused
 from remac.loop import NonFiniteError
 from remac.types import InvalidValueError
 
+LONG_FLAGS = (
+    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
+    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
+)
 FLAGS = (
-    "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path "
-    "--config-name --config-dir --experimental-rerun --info -h -c -p -r -m -sc -cp -cn -cd -i"
-).split()
+    *(f"--{name}" for name in LONG_FLAGS),
+    *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
+)
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
 

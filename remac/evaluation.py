@@ -137,8 +137,8 @@ def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
     """Reduces finished episodes to metrics, `[P]` each.
 
     ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
-    ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the unbiased
-    estimate of the expected best of k episodes; a k above the number of episodes is left out.
+    ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the
+    unbiased estimate of the expected best of k episodes; a k above the number of episodes is left out.
     """
     returns, stochastic = (episodes.episode_return[:, mode].astype(np.float64) for mode in (0, 1))
     metrics = {

@@ -1,5 +1,6 @@
 """Flax networks: the policy, and an ensemble of critics evaluated together."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -79,7 +80,7 @@ class CriticNetworks(nn.Module):
                 self.param(f"kernel_{i}", kernel_init, (self.num_critics, fan_in, fan_out)),
                 self.param(f"bias_{i}", nn.initializers.zeros_init(), (self.num_critics, fan_out)),
             )
-            for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths))
         ]
         activate = ACTIVATIONS[self.activation]
         flat_action = action.reshape(num_samples * batch_size, action_size)

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from remac.networks import LOG_STD_RANGE, CriticNetworks, PolicyNetwork
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_critics_are_perceptrons_on_observation_and_action(activation):
+    """Against plain NumPy on concat(observation, action)."""
+    critics = CriticNetworks(num_critics=3, hidden_sizes=(16, 8), activation=activation)
+    keys = jax.random.split(jax.random.key(0), 3)
+    observation = jax.random.normal(keys[0], (5, 4))
+    action = jax.random.normal(keys[1], (7, 5, 2))
+    variables = critics.init(keys[2], observation, action)
+    values = critics.apply(variables, observation, action)
+    assert values.shape == (3, 7, 5)
+
+    activate = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[activation]
+    parameters = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    for critic in range(3):
+        for sample in range(7):
+            features = np.concatenate([observation, action[sample]], axis=1).astype(np.float64)
+            for layer in range(3):
+                features = features @ parameters[f"kernel_{layer}"][critic] + parameters[f"bias_{layer}"][critic]
+                if layer < 2:
+                    features = activate(features)
+            np.testing.assert_allclose(values[critic, sample], features[:, 0], rtol=2e-5, atol=2e-5)
+
+
+def test_critics_start_different_with_the_scale_of_their_whole_input():
+    critics = CriticNetworks(num_critics=2, hidden_sizes=(256,), activation="relu")
+    variables = critics.init(jax.random.key(0), jnp.zeros((1, 30)), jnp.zeros((1, 1, 10)))
+    kernel = variables["params"]["kernel_0"]
+    assert not np.allclose(kernel[0], kernel[1])
+    np.testing.assert_allclose(kernel.std(axis=(1, 2)), 1 / np.sqrt(40), rtol=0.05)
+
+
+def test_policy_clips_the_log_std():
+    policy = PolicyNetwork(action_size=2, hidden_sizes=(8,), activation="tanh")
+    observation = jnp.ones((3, 4))
+    variables = policy.init(jax.random.key(0), observation)
+    for bias, bound in ((1e3, LOG_STD_RANGE[1]), (-1e3, LOG_STD_RANGE[0])):
+        variables["params"]["log_std"]["bias"] = jnp.full((2,), bias)
+        np.testing.assert_array_equal(policy.apply(variables, observation).log_std, np.full((3, 2), bound))

@@ -1,0 +1,29 @@
+import jax.numpy as jnp
+import numpy as np
+
+from remac import normalization
+
+
+def test_batches_give_the_moments_of_all_data():
+    """Against NumPy in float64 on the concatenation, with batches of unequal sizes and a large offset."""
+    rng = np.random.default_rng(0)
+    batches = [rng.normal([1000.0, -3.0], [2.0, 0.1], (size, 2)) for size in (1, 7, 64, 300)]
+    statistics = normalization.init(2)
+    for batch in batches:
+        statistics = normalization.update(statistics, jnp.asarray(batch, jnp.float32))
+    data = np.concatenate(batches)
+    np.testing.assert_allclose(statistics.mean, data.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(np.sqrt(statistics.sum_squares / statistics.count), data.std(axis=0), rtol=2e-3)
+    normalized = normalization.normalize(statistics, jnp.asarray(data, jnp.float32))
+    np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=5e-3)
+    np.testing.assert_allclose(normalized.std(axis=0), 1, rtol=5e-3)
+
+
+def test_without_data_it_is_the_identity():
+    observation = jnp.array([[3.0, -2.0]])
+    np.testing.assert_array_equal(normalization.normalize(normalization.init(2), observation), observation)
+
+
+def test_a_constant_dimension_maps_to_zero():
+    statistics = normalization.update(normalization.init(1), jnp.full((10, 1), 5.0))
+    np.testing.assert_array_equal(normalization.normalize(statistics, jnp.full((4, 1), 5.0)), np.zeros((4, 1)))

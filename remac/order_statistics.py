@@ -29,9 +29,12 @@ from remac.types import Array, InvalidValueError
 Objective = str | Sequence[float] | np.ndarray | jax.Array
 """A preset such as ``"max"`` or ``"top_mean:2"``, or K finite weights over ascending ranks."""
 
-# Pairwise comparison costs N^2 but vectorises; a sort does not. On a 2-core CPU the comparison is 10 to 28
-# times faster at N = 8 and 16, about twice as fast at 256, even at 512, and ten times slower at 1,024.
-_PAIRWISE_LIMIT = 256
+# Pairwise comparison costs N^2 but vectorises; a sort does not. On a 2-core CPU the comparison is 10 to 20
+# times faster at N = 8 to 32, 4 times at 256, twice at 512, and level at 1,024.
+_PAIRWISE_LIMIT = 512
+# XLA keeps the comparisons in registers in reductions over at most 32; over more it writes all pairs to
+# memory.
+_PAIRWISE_BLOCK = 32
 # Up to this many terms per rank weight, exact integers cost milliseconds; above, see `_subset_weights_dense`.
 _EXACT_TERMS = 16
 _EXACT_SIZE = 4096
@@ -150,10 +153,11 @@ def sample_weights(values: Array, weights: Array | np.ndarray, axis: int = -1) -
     values = lax.stop_gradient(_as_floating(values))
     n = _group_size(values, axis)
     if np.shape(weights) != (n,):
-        raise InvalidValueError("weights", f"shape {np.shape(weights)}", f"one weight per sample, shape ({n},)")
+        raise InvalidValueError("weights", f"shape {np.shape(weights)}", f"must have the shape ({n},)")
     by_rank = lax.stop_gradient(jnp.asarray(weights, values.dtype))
     last = jnp.moveaxis(values, axis, -1)
-    chosen = _weights_by_comparison(last, by_rank) if n <= _PAIRWISE_LIMIT else _weights_by_sort(last, by_rank)
+    by_size = _weights_by_comparison if n <= _PAIRWISE_LIMIT else _weights_by_sort
+    chosen = by_size(last, by_rank)
     # A NaN has no rank, and comparisons with it are false: what they say about the others is worthless too.
     has_nan = jnp.any(jnp.isnan(last), axis=-1, keepdims=True)
     return jnp.moveaxis(jnp.where(has_nan, jnp.full_like(chosen, jnp.nan), chosen), -1, axis)
@@ -172,13 +176,13 @@ def check_num_retries(k: int, *, num_samples: int | None = None) -> int:
     if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)):
         if isinstance(k, (float, np.floating)):
             raise InvalidValueError(
-                "k", k, "a positive integer (real K is only defined for the maximum: see remac.exact)"
+                "k", k, "must be a positive integer (real K is only defined for the maximum: see remac.exact)"
             )
-        raise InvalidValueError("k", k, "a positive integer, known before tracing")
+        raise InvalidValueError("k", k, "must be a positive integer, known before tracing")
     if k < 1:
-        raise InvalidValueError("k", k, "a positive integer")
+        raise InvalidValueError("k", k, "must be a positive integer")
     if num_samples is not None and k > num_samples:
-        raise InvalidValueError("k", k, f"at most the number of samples, n={num_samples}")
+        raise InvalidValueError("k", k, f"must be at most the number of samples, n={num_samples}")
     return int(k)
 
 
@@ -199,9 +203,9 @@ def canonical_objective(objective: Objective) -> str | tuple[float, ...]:
         try:
             objective = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise InvalidValueError("objective", text, "weights must be a list of finite numbers") from None
+            raise InvalidValueError("objective", text, "must be a list of finite numbers") from None
     if isinstance(objective, jax.core.Tracer):
-        raise InvalidValueError("objective", objective, "weights must be known before tracing")
+        raise InvalidValueError("objective", objective, "must be known before tracing")
     try:
         # `list` first: sequence types of configuration libraries are not lists, and NumPy would wrap them
         # whole.
@@ -209,7 +213,7 @@ def canonical_objective(objective: Objective) -> str | tuple[float, ...]:
     except (TypeError, ValueError):
         raise InvalidValueError("objective", objective, "must be a preset or a vector of finite weights") from None
     if weights.ndim != 1 or weights.size == 0 or not np.all(np.isfinite(weights)):
-        raise InvalidValueError("objective", objective, "weights must be a vector of finite numbers")
+        raise InvalidValueError("objective", objective, "must be a vector of finite numbers")
     return tuple(weights.tolist())
 
 
@@ -223,23 +227,28 @@ def _as_floating(values: Any) -> Array:
 
 def _group_size(values: Array, axis: int) -> int:
     if not -values.ndim <= axis < values.ndim:
-        raise InvalidValueError("axis", axis, f"an axis of values, which have shape {values.shape}")
+        raise InvalidValueError("axis", axis, f"must be an axis of values, which have shape {values.shape}")
     if values.shape[axis] == 0:
-        raise InvalidValueError("values", f"shape {values.shape}", f"at least one sample on axis {axis}")
+        raise InvalidValueError("values", f"shape {values.shape}", "must hold at least one sample")
     return values.shape[axis]
 
 
 def _weights_by_comparison(values: Array, weights: Array) -> Array:
     """Looks up weights `[N]` by the rank of each of `values [..., N]`, found by counting smaller samples."""
     chex.assert_rank(weights, 1)
-    n, rank = values.shape[-1], values.ndim
-    shape = (1,) * (rank - 1) + (n, n)
-    other = lax.broadcasted_iota(jnp.int32, shape, rank - 1)
-    this = lax.broadcasted_iota(jnp.int32, shape, rank)
-    # Counting over the axis before the last keeps the inner loop on contiguous samples.
-    others, own = jnp.expand_dims(values, -1), jnp.expand_dims(values, -2)
-    below = jnp.where(other < this, others <= own, others < own)
-    return weights[jnp.sum(below, axis=-2, dtype=jnp.int32)]
+    n, axis = values.shape[-1], values.ndim - 1
+    ranks = jnp.zeros(values.shape, jnp.int32)
+    own = jnp.expand_dims(values, -2)
+    for start in range(0, n, _PAIRWISE_BLOCK):
+        # Counting over the axis before the last keeps the inner loop on contiguous samples.
+        others = jnp.expand_dims(values[..., start : start + _PAIRWISE_BLOCK], -1)
+        shape = (1,) * axis + (others.shape[-2], n)
+        earlier = lax.broadcasted_iota(jnp.int32, shape, axis) + start < lax.broadcasted_iota(
+            jnp.int32, shape, axis + 1
+        )
+        below = jnp.where(earlier, others <= own, others < own)
+        ranks = ranks + jnp.sum(below, axis=-2, dtype=jnp.int32)
+    return weights[ranks]
 
 
 def _weights_by_sort(values: Array, weights: Array) -> Array:

@@ -140,9 +140,7 @@ def test_l_moments_of_a_uniform_sample_match_the_population():
     spaced = np.arange(1, k + 1) / (k + 1)
     for r, expected in [(1, 1 / 2), (2, 1 / 6), (3, 0), (4, 0)]:
         assert lstat_weights(f"l_moment:{r}", k) @ spaced == pytest.approx(expected, abs=1e-13)
-    np.testing.assert_allclose(
-        2 * lstat_weights("l_moment:2", k), lstat_weights("gini_mean_difference", k), rtol=1e-13
-    )
+    np.testing.assert_allclose(2 * lstat_weights("l_moment:2", k), lstat_weights("gini_mean_difference", k), rtol=1e-13)
 
 
 @pytest.mark.parametrize("form", [list, tuple, np.asarray, jnp.asarray, str])
@@ -229,11 +227,7 @@ def exact_rank_weights(alpha, n):
     k = len(alpha)
     total = math.comb(n, k)
     return [
-        sum(
-            Fraction(float(a)) * math.comb(m - 1, j - 1) * math.comb(n - m, k - j)
-            for j, a in enumerate(alpha, 1)
-            if a
-        )
+        sum(Fraction(float(a)) * math.comb(m - 1, j - 1) * math.comb(n - m, k - j) for j, a in enumerate(alpha, 1) if a)
         / total
         for m in range(1, n + 1)
     ]
@@ -262,9 +256,7 @@ def test_rank_weights_against_rational_arithmetic(objective, k, n):
 @pytest.mark.parametrize("objective", ["mean", "gini_mean_difference", "l_moment:3"])
 def test_averages_over_smaller_subsets_do_not_depend_on_k(objective):
     explicit = tuple(lstat_weights(objective, 40).tolist())
-    np.testing.assert_allclose(
-        rank_weights(explicit, 40, 300), rank_weights(objective, 40, 300), rtol=1e-9, atol=1e-15
-    )
+    np.testing.assert_allclose(rank_weights(explicit, 40, 300), rank_weights(objective, 40, 300), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("n", [9, 64, 1000])
@@ -308,7 +300,7 @@ def test_values_against_all_subsets(kind, n, float64):
     np.testing.assert_allclose(actual, expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("n", [8, 256, 257, 600])
+@pytest.mark.parametrize("n", [8, 33, 512, 513])
 def test_gradient_is_the_rank_weight_of_each_sample(n):
     weights = rank_weights("top_mean:2", 4, n).astype(np.float32)
     values = jax.random.normal(jax.random.key(0), (3, n))
@@ -316,7 +308,7 @@ def test_gradient_is_the_rank_weight_of_each_sample(n):
     order = np.argsort(np.asarray(values), axis=-1, kind="stable")
     expected = np.empty_like(values)
     np.put_along_axis(expected, order, np.broadcast_to(weights, (3, n)), axis=-1)
-    gradient = jax.grad(lambda v: jnp.sum(lstat(v, weights)))(values)
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(lstat(v, weights))))(values)
     np.testing.assert_array_equal(gradient, expected)
     np.testing.assert_array_equal(sample_weights(values, weights), expected)
     per_group = jax.grad(lambda v: jnp.sum(jax.jit(jax.vmap(lambda x: lstat(x, weights)))(v)))(values)
@@ -324,7 +316,7 @@ def test_gradient_is_the_rank_weight_of_each_sample(n):
     np.testing.assert_allclose(lstat(values, weights), np.sort(values, -1) @ weights, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n", [4, 300])
+@pytest.mark.parametrize("n", [4, 600])
 def test_ties_go_to_the_earlier_sample_as_the_lower_rank(n):
     weights = np.arange(n, dtype=np.float32)
     np.testing.assert_array_equal(sample_weights(jnp.zeros(n), weights), weights)
@@ -339,7 +331,7 @@ def test_gradient_agrees_with_finite_differences_and_with_sorting(float64):
     np.testing.assert_allclose(gradient, jax.grad(lambda v: jnp.sort(v) @ weights)(values), rtol=1e-14)
 
 
-@pytest.mark.parametrize("n", [6, 300])
+@pytest.mark.parametrize("n", [6, 600])
 def test_any_axis_and_any_leading_axes(n):
     values = jax.random.normal(jax.random.key(1), (2, n, 3))
     weights = rank_weights("max", 3, n)
@@ -364,7 +356,7 @@ def test_weights_may_be_traced_and_swept():
     np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(lstat(values, w)))(sweep[2]), np.zeros(8))
 
 
-@pytest.mark.parametrize("n", [5, 300])
+@pytest.mark.parametrize("n", [5, 600])
 def test_one_retry_is_the_mean_and_all_retries_are_the_maximum(n):
     values = jax.random.normal(jax.random.key(3), (4, n))
     np.testing.assert_allclose(max_at_k(values, 1), values.mean(-1), atol=1e-6)
@@ -385,7 +377,7 @@ def test_type_of_the_values_is_kept(dtype):
 # --- values that are not finite ---
 
 
-@pytest.mark.parametrize("n", [6, 300])
+@pytest.mark.parametrize("n", [6, 600])
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_nan_makes_its_own_group_nan_and_no_other(n, k):
     weights = rank_weights("max", k, n)
@@ -396,7 +388,7 @@ def test_nan_makes_its_own_group_nan_and_no_other(n, k):
         np.testing.assert_array_equal(np.isnan(gradient), np.asarray([[False], [True], [False]]).repeat(n, 1))
 
 
-@pytest.mark.parametrize("pad", [0, 300])
+@pytest.mark.parametrize("pad", [0, 600])
 def test_infinities_are_the_extreme_values_they_are(pad):
     inf, zeros = math.inf, [0.0] * pad
 
@@ -433,9 +425,11 @@ def test_shapes_that_do_not_fit_are_refused(values, weights, axis):
             function(jnp.asarray(values), weights, axis)
 
 
-def test_no_matrix_of_all_pairs_for_large_groups():
-    text = jax.jit(lambda v: max_at_k(v, 4)).lower(jnp.zeros(5000)).as_text()
-    assert "5000x5000" not in text
+@pytest.mark.parametrize("n", [77, 5000])
+def test_no_matrix_of_all_pairs_in_memory(n):
+    program = jax.jit(jax.grad(lambda v: jnp.sum(max_at_k(v, 4)))).lower(jnp.zeros((3, n)))
+    assert f"{n}x{n}" not in program.as_text()
+    assert program.compile().memory_analysis().temp_size_in_bytes < 3 * n * 200
 
 
 def test_nothing_leaks_and_no_key_is_used_twice():

@@ -286,15 +286,23 @@ def _subset_weights_exact(alpha: np.ndarray, n: int) -> np.ndarray:
     ranks = [int(j) for j in np.flatnonzero(alpha) + 1]
     columns = []
     for j in ranks:
-        below, above = _binomials(n - 1, j - 1), _binomials(n - 1, k - j)
+        below, above = binomials(n - 1, j - 1), binomials(n - 1, k - j)
         # Division of Python integers rounds correctly, whatever their size.
         columns.append([below[m] * above[n - 1 - m] / total for m in range(n)])
     chosen = alpha[np.asarray(ranks, int) - 1].tolist()
     return np.asarray([math.fsum(a * column[m] for a, column in zip(chosen, columns, strict=True)) for m in range(n)])
 
 
-def _binomials(largest: int, r: int) -> list[int]:
-    """Returns C(m, r) for m = 0..largest, each from the one before."""
+def binomials(largest: int, r: int) -> list[int]:
+    """Returns C(m, r) for m = 0..largest, as exact integers, each from the one before.
+
+    Args:
+        largest: The largest m.
+        r: Size of the subsets, at least 0.
+
+    Returns:
+        largest + 1 integers; much faster than as many calls of math.comb.
+    """
     values = [0] * min(r, largest + 1)
     if r <= largest:
         values.append(1)
@@ -473,7 +481,7 @@ def _l_moment(k: int, r: int) -> np.ndarray:
     """Averages (1/r) sum_p (-1)^p C(r-1, p) R_(r-p:r) over r-subsets: the sample L-moment (Hosking, 1990)."""
     _between("r", r, 1, k, k)
     signs = [(-1) ** (r - j) * math.comb(r - 1, j - 1) for j in range(1, r + 1)]
-    tables = [_binomials(k - 1, j) for j in range(r)]
+    tables = [binomials(k - 1, j) for j in range(r)]
     total = r * math.comb(k, r)
 
     def weight(m: int) -> float:

@@ -15,12 +15,15 @@
 The time limits are the protocol's (arXiv 2606.05888). Actions are in [-1, 1], as Brax takes them.
 """
 
+import contextlib
 import dataclasses
+import inspect
+import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from envs.device import DeviceEnvironment
 from remac.types import Array, InvalidValueError, Key
@@ -89,9 +92,35 @@ def make(
     require_one_of("backend", backend, BACKENDS)
     episode_length = EPISODE_LENGTHS[task] if episode_length is None else episode_length
     require_int("episode_length", episode_length, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         from brax import envs
 
-        env = envs.get_environment(task, backend=backend, **options)
+        try:
+            env = envs.get_environment(task, backend=backend, **options)
+        except TypeError:
+            known = _options_of(type(envs.get_environment(task)))
+            for option in options:
+                if option not in known:
+                    allowed = f"brax/{task} has no such option; its options are {', '.join(sorted(known))}"
+                    raise InvalidValueError(option, options[option], allowed) from None
+            raise
     return DeviceEnvironment(f"brax/{task}", BraxTask(env), num_envs, episode_length, stagger_first_episodes)
+
+
+def _options_of(env_class: type) -> set[str]:
+    """Lists what a Brax environment's constructor takes, with what it hands on to its base class."""
+    names = {name for cls in env_class.__mro__ for name in inspect.signature(cls.__init__).parameters}
+    return names - {"self", "sys", "args", "kwargs", "backend"} | {"backend", "episode_length", "stagger_first_episodes"}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what Brax and MJX say about optional packages and their own future when they are imported."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.setLevel(level)

@@ -16,11 +16,11 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.run_directory import require_unused
@@ -35,6 +35,7 @@ FLAGS = (
     *(f"--{name}" for name in LONG_FLAGS),
     *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
 )
+GROUPS = ("agent", "env", "logger")
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
 
@@ -72,7 +73,9 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
             exit_for(error)
 
     try:
-        _check_flags(sys.argv[1:])
+        _check_arguments(sys.argv[1:])
+        # Hydra's parser gives up on a flag between two overrides.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
     except (*BAD_INPUT, NonFiniteError, KeyboardInterrupt) as error:
         exit_for(error)
@@ -96,8 +99,11 @@ class ValidateJobs(Callback):
                 make_job(job)
                 require_unused(directory(job))
         except BAD_INPUT as error:
-            # Hydra turns an ordinary exception of a callback into a warning.
             _exit(2, describe(error, sys.argv[1:]))
+        except Exception as error:
+            # Hydra turns an ordinary exception of a callback into a warning, and goes on.
+            traceback.print_exception(error)
+            sys.exit(1)
 
 
 def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
@@ -134,8 +140,12 @@ def describe(error: BaseException, arguments: list[str]) -> str:
     if isinstance(error, InvalidValueError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group or 'config'}={option}: no such file in {CONFIG_DIRECTORY.name}/{_listing(group)}"
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {_listing(group)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
     chain = [error, *_causes(error)]
     lines = [line.strip() for cause in chain for line in str(cause).splitlines() if line.strip()]
     keys = [match for line in lines for match in re.findall(r"full_key: (\S+)", line)]
@@ -143,7 +153,7 @@ def describe(error: BaseException, arguments: list[str]) -> str:
         key = keys[-1]
         given = _argument_of(key, arguments)
         if any("is not in struct" in line or "not in '" in line for line in lines):
-            return f"{given}: no such key; there are {_siblings(key)}"
+            return f"{given}: no such key; there are {_siblings(key, arguments)}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
         return f"{given}: {reason}"
@@ -156,11 +166,13 @@ def _argument_of(key: str, arguments: list[str]) -> str:
     return next((argument for argument in arguments if argument.split("=")[0] in names), key)
 
 
-def _siblings(key: str) -> str:
-    """Lists the keys beside a key in the default configuration."""
+def _siblings(key: str, arguments: list[str]) -> str:
+    """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
     parent = key.rpartition(".")[0]
+    choices = [argument.split(",")[0] for argument in arguments if argument.split("=")[0] in GROUPS]
+    GlobalHydra.instance().clear()  # the process ends after this line, so nobody needs the old one
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        config = hydra.compose("train")
+        config = hydra.compose("train", choices)
     node = OmegaConf.select(config, parent) if parent else config
     return ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
 
@@ -173,7 +185,7 @@ def _listing(group: str) -> str:
         for path in folder.rglob("*.yaml")
         if not path.name.startswith("_")
     )
-    return f"{group}; there are {', '.join(names)}"
+    return ", ".join(names)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -182,12 +194,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = cause
 
 
-def _check_flags(arguments: list[str]) -> None:
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuses what Hydra would answer with a usage message, a traceback, or not at all."""
     for argument in arguments:
-        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
-            raise InvalidValueError(
-                argument.split("=")[0], argument.partition("=")[2] or None, f"no such flag; there are {' '.join(FLAGS)}"
-            )
+        key, _, value = argument.partition("=")
+        if argument.startswith("-") and key not in FLAGS:
+            raise InvalidValueError(key, value or None, f"no such flag; there are {' '.join(FLAGS)}")
+        if not key.strip("+~ "):
+            raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
+        if key in GROUPS and re.fullmatch(r"[-+.\d]*", value):
+            raise InvalidValueError(key, value, f"no such file in conf/{key}; there are {_listing(key)}")
 
 
 def _terminate(signal_number: int, frame: Any) -> NoReturn:

@@ -23,6 +23,7 @@ from remac.types import Environment, InvalidValueError
 from remac.validation import require_int, require_one_of
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
+LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline")
 
 
@@ -61,6 +62,9 @@ class SACConfig(AgentConfig):
 
     temperature: str = "auto"
     target_entropy: float | None = None
+
+
+AGENT_CONFIGS = {"remac": ReMACConfig, "sac": SACConfig}
 
 
 @dataclasses.dataclass
@@ -121,8 +125,8 @@ def register_schemas() -> None:
     """Makes the schemas known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
-    store.store(group="agent", name="remac_schema", node=ReMACConfig)
-    store.store(group="agent", name="sac_schema", node=SACConfig)
+    for name, node in AGENT_CONFIGS.items():
+        store.store(group="agent", name=f"{name}_schema", node=node)
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
 
 
@@ -152,6 +156,7 @@ def make_job(config: DictConfig) -> Job:
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    _require_schema(plain)
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     require_one_of("logger.mode", plain["logger"]["mode"], WANDB_MODES)
     env = _make_environment(plain["env"], plain["num_envs"])
@@ -167,6 +172,22 @@ def make_job(config: DictConfig) -> Job:
     return Job(plain, agent, env, train_config)
 
 
+def _require_schema(plain: dict[str, Any]) -> None:
+    """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
+    require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENT_CONFIGS)
+    schemas = {"": Config, "agent.": AGENT_CONFIGS[plain["agent"]["name"]]}
+    for prefix, schema in (schemas | {"env.": EnvironmentConfig, "logger.": LoggerConfig}).items():
+        names = [spec.name for spec in dataclasses.fields(schema)]
+        node = plain[prefix[:-1]] if prefix else plain
+        for key, value in node.items():
+            if key not in names:
+                raise InvalidValueError(f"{prefix}{key}", value, f"no such key; there are {', '.join(names)}")
+        for name in names:
+            if name not in node:
+                raise InvalidValueError(f"~{prefix}{name}", None, "cannot be taken away; every run needs it")
+    require_one_of("logger.name", plain["logger"]["name"], LOGGERS)
+
+
 _environments: dict[str, Environment] = {}
 
 
@@ -174,11 +195,11 @@ def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
     """Builds the environments, once per process: some suites need seconds for it."""
     key = json.dumps([config["suite"], config["task"], config["options"], num_envs], sort_keys=True, default=str)
     if key not in _environments:
+        name = f"{config['suite']}/{config['task']}"
+        require_one_of("env", name, envs.names())
         require_int("num_envs", num_envs, 1)
         with _named("env.options."):
-            _environments[key] = envs.make(
-                f"{config['suite']}/{config['task']}", num_envs=num_envs, **config["options"]
-            )
+            _environments[key] = envs.make(name, num_envs=num_envs, **config["options"])
     return _environments[key]
 
 

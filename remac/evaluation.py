@@ -108,14 +108,15 @@ class Evaluator:
 
 def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[Array, Array]:
     """Returns actions `[P, 2, E, action_dim]` and log-probabilities `[P, 2, E]` of sampled ones."""
-    key = jax.random.fold_in(key, step)
+    # The same randomness for every member, on purpose.
+    keys = jnp.broadcast_to(jax.random.fold_in(key, step), (observation.shape[0],))
 
-    def member(policy: Policy, observation: Array) -> tuple[Array, Array]:
+    def member(policy: Policy, key: Key, observation: Array) -> tuple[Array, Array]:
         distribution = policy.distribution(observation)
         sampled, log_prob = distribution.sample(key, 1)
         return jnp.stack([distribution.mode()[0], sampled[0, 1]]), log_prob[0]
 
-    return map_members(member, policies, observation)
+    return map_members(member, policies, keys, observation)
 
 
 def _start(shape: tuple[int, ...], xp: Any) -> Episodes:

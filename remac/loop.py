@@ -6,7 +6,6 @@
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -174,7 +173,7 @@ def train(
 
 def stack_members(agents: list[Agent]) -> Agent:
     """Stacks agents that differ in leaves only into one with leaves `[P, ...]`."""
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *agents)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
 
 
 def train_population(
@@ -216,12 +215,7 @@ class _Loop:
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes))
         self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
         self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
-        self._callback_sent = time.monotonic()
-
-        init_keys, env_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        self.state: TrainState = jax.jit(init_train_state, static_argnums=(2, 3))(
-            agents, init_keys, env, config.replay_rows
-        )
+        self.state, env_keys = jax.jit(init_train_state, static_argnums=(2, 3))(agents, keys, env, config.replay_rows)
         reset = jax.jit(functools.partial(map_members, env.reset)) if env.on_device else env.reset
         self.env_state: EnvState = reset(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host

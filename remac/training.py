@@ -116,7 +116,7 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     return jax.vmap(function)(*arguments)
 
 
-def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity: int) -> TrainState:
+def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity: int) -> tuple[TrainState, Key]:
     """Starts the members' agents and an empty replay.
 
     Args:
@@ -124,10 +124,17 @@ def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity
         keys: `[P]`, consumed.
         env: Gives the sizes of observations and actions.
         replay_capacity: Rows for each member.
+
+    Returns:
+        The state, and the members' keys for their environments, `[P]`.
     """
+
+    def member(agent: Agent, key: Key) -> tuple[PyTree, Key, Key]:
+        agent_key, train_key, env_key = jax.random.split(key, 3)
+        return agent.init(agent_key), train_key, env_key
+
     num_members = keys.shape[0]
-    agent_keys, train_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    agent_states = map_members(lambda agent, key: agent.init(key), agents, agent_keys)
+    agent_states, train_keys, env_keys = map_members(member, agents, keys)
     one_agent, one_state = jax.tree.map(lambda leaf: leaf[0], (agents, agent_states))
     batch = jax.tree.map(lambda leaf: jnp.zeros((one_agent.batch_size, *leaf.shape)), transition_example(env))
     _, metrics = jax.eval_shape(one_agent.update, one_state, jax.random.key(0), batch)
@@ -142,7 +149,7 @@ def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
     replay = replay_lib.init(transition_example(env), replay_capacity, num_members)
-    return TrainState(agent_states, replay, sums, train_keys, jnp.zeros((), jnp.int32))
+    return TrainState(agent_states, replay, sums, train_keys, jnp.zeros((), jnp.int32)), env_keys
 
 
 def transition_example(env: Environment) -> Transition:

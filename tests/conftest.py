@@ -3,10 +3,15 @@ import os
 # Before JAX is imported: tests run on the CPU, also where there is an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import sys
+
+import absl.logging
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Hydra's logging set-up closes the handlers that exist, and absl's would close pytest's own capture file with it.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,122 @@
+"""Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+import envs
+from experiments import command_line
+from experiments.run_directory import CONFIG
+from remac.evaluation import Evaluator
+from remac.loop import stack_members
+from remac.pacing import Pacer
+from remac.policy import Policy, load_policy
+from remac.types import Environment, InvalidValueError
+from remac.validation import require_int
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+    """What to evaluate and how long; ``render_steps`` and ``render_size`` (pixels) are the video's."""
+
+    run: str = "???"
+    num_episodes: int = 16
+    eval_seed: int = 1_000_003
+    render: bool = False
+    render_steps: int = 300
+    render_size: int = 320
+
+
+def main(config: DictConfig) -> float:
+    """Prints and stores the evaluation, and returns the deterministic return."""
+    for key in ("num_episodes", "render_steps", "render_size"):
+        require_int(key, config[key], 1)
+    require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
+    directory = Path(config.run)
+    env, policy = load_run(directory, config.num_episodes)
+    key = jax.random.key(config.eval_seed)
+    metrics = Evaluator(env)(stack_members([policy]), key, Pacer(lambda: None))
+    result = {name: float(values[0]) for name, values in metrics.items()}
+    for name, value in result.items():
+        print(f"{name:24} {value:12.3f}")
+    (directory / "evaluation.json").write_text(
+        json.dumps({"num_episodes": config.num_episodes, "eval_seed": config.eval_seed, "metrics": result}, indent=2)
+    )
+    if config.render:
+        try:
+            print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")
+        except RuntimeError as error:
+            print(f"no video: {error}", file=sys.stderr)
+    return result["eval/return"]
+
+
+def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
+    """Loads what a run trained on and what it learned.
+
+    Raises:
+        InvalidValueError: If the directory is not that of a run with a policy.
+    """
+    if not (directory / CONFIG).is_file():
+        raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
+    try:
+        policy = load_policy(directory)
+        config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
+        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **config["options"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
+    return env.for_evaluation(num_episodes), policy
+
+
+def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> Path:
+    """Films one episode of the deterministic policy: a GIF for MuJoCo, Brax's own HTML page for Brax.
+
+    Raises:
+        InvalidValueError: If the suite cannot be rendered.
+        RuntimeError: If this machine cannot render; the message says why.
+    """
+    suite = env.name.split("/")[0]
+    states = _states(env.for_evaluation(1), policy, num_steps)
+    if suite == "mujoco":
+        from PIL import Image
+
+        frames = [Image.fromarray(env.render(state, (0, 0), size, size)) for state in states][::2]
+        file = directory / "video.gif"
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=40, loop=0)
+    elif suite == "brax":
+        from brax.io import html
+
+        system = env.task.env.sys
+        physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
+        file = directory / "video.html"
+        file.write_text(html.render(system.tree_replace({"opt.timestep": env.task.env.dt}), physics))
+    else:
+        raise InvalidValueError("render", True, f"{suite} has nothing to see; must be a run on mujoco or brax")
+    return file
+
+
+def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:
+    """Yields the states of one episode, at most ``num_steps`` of them."""
+    reset, step = (jax.jit(env.reset), jax.jit(env.step)) if env.on_device else (env.reset, env.step)
+    act = jax.jit(lambda policy, observation: policy(observation))
+    key = jax.random.key(0)
+    state = reset(key if env.on_device else key[None])
+    for _ in range(num_steps):
+        yield state
+        state = step(state, np.asarray(act(policy, state.observation)))
+        if (state.termination | state.truncation).any():
+            return
+
+
+if __name__ == "__main__":
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+    command_line.run("evaluate", main)

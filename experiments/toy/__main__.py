@@ -1,0 +1,114 @@
+"""`python -m experiments.toy study=<name> [size=full|small] [out=<directory>]`.
+
+Writes the study's numbers as CSV and its figure as PNG and PDF. Exit statuses: 0 done, 2 bad input (one line on
+stderr), 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from experiments.toy import estimators, gaussian
+from experiments.toy.figures import Row, save
+from remac.types import InvalidValueError
+from remac.validation import require_one_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Study(NamedTuple):
+    """A study: numbers, and a picture that is a function of them.
+
+    Attributes:
+        compute: Takes the size (``full`` or ``small``) and returns the rows of the table.
+        plot: Draws the rows.
+    """
+
+    compute: Callable[[str], list[Row]]
+    plot: Callable[[list[Row]], "Figure"]
+
+
+STUDIES = {
+    "vector_field": Study(gaussian.vector_field, gaussian.plot_vector_field),
+    "optimisation_paths": Study(gaussian.distance, gaussian.plot_optimisation_paths),
+    "distance": Study(gaussian.distance, gaussian.plot_distance),
+    "adam_denominator": Study(gaussian.adam_denominator, gaussian.plot_adam_denominator),
+    "damping": Study(gaussian.damping, gaussian.plot_damping),
+    "estimator_snr": Study(estimators.estimator_snr, estimators.plot_estimator_snr),
+    "unbiasedness": Study(estimators.unbiasedness, estimators.plot_unbiasedness),
+    "baselines": Study(estimators.baselines, estimators.plot_baselines),
+    "objectives": Study(estimators.objectives, estimators.plot_objectives),
+}
+SIZES = ("full", "small")
+
+
+def compute(study: str, size: str) -> list[Row]:
+    """Computes a study's numbers, in float64.
+
+    Args:
+        study: One of `STUDIES`.
+        size: One of `SIZES`.
+
+    Returns:
+        The rows of its table.
+    """
+    with jax.enable_x64(True):
+        return STUDIES[study].compute(size)
+
+
+def parse(arguments: list[str]) -> tuple[str, str, Path]:
+    """Reads `key=value` arguments.
+
+    Args:
+        arguments: Command line without the program.
+
+    Returns:
+        Study, size and directory.
+
+    Raises:
+        InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
+    """
+    settings = {"study": "", "size": "full", "out": ""}
+    given = set()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in settings or not equals:
+            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(settings)}")
+        if key in given:
+            raise InvalidValueError(key, value, "must be given once")
+        given.add(key)
+        settings[key] = value
+    require_one_of("study", settings["study"], STUDIES)
+    require_one_of("size", settings["size"], SIZES)
+    if "out" in given and not settings["out"]:
+        raise InvalidValueError("out", "''", "must be a directory")
+    directory = Path(settings["out"] or Path("runs", "toy", settings["study"]))
+    for path in (directory, *directory.parents):
+        if path.exists() and not path.is_dir():
+            raise InvalidValueError("out", directory, f"must be a directory, and {path} is a file")
+    return settings["study"], settings["size"], directory
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a study and returns the exit status."""
+    try:
+        study, size, directory = parse(arguments)
+    except InvalidValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        rows = compute(study, size)
+        files = save(directory, study, rows, STUDIES[study].plot(rows))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("\n".join(str(path) for path in files))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""Bad input: status 2, one line on standard error that says what and what instead, and no trace left behind."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments import command_line, train
+
+QUICK = (
+    "env=probe/one_step",
+    "total_env_steps=256",
+    "prefill_env_steps=64",
+    "eval_every_env_steps=128",
+    "num_eval_episodes=2",
+    "num_envs=8",
+    "agent.hidden_sizes=[8]",
+    "agent.batch_size=8",
+)
+
+# Arguments, and what the line must contain.
+BAD = [
+    # Names: the line lists what exists.
+    (["agent=ppo"], ["agent=ppo", "remac", "sac"]),
+    (["env=mujoco/half_cheeta"], ["half_cheeta", "mujoco/half_cheetah", "brax/ant"]),
+    (["env=atari/pong"], ["atari/pong", "mujoco/hopper"]),
+    (["logger=tensorboard"], ["logger=tensorboard", "none", "wandb"]),
+    (["env=brax/hopper", "env.options.backend=bullet"], ["env.options.backend=bullet", "generalized", "mjx"]),
+    (["env.options.backend=spring"], ["env.options.backend"]),
+    (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),
+    (["env=brax/hopper", "+env.options.gravity=1"], ["env.options.gravity=1", "terminate_when_unhealthy"]),
+    (["env=probe/one_step", "+env.options.gravity=1"], ["env.options.gravity=1", "episode_length"]),
+    (["env.suite=atari"], ["atari", "mujoco/hopper"]),
+    (["agent.objective=maximum"], ["agent.objective", "maximum", "median"]),
+    (["agent.objective=top_mean:9"], ["agent.objective", "9"]),
+    (["agent.objective=[0.5,0.5]"], ["agent.objective", "4"]),
+    (["agent.activation=sine"], ["agent.activation=sine", "relu"]),
+    (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
+    (["agent.critic_aggregate=max"], ["agent.critic_aggregate=max", "min, mean"]),
+    (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
+    (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
+    (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
+    (["agent.name=ppo"], ["agent.name=ppo", "remac, sac"]),
+    # Keys: the line lists the keys that exist there.
+    (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
+    (["+learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
+    (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
+    (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
+    (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
+    (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
+    (["++foo.bar=1"], ["foo"]),
+    (["~seed"], ["seed"]),
+    # Types.
+    (["seed=abc"], ["seed=abc", "Integer"]),
+    (["seed=1.5"], ["seed=1.5", "Integer"]),
+    (["seed=null"], ["seed=null"]),
+    (["total_env_steps=many"], ["total_env_steps=many", "Integer"]),
+    (["agent.learning_rate=fast"], ["agent.learning_rate=fast", "Float"]),
+    (["agent.hidden_sizes=64"], ["agent.hidden_sizes=64"]),
+    (["agent.hidden_sizes=[a]"], ["agent.hidden_sizes", "Integer"]),
+    (["agent.normalize_observations=perhaps"], ["agent.normalize_observations=perhaps", "bool"]),
+    (["env.options.stagger_first_episodes=perhaps"], ["env.options.stagger_first_episodes=perhaps"]),
+    (["agent=5"], ["agent=5", "remac"]),
+    (["agent.gamma=[1]"], ["agent.gamma"]),
+    # Ranges.
+    (["agent.num_retries=9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["agent.num_retries=0"], ["agent.num_retries=0", "at least 1"]),
+    (["agent.num_samples=0"], ["agent.num_samples=0", "at least 1"]),
+    (["seed=-1"], ["seed=-1", "at least 0"]),
+    (["eval_seed=-1"], ["eval_seed=-1", "at least 0"]),
+    (["num_envs=0"], ["num_envs=0", "at least 1"]),
+    (["num_envs=-4"], ["num_envs=-4", "at least 1"]),
+    (["total_env_steps=0"], ["total_env_steps=0"]),
+    (["updates_per_round=0"], ["updates_per_round=0", "at least 1"]),
+    (["eval_every_env_steps=0"], ["eval_every_env_steps=0", "at least 1"]),
+    (["num_eval_episodes=0"], ["num_eval_episodes=0", "at least 1"]),
+    (["prefill_env_steps=-1"], ["prefill_env_steps=-1"]),
+    (["prefill_env_steps=100001"], ["prefill_env_steps=100001", "total_env_steps=100000"]),
+    (["replay_capacity=255"], ["replay_capacity=255", "agent.batch_size=256"]),
+    (["replay_capacity=10", "agent.batch_size=4"], ["replay_capacity=10", "num_envs=16"]),
+    (["agent.batch_size=0"], ["agent.batch_size=0", "at least 1"]),
+    (["agent.learning_rate=0"], ["agent.learning_rate=0", "(0"]),
+    (["agent.learning_rate=-1e-3"], ["agent.learning_rate=-0.001"]),
+    (["agent.learning_rate=nan"], ["agent.learning_rate=nan"]),
+    (["agent.learning_rate=inf"], ["agent.learning_rate=inf"]),
+    (["agent.actor_adam_epsilon=0"], ["agent.actor_adam_epsilon=0"]),
+    (["agent.critic_adam_epsilon=-1"], ["agent.critic_adam_epsilon=-1"]),
+    (["agent.gamma=1.01"], ["agent.gamma=1.01", "[0, 1]"]),
+    (["agent.gamma=-0.1"], ["agent.gamma=-0.1", "[0, 1]"]),
+    (["agent.tau=0"], ["agent.tau=0", "(0, 1]"]),
+    (["agent.tau=2"], ["agent.tau=2", "(0, 1]"]),
+    (["agent.target_update_period=0"], ["agent.target_update_period=0", "at least 1"]),
+    (["agent.hidden_sizes=[]"], ["agent.hidden_sizes", "at least one"]),
+    (["agent.hidden_sizes=[64,-1]"], ["agent.hidden_sizes=-1", "at least 1"]),
+    (["agent.num_critics=0"], ["agent.num_critics=0", "at least 1"]),
+    (["agent=sac", "agent.temperature=fixed:-1"], ["agent.temperature=fixed:-1"]),
+    (["agent=sac", "agent.target_entropy=inf"], ["agent.target_entropy=inf"]),
+    (["+env.options.episode_length=0"], ["env.options.episode_length=0"]),
+    (["+env.options.frame_skip=-1"], ["env.options.frame_skip=-1"]),
+    (["total_env_steps=100000000000", "replay_capacity=100000000000"], ["replay_capacity=100000000000", "bytes"]),
+    # Syntax.
+    (["agent.num_retries="], ["agent.num_retries"]),
+    (["=5"], ["=5"]),
+    (["seed=[1"], ["seed=[1"]),
+    (["seed"], ["seed"]),
+    (["--sed", "5"], ["--sed", "--multirun"]),
+    (["agent.learning_rate=${nothing}"], ["agent.learning_rate"]),
+    # Sweeps: before the first job.
+    (["-m", "seed=1,x"], ["seed=1,x", "Integer"]),
+    (["-m", "agent=remac,ppo"], ["agent=ppo", "remac, sac"]),
+    (["-m", "agent.num_retries=1,2,9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["-m", "seed=1,2", "agent.lr=1"], ["agent.lr=1", "no such key"]),
+    (["-m", "seed=1,2", "+agent.lr=1,2"], ["agent.lr", "no such key"]),
+    (["-m", "agent=sac,remac", "agent.num_samples=4"], ["agent.num_samples=4", "no such key"]),
+]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Runs the real entry point in this process, from an empty directory."""
+
+    def run(arguments):
+        GlobalHydra.instance().clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            command_line.run("train", train.main)
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def assert_refused(status, out, err, expected, directory):
+    assert status == 2, err
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    for part in expected:
+        assert part in err, f"{part!r} is missing in: {err}"
+    assert not list(directory.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.setattr(train, "train_jobs", lambda *jobs: sys.exit("bad input reached the training"))
+    assert_refused(*call(arguments), expected, tmp_path)
+
+
+@pytest.mark.parametrize("case", ["agent.num_retries=9", "seed=abc", "agent=ppo", "--sed"])
+def test_bad_input_as_a_process(tmp_path, case):
+    arguments, expected = next(bad for bad in BAD if bad[0][0] == case)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
+
+
+def test_a_used_run_directory_is_refused_and_left_alone(call, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 0\n")
+    for arguments in ([f"hydra.run.dir={run}"], ["-m", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=run"]):
+        status, out, err = call([*QUICK, *arguments])
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert "holds a run already" in err and str(run) in err
+        assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+def test_the_traceback_is_kept_for_who_asks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "seed=abc"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
+    status, _out, err = call([*QUICK, "agent.learning_rate=1e30", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert status == 3
+    last = err.strip().splitlines()[-1]
+    assert "non-finite at gradient step" in last and "/" in last
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("eval/return,") >= 1
+    assert '"stopped"' in (tmp_path / "run" / "summary.json").read_text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_run_with_their_status(tmp_path, number, status):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *QUICK, "total_env_steps=100000000", "replay_capacity=1000",
+         f"hydra.run.dir={run}"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.csv").exists() or (run / "metrics.csv").read_text().count("eval/return,") < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err[-2000:]
+    assert "Traceback" not in err
+    assert '"interrupted"' in (run / "summary.json").read_text()

@@ -1,0 +1,262 @@
+"""Invariants of the training loop, on a suite that lives on the device and one on the host."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from agents import SAC, ReMAC
+from remac import loop, training
+from remac.loop import Evaluation, NonFiniteError, Progress, TrainConfig, stack_members, train, train_population
+from remac.types import InvalidValueError
+
+CONFIG = TrainConfig(
+    total_env_steps=200,
+    updates_per_round=4,
+    prefill_env_steps=40,
+    eval_every_env_steps=64,
+    num_eval_episodes=3,
+    replay_capacity=150,
+)
+SMALL = {"hidden_sizes": (8, 8), "batch_size": 16}
+SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
+both_suites = pytest.mark.parametrize("suite", SUITES)
+
+
+def make_env(suite, num_envs=8):
+    name, options = SUITES[suite]
+    return envs.make(name, num_envs=num_envs, **options)
+
+
+def make_agent(env, agent_class=ReMAC, **options):
+    return agent_class.create(env.observation_size, env.action_size, **(SMALL | options))
+
+
+def logged(result):
+    return [(event.env_steps, event.gradient_steps, event.metrics) for event in result.evaluations]
+
+
+def assert_bitwise_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@both_suites
+def test_the_same_key_gives_bitwise_the_same_run_and_another_key_another(suite):
+    env = make_env(suite)
+    agent = make_agent(env)
+    first, second = (train(agent, make_env(suite), CONFIG, jax.random.key(1)) for _ in range(2))
+    assert logged(first) == logged(second)
+    assert_bitwise_equal(first.agent_state, second.agent_state)
+    other = train(agent, env, CONFIG, jax.random.key(2))
+    assert other.evaluations[-1].metrics["critic/loss"] != first.evaluations[-1].metrics["critic/loss"]
+
+
+@both_suites
+def test_a_member_is_bitwise_the_same_run_alone(suite):
+    """Members of different retry counts, rates and epsilons; this holds on the CPU."""
+    env = make_env(suite)
+    agents = [
+        make_agent(env, num_retries=1),
+        make_agent(env, num_retries=4, learning_rate=1e-3, actor_adam_epsilon=0.1),
+        make_agent(env, num_retries=8, gamma=0.9, tau=0.1, target_update_period=3),
+    ]
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = train_population(stack_members(agents), env, CONFIG, keys)
+    for index, agent in enumerate(agents):
+        alone = train(agent, env, CONFIG, keys[index])
+        assert_bitwise_equal(loop.member(together.agent_state, index), alone.agent_state)
+        for of_all, own in zip(together.evaluations, alone.evaluations, strict=True):
+            assert {name: values[index] for name, values in of_all.metrics.items()} == own.metrics
+
+
+@both_suites
+def test_results_do_not_depend_on_how_the_work_is_cut(suite, monkeypatch):
+    env = make_env(suite)
+    usual = train(make_agent(env), env, CONFIG, jax.random.key(0))
+    monkeypatch.setattr("remac.pacing.INTERVAL_SECONDS", 0.0)
+    assert logged(train(make_agent(env), env, CONFIG, jax.random.key(0))) == logged(usual)
+
+
+@both_suites
+def test_intervals_round_up_to_whole_rounds(suite):
+    """8 environments: prefill 40 is 5 rounds, evaluations every 64, the end at 200."""
+    events = []
+    env = make_env(suite)
+    train(make_agent(env), env, CONFIG, jax.random.key(0), events.append)
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert [event.env_steps for event in evaluations] == [0, 64, 128, 192, 200]
+    assert [event.gradient_steps for event in evaluations] == [0, 12, 44, 76, 80]
+    odd = dataclasses.replace(CONFIG, total_env_steps=101, prefill_env_steps=41, eval_every_env_steps=50)
+    result = train(make_agent(env), env, odd, jax.random.key(0))
+    assert [(event.env_steps, event.gradient_steps) for event in result.evaluations] == [(0, 0), (56, 4), (104, 28)]
+    assert isinstance(events[0], Progress)
+
+
+@both_suites
+def test_one_trace_per_program_however_long_the_training(suite, monkeypatch):
+    counts = {"act": 0, "learn": 0}
+    for name in counts:
+        original = getattr(training, name)
+
+        def counted(*args, original=original, name=name):
+            counts[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(loop, name, counted)
+    env = make_env(suite)
+    train(make_agent(env), env, dataclasses.replace(CONFIG, total_env_steps=800), jax.random.key(0))
+    # learn: once for prefilling, once for training. On the device act is part of those two programs.
+    assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
+
+
+@both_suites
+def test_memory_does_not_grow_with_training(suite):
+    live_bytes = []
+
+    def callback(event):
+        if isinstance(event, Evaluation):
+            live_bytes.append(sum(array.nbytes for array in jax.live_arrays()))
+
+    env = make_env(suite)
+    config = dataclasses.replace(CONFIG, total_env_steps=1600)
+    train(make_agent(env), env, config, jax.random.key(0), callback)
+    assert len(live_bytes) > 20
+    assert max(live_bytes[2:]) <= live_bytes[2] + 4096
+
+
+@both_suites
+def test_keys_are_used_once_and_tracers_do_not_leak(suite):
+    env = make_env(suite)
+    short = dataclasses.replace(CONFIG, total_env_steps=56)
+    with jax.debug_key_reuse(True), jax.check_tracer_leaks(True):
+        train(make_agent(env, SAC), env, short, jax.random.key(0))
+
+
+def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
+    env = make_env("host")
+    often = dataclasses.replace(CONFIG, eval_every_env_steps=8)
+    results = [train(make_agent(env), env, config, jax.random.key(0)) for config in (CONFIG, often)]
+    assert_bitwise_equal(results[0].agent_state, results[1].agent_state)
+    other_eval = train(make_agent(env), env, dataclasses.replace(CONFIG, eval_seed=5), jax.random.key(0))
+    assert_bitwise_equal(results[0].agent_state, other_eval.agent_state)
+    assert results[0].evaluations[-1].metrics["eval/return"] != other_eval.evaluations[-1].metrics["eval/return"]
+
+    starts = []
+    evaluator_env = env.for_evaluation(4)
+    original = type(evaluator_env).reset
+
+    def recorded(self, key):
+        state = original(self, key)
+        starts.append(state.observation)
+        return state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(evaluator_env), "reset", recorded)
+        agents = stack_members([make_agent(env), make_agent(env, num_retries=1)])
+        train_population(agents, env, CONFIG, jax.random.split(jax.random.key(3), 2))
+    evaluations = [observation for observation in starts if observation.ndim == 4]
+    assert evaluations
+    for observation in evaluations:
+        np.testing.assert_array_equal(observation, np.broadcast_to(observation[:1, :1], observation.shape))
+    assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
+
+
+def test_the_replay_reads_right_across_a_reset():
+    """Time limits keep discount 1 and the true next observation; terminations get 0; nothing leaks over a reset."""
+    env = envs.make("mujoco/hopper", num_envs=2, episode_length=12)
+    state = env.reset(jax.random.key(0)[None])
+    rng = np.random.default_rng(0)
+    seen = {"termination": 0, "truncation": 0}
+    for _ in range(300):
+        action = rng.uniform(-1, 1, (1, 2, 3)).astype(np.float32)
+        after = env.step(state, action)
+        new = training.experience(state, action, after)
+        np.testing.assert_array_equal(new.transition.observation, state.observation)
+        np.testing.assert_array_equal(new.transition.discount, 1.0 - after.termination)
+        np.testing.assert_array_equal(new.transition.next_observation, after.final_observation)
+        over = after.termination | after.truncation
+        np.testing.assert_array_equal(new.episode_ended, over)
+        np.testing.assert_array_equal((after.observation != after.final_observation).any(axis=-1), over)
+        assert (after.episode_length <= 12).all()
+        for name in seen:
+            seen[name] += int(getattr(after, name).sum())
+        state = after
+    assert seen["truncation"] > 10
+    healthy = envs.make("mujoco/hopper", num_envs=2, episode_length=1000)
+    state = healthy.reset(jax.random.key(0)[None])
+    for _ in range(100):
+        state = healthy.step(state, rng.uniform(-1, 1, (1, 2, 3)))
+        seen["termination"] += int(state.termination.sum())
+    assert seen["termination"] > 0
+
+
+def test_staggered_first_episodes_do_not_count_as_whole():
+    env = envs.make("probe/truncation", num_envs=64, stagger_first_episodes=True, episode_length=10)
+    state = env.reset(jax.random.key(0))
+    assert len(set(np.asarray(state.step_count).tolist())) > 5
+    returns = []
+    for _ in range(25):
+        after = env.step(state, jnp.zeros((64, 1)))
+        new = training.experience(state, jnp.zeros((64, 1)), after)
+        returns += np.asarray(new.episode_return)[np.asarray(new.episode_ended)].tolist()
+        state = after
+    assert set(returns) == {10.0} and len(returns) > 64
+
+
+@both_suites
+@pytest.mark.parametrize(("options", "metric"), [({"learning_rate": 1e30}, None), ({"gamma": 1.0}, "critic/")])
+def test_a_non_finite_metric_stops_the_run_and_is_named(suite, options, metric):
+    env = make_env(suite)
+    if metric == "critic/":
+        # Rewards that overflow float32 once they are squared.
+        original = env.step
+        scale = 1e30
+        env = _Scaled(env, scale, original)
+    with pytest.raises(NonFiniteError) as error:
+        train(make_agent(env, **options), env, CONFIG, jax.random.key(0))
+    assert error.value.gradient_step > 0 and error.value.metric in str(error.value)
+    if metric:
+        assert error.value.metric.startswith(metric) and error.value.gradient_step == 1
+
+
+class _Scaled:
+    """Multiplies the rewards of an environment."""
+
+    def __init__(self, env, scale, step):
+        self._env, self._scale, self._step = env, scale, step
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def step(self, state, action):
+        after = self._step(state, action)
+        return after.replace(reward=after.reward + after.reward.dtype.type(self._scale))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_env_steps": 0}, "total_env_steps=0"),
+        ({"total_env_steps": 7}, "total_env_steps=7: must be at least num_envs=8"),
+        ({"prefill_env_steps": 201}, "prefill_env_steps=201: .* total_env_steps=200"),
+        ({"replay_capacity": 15}, "replay_capacity=15: must be at least agent.batch_size=16"),
+        ({"replay_capacity": 7}, "replay_capacity=7: must be at least num_envs=8"),
+        ({"eval_every_env_steps": 0}, "eval_every_env_steps=0"),
+        ({"num_eval_episodes": -1}, "num_eval_episodes=-1"),
+        ({"updates_per_round": 1.5}, "updates_per_round=1.5"),
+        ({"eval_seed": -1}, "eval_seed=-1"),
+    ],
+)
+def test_bad_configurations_are_named(changes, message):
+    env = make_env("device")
+    with pytest.raises(InvalidValueError, match=message):
+        train(make_agent(env), env, dataclasses.replace(CONFIG, **changes), jax.random.key(0))
+
+
+def test_k_above_the_episodes_is_left_out():
+    env = make_env("device")
+    metrics = train(make_agent(env), env, CONFIG, jax.random.key(0)).evaluations[0].metrics
+    assert [name for name in metrics if "max_at" in name] == ["eval/max_at_1", "eval/max_at_2"]

@@ -110,7 +110,7 @@ def make(
 def _options_of(env_class: type) -> set[str]:
     """Lists what a Brax environment's constructor takes, with what it hands on to its base class."""
     names = {name for cls in env_class.__mro__ for name in inspect.signature(cls.__init__).parameters}
-    return names - {"self", "sys", "args", "kwargs", "backend"} | {"backend", "episode_length", "stagger_first_episodes"}
+    return (names - {"self", "sys", "args", "kwargs"}) | {"backend", "episode_length", "stagger_first_episodes"}
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def _start(shape: tuple[int, ...], xp: Any) -> Episodes:
     return Episodes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros)
 
 
-def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array, xp: Any) -> Episodes:
+def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarray, xp: Any) -> Episodes:
     alive = episodes.alive
     return Episodes(
         alive=alive & ~(env_state.termination | env_state.truncation),

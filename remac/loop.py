@@ -255,7 +255,7 @@ class _Loop:
             self.env_state = self.env.step(before, action)
             self.state = self._learn(
                 self.agents,
-                self.state.replace(key=keys),
+                dataclasses.replace(self.state, key=keys),
                 experience(before, action, self.env_state),
                 num_updates,
             )
@@ -280,7 +280,7 @@ class _Loop:
             state, before = carry
             action, keys = act(agents, state.agent, state.key, before.observation)
             after = map_members(self.env.step, before, action)
-            state = learn(agents, state.replace(key=keys), experience(before, action, after), num_updates)
+            state = learn(agents, dataclasses.replace(state, key=keys), experience(before, action, after), num_updates)
             return state, after
 
         return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
@@ -291,7 +291,7 @@ class _Loop:
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
         policies = self.agents.policy(self.state.agent)
         metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
-        self.state = self.state.replace(metrics=self._reset_metrics(self.state.metrics))
+        self.state = dataclasses.replace(self.state, metrics=self._reset_metrics(self.state.metrics))
         self.evaluating = False
         event = Evaluation(self.env_steps, self.gradient_steps, metrics)
         self.evaluations.append(event)

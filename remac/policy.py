@@ -47,7 +47,8 @@ class Policy:
         if self.normalize_observations:
             observation = normalization.normalize(self.normalizer, observation)
         network = PolicyNetwork(self.action_size, self.hidden_sizes, self.activation)
-        return network.apply(self.parameters, observation)
+        distribution: TanhGaussian = network.apply(self.parameters, observation)  # type: ignore[assignment]
+        return distribution
 
     def __call__(self, observation: Array, key: Key | None = None) -> Array:
         """Returns actions in [-1, 1], `[..., action_dim]`: samples with a key (consumed), the mode without."""

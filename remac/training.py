@@ -4,11 +4,13 @@ A training state holds P members. ``act`` and ``learn`` are one round's two halv
 on the device or on the host. Members differ in the leaves of the agent only, and run through ``map_members``.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from remac import replay as replay_lib
@@ -159,7 +161,7 @@ def transition_example(env: Environment) -> Transition:
     return Transition(observation, jnp.zeros((env.action_size,)), scalar, scalar, observation)
 
 
-def experience(before: EnvState, action: Array, after: EnvState) -> Experience:
+def experience(before: EnvState, action: Array | np.ndarray, after: EnvState) -> Experience:
     """Makes the learner's input of one step of NumPy or JAX environments, shapes as in ``EnvState``.
 
     A termination gets discount 0; a truncation keeps 1 and the true next observation, so it bootstraps.
@@ -168,7 +170,7 @@ def experience(before: EnvState, action: Array, after: EnvState) -> Experience:
     return Experience(
         transition=Transition(
             observation=before.observation,
-            action=action,
+            action=action,  # type: ignore[arg-type]
             reward=after.reward,
             discount=1.0 - after.termination.astype(after.reward.dtype),
             next_observation=after.final_observation,
@@ -235,13 +237,14 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
 def reset_metrics(sums: MetricSums) -> MetricSums:
     """Starts new sums; a recorded failure stays."""
     zeros = jnp.zeros_like(sums.rounds)
-    return sums.replace(
-        totals={name: zeros for name in sums.totals}, rounds=zeros, episode_return=zeros, episodes=zeros
+    return dataclasses.replace(
+        sums, totals={name: zeros for name in sums.totals}, rounds=zeros, episode_return=zeros, episodes=zeros
     )
 
 
 def _add_episodes(sums: MetricSums, new: Experience) -> MetricSums:
-    return sums.replace(
+    return dataclasses.replace(
+        sums,
         episode_return=sums.episode_return + jnp.sum(jnp.where(new.episode_ended, new.episode_return, 0.0)),
         episodes=sums.episodes + jnp.sum(new.episode_ended),
     )
@@ -256,7 +259,8 @@ def _add_metrics(sums: MetricSums, metrics: Metrics, diagnostics: Metrics, first
     is_first = jnp.any(bad_steps) & (sums.failed_step < 0)
     # The pytree's own (sorted) order of names is the one that survives a program boundary.
     index = jnp.array([sorted(sums.totals).index(name) for name in metrics], jnp.int32)
-    return sums.replace(
+    return dataclasses.replace(
+        sums,
         totals={name: total + means[name] for name, total in sums.totals.items()},
         rounds=sums.rounds + 1.0,
         failed_step=jnp.where(is_first, first_step + step.astype(jnp.int32) + 1, sums.failed_step),

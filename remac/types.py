@@ -13,6 +13,7 @@ Dimensions:
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -120,6 +121,6 @@ class Environment(Protocol):
         """Starts new episodes in all environments. The key is consumed."""
         ...
 
-    def step(self, state: EnvState, action: Array) -> EnvState:
+    def step(self, state: EnvState, action: Array | np.ndarray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
         ...

@@ -17,7 +17,9 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Programs that several tests build alike are compiled once a session, in subprocesses too."""
-    directory = str(tmp_path_factory.mktemp("jax_cache"))
+    base = tmp_path_factory.getbasetemp()
+    # Under xdist every worker has a folder of its own beside the others'.
+    directory = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "jax_cache")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     jax.config.update("jax_compilation_cache_dir", directory)

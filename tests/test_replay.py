@@ -48,7 +48,7 @@ def test_draws_uniformly():
 def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="capacity=0"):
         replay.init(EXAMPLE, 0)
-    with pytest.raises(ValueError, match="5 transitions .* 4 rows"):
+    with pytest.raises(ValueError, match=r"5 transitions .* 4 rows"):
         replay.add(replay.init(EXAMPLE, 4), rows(np.arange(5), 1))
 
 

@@ -1,0 +1,70 @@
+"""Brax tasks through our interface against Brax itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from agents import ReMAC
+from envs.brax import EPISODE_LENGTHS, TASKS, _quiet
+from remac.loop import TrainConfig, train
+from remac.types import InvalidValueError
+
+
+def compare_with_brax(task, num_steps):
+    env = envs.make(f"brax/{task}", num_envs=2)
+    assert env.episode_length == EPISODE_LENGTHS[task]
+    state = jax.jit(env.reset)(jax.random.key(0))
+    start = jax.tree.map(lambda leaf: leaf[0], state.physics[0])
+    step, own_step = jax.jit(env.step), jax.jit(env.task.env.step)
+    for number in range(num_steps):
+        action = jax.random.uniform(jax.random.key(number), (2, env.action_size), minval=-1.0)
+        state, start = step(state, action), own_step(start, action[0])
+        np.testing.assert_allclose(state.final_observation[0], start.obs, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(state.reward[0], start.reward, rtol=1e-3, atol=1e-3)
+        assert bool(state.termination[0]) == bool(start.done)
+        if state.termination[0]:
+            break
+    assert np.isfinite(state.observation).all()
+    return env, state
+
+
+def test_reacher_is_brax_reacher_and_ends_at_its_time_limit():
+    _, state = compare_with_brax("reacher", 50)
+    assert state.truncation.all() and not state.termination.any()
+    assert (state.observation != state.final_observation).any(axis=1).all()
+    assert not np.allclose(state.observation[0], state.observation[1])
+
+
+def test_backends_and_options():
+    assert envs.make("brax/reacher", num_envs=1, backend="spring").task.env.backend == "spring"
+    with pytest.raises(InvalidValueError, match="backend=bullet"):
+        envs.make("brax/reacher", num_envs=1, backend="bullet")
+
+
+def test_building_is_quiet(capfd):
+    with _quiet():
+        print("nothing of this is seen")
+    envs.make("brax/reacher", num_envs=1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_braxs_and_trains(task):
+    env, _ = compare_with_brax(task, 5)
+    agent = ReMAC.create(env.observation_size, env.action_size, batch_size=32, activation="tanh")
+    config = TrainConfig(
+        total_env_steps=40,
+        updates_per_round=2,
+        prefill_env_steps=10,
+        eval_every_env_steps=40,
+        num_eval_episodes=1,
+        replay_capacity=32,
+    )
+    short = envs.make(f"brax/{task}", num_envs=2, episode_length=10)
+    result = train(agent, short, config, jax.random.key(0))
+    metrics = result.evaluations[-1].metrics
+    assert np.isfinite([metrics["critic/loss"], metrics["eval/return"], metrics["actor/entropy"]]).all()
+    assert jnp.isfinite(agent.policy(result.agent_state)(jnp.zeros((env.observation_size,)))).all()

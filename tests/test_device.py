@@ -1,0 +1,98 @@
+"""Batches of device environments: time limits, auto-reset, statistics."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from envs.device import DeviceEnvironment
+from remac.types import Environment, InvalidValueError
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """Starts anywhere in [0, 1) and moves by the action; ends beyond 3. Reward is the action."""
+
+    observation_size: int = 1
+    action_size: int = 1
+
+    def start(self, key):
+        position = jax.random.uniform(key, ())
+        return position, position[None]
+
+    def advance(self, physics, action):
+        position = physics + action[0]
+        return position, position[None], action[0], position > 3
+
+
+def rollout(env, actions, key=0):
+    step = jax.jit(env.step)
+    states = [env.reset(jax.random.key(key))]
+    for action in actions:
+        states.append(step(states[-1], jnp.broadcast_to(jnp.float32(action), (env.num_envs, 1))))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[dataclasses.replace(state, key=0) for state in states])
+
+
+def test_episodes_end_restart_and_are_counted():
+    env = DeviceEnvironment("test/walk", Walk(), num_envs=32, episode_length=4)
+    right = rollout(env, [1.0] * 40)
+    left = rollout(env, [-1.0] * 40)
+    # Moving right from [0, 1) the walk is beyond 3 after 3 steps: always a termination, never a truncation.
+    assert right.termination[3::3].all() and not right.truncation.any()
+    # Moving left it never is: always a truncation.
+    assert left.truncation[4::4].all() and not left.termination.any()
+    for states, length, sign in ((right, 3, 1.0), (left, 4, -1.0)):
+        over = states.termination | states.truncation
+        assert over.sum() == 32 * (40 // length)
+        assert (states.episode_length[over] == length).all() and (states.step_count[over] == length).all()
+        assert (states.episode_return[over] == sign * length).all()
+        assert (abs(states.final_observation[over] - sign * length - 0.5) <= 0.5 + 1e-5).all()
+        assert ((states.observation[over] >= 0) & (states.observation[over] < 1)).all(), "the next start"
+        going_on = ~over
+        np.testing.assert_array_equal(states.observation[going_on], states.final_observation[going_on])
+        np.testing.assert_array_equal(states.physics[0], states.observation[..., 0])
+
+
+def test_starts_never_run_out():
+    """The pool is renewed: far more different starts than it has places, and no two environments alike."""
+    env = DeviceEnvironment("test/walk", Walk(), num_envs=4, episode_length=2, num_start_states=8)
+    states = rollout(env, [-1.0] * 400)
+    starts = states.observation[states.truncation]
+    assert len(np.unique(starts)) > 100
+    assert len(np.unique(states.observation[0])) == 4
+    np.testing.assert_allclose(starts.mean(), 0.5, atol=0.06)
+    assert not np.array_equal(states.observation, rollout(env, [-1.0] * 400, key=1).observation)
+
+
+def test_staggering_moves_the_first_end_only():
+    env = DeviceEnvironment("test/walk", Walk(), num_envs=200, episode_length=5, stagger_first_episodes=True)
+    states = rollout(env, [-1.0] * 12)
+    first_end = states.truncation.argmax(axis=0)
+    assert set(first_end) == {1, 2, 3, 4, 5}
+    np.testing.assert_allclose(np.bincount(first_end, minlength=6)[1:], 40, atol=25)
+    second_end = first_end + 1 + np.array([states.truncation[end + 1 :, i].argmax() for i, end in enumerate(first_end)])
+    np.testing.assert_array_equal(second_end - first_end, 5)
+    assert not env.for_evaluation(3).stagger_first_episodes and env.for_evaluation(3).num_envs == 3
+
+
+@pytest.mark.parametrize("name", ["probe/action", "mujoco/reacher"])
+def test_suites_keep_the_protocol(name):
+    env = envs.make(name, num_envs=3)
+    assert isinstance(env, Environment) and env.name == name
+    state = env.reset(jax.random.key(0))
+    assert state.observation.shape == (3, env.observation_size)
+    state = env.step(state, np.zeros((3, env.action_size), np.float32))
+    assert state.reward.shape == state.termination.shape == (3,) and state.termination.dtype == bool
+
+
+def test_names_and_options_are_checked():
+    with pytest.raises(InvalidValueError, match=r"name=mujoco/cheetah: .*mujoco/half_cheetah"):
+        envs.make("mujoco/cheetah", num_envs=1)
+    with pytest.raises(InvalidValueError, match="num_envs=0"):
+        envs.make("probe/action", num_envs=0)
+    with pytest.raises(InvalidValueError, match=r"gravity=1: .*episode_length"):
+        envs.make("probe/action", num_envs=1, gravity=1)
+    assert len(envs.names()) == len(set(envs.names())) == 9 + 11 + 6

@@ -212,6 +212,10 @@ class ActorCritic:
         """Returns N, the actions that the actor's step draws at each state."""
         raise NotImplementedError
 
+    def reparameterizes(self) -> bool:
+        """Returns whether the actor's gradient flows through its actions and the critics (pathwise)."""
+        return True
+
     def actor_objective(self, state: AgentState, q_values: Array, log_prob: Array) -> Array:
         """Returns what the actor maximises at each state, `[B]`, from values and log-probabilities `[N, B]`."""
         raise NotImplementedError
@@ -230,7 +234,8 @@ class ActorCritic:
     def _update_actor(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         def loss_fn(policy: PyTree) -> tuple[Array, tuple[TanhGaussian, Array, Array]]:
             distribution = self._policy_network().apply(policy, batch.observation)
-            action, log_prob = distribution.sample(key, self.num_actor_samples())
+            num_samples, reparameterize = self.num_actor_samples(), self.reparameterizes()
+            action, log_prob = distribution.sample(key, num_samples, reparameterize=reparameterize)
             q_values = self._critic_network().apply(state.critics, batch.observation, action)
             objective = self.actor_objective(state, self._aggregate(q_values), log_prob)
             return -jnp.mean(objective), (distribution, action, log_prob)

@@ -54,6 +54,7 @@ class ReMACConfig(AgentConfig):
     num_retries: int = 4
     num_samples: int = 8
     objective: Any = "max"
+    gradient: str = "pathwise"
 
 
 @dataclasses.dataclass

@@ -220,6 +220,26 @@ def pkpo(
     raise InvalidValueError("baseline", baseline, "must be one of none, leave_one_out, leave_one_out_minus_one")
 
 
+def score_coefficients(rewards: Array, weights: Array) -> Array:
+    """Computes the coefficient (K/N) a_i of grad log p_i from weights that may be traced.
+
+    Args:
+        rewards: `[..., N]`; a group with a value that is not finite gives NaN.
+        weights: Rank weights of K-subsets of N-1 samples, `remac.order_statistics.rank_weights(objective, K, N-1)`,
+            `[N-1]`.
+
+    Returns:
+        Coefficients in the order of the samples, `[..., N]`; sum_i coefficient_i grad log p_i is unbiased.
+    """
+    n = rewards.shape[-1]
+    group = SortedGroup(rewards)
+    below, above = (
+        jnp.asarray(count, rewards.dtype) * weights / n for count in (np.arange(1, n), -np.arange(n - 1, 0, -1))
+    )
+    shape = (1,) * (rewards.ndim - 1) + (n - 1,)
+    return group.gap_sums(below.reshape(shape), above.reshape(shape))
+
+
 def score_function_loss(log_probs: Array, rewards: Array, objective: Objective, k: int) -> Array:
     """Computes a loss to be minimised, whose gradient is minus an unbiased estimate of grad J_alpha.
 

@@ -33,18 +33,23 @@ class TanhGaussian:
         """Returns the action at the mean of u, `[..., action_dim]`."""
         return jnp.tanh(self.mean)
 
-    def sample(self, key: Key, num_samples: int) -> tuple[Array, Array]:
-        """Draws reparameterised samples a = tanh(mean + std * noise).
+    def sample(self, key: Key, num_samples: int, *, reparameterize: bool = True) -> tuple[Array, Array]:
+        """Draws samples a = tanh(mean + std * noise).
 
         Args:
             key: Consumed.
             num_samples: N.
+            reparameterize: Whether gradients flow through the samples (pathwise). Otherwise the samples are constants,
+                and the gradient of their log-probabilities is the score.
 
         Returns:
             Actions `[N, ..., action_dim]` and their log-probabilities `[N, ...]`.
         """
         noise = jax.random.normal(key, (num_samples, *self.mean.shape), self.mean.dtype)
         pre_tanh = self.mean[None] + jnp.exp(self.log_std)[None] * noise
+        if not reparameterize:
+            pre_tanh = jax.lax.stop_gradient(pre_tanh)
+            return jnp.tanh(pre_tanh), self.log_prob(pre_tanh)
         return jnp.tanh(pre_tanh), _log_prob(noise, pre_tanh, self.log_std[None])
 
     def log_prob(self, pre_tanh: Array) -> Array:

@@ -8,6 +8,7 @@ import pytest
 
 from agents import SAC, ReMAC
 from agents.actor_critic import AgentState
+from remac.advantages import score_function_loss
 from remac.order_statistics import max_at_k
 from remac.types import InvalidValueError, Transition
 
@@ -220,6 +221,44 @@ def test_updates_use_keys_once_and_leak_nothing():
             jax.jit(agent.update)(started(agent), jax.random.key(0), batch())
 
 
+@pytest.mark.parametrize(("objective", "num_retries"), [("max", 1), ("max", 3), ("lower_tail_mean:0.5", 4)])
+def test_both_gradients_estimate_the_same(objective, num_retries):
+    """Averaged over many draws at fixed critics, and the score-function step against its definition."""
+    options = {"num_retries": num_retries, "num_samples": 6, "objective": objective, "actor_optimizer": "sgd"}
+    data = batch()
+    state = started(make(ReMAC))
+
+    @jax.jit
+    def mean_step(agent):
+        def bias_step(key):
+            new, _ = agent._update_actor(state, key, data)
+            old = state.policy["params"]
+            return jnp.stack([new.policy["params"][head]["bias"] - old[head]["bias"] for head in ("mean", "log_std")])
+
+        steps = jax.lax.map(bias_step, jax.random.split(jax.random.key(0), 1500))
+        return steps.mean(axis=0), steps.std(axis=0) / 1500**0.5
+
+    pathwise, pathwise_error = mean_step(make(ReMAC, learning_rate=1.0, **options))
+    score, score_error = mean_step(make(ReMAC, learning_rate=1.0, gradient="score_function", **options))
+    assert (np.abs(pathwise) > 4 * pathwise_error).any(), "the case must show a gradient"
+    assert (np.abs(score - pathwise) < 5 * np.hypot(pathwise_error, score_error)).all()
+
+    agent = make(ReMAC, learning_rate=1.0, gradient="score_function", **options)
+    policy, critics = agent._policy_network(), agent._critic_network()
+
+    def loss(parameters):
+        distribution = policy.apply(parameters, data.observation)
+        fixed = policy.apply(state.policy, data.observation)
+        noise = jax.random.normal(jax.random.key(1), (6, BATCH_SIZE, ACTION_SIZE))
+        pre_tanh = fixed.mean[None] + jnp.exp(fixed.log_std)[None] * noise
+        q_values = critics.apply(state.critics, data.observation, jnp.tanh(pre_tanh)).min(axis=0)
+        return score_function_loss(distribution.log_prob(pre_tanh).T, q_values.T, objective, num_retries)
+
+    expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.grad(loss)(state.policy))
+    new, _ = agent._update_actor(state, jax.random.key(1), data)
+    assert_trees_close(new.policy, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_act_is_deterministic_or_samples():
     agent = make(SAC)
     state: AgentState = started(agent)
@@ -249,6 +288,8 @@ def test_act_is_deterministic_or_samples():
         (ReMAC, {"actor_optimizer": "lion"}, r"actor_optimizer=lion: .*adam, sgd"),
         (ReMAC, {"critic_aggregate": "max"}, r"critic_aggregate=max: .*min, mean"),
         (ReMAC, {"batch_size": True}, r"batch_size=True"),
+        (ReMAC, {"gradient": "reinforce"}, r"gradient=reinforce: .*pathwise, score_function"),
+        (ReMAC, {"gradient": "score_function", "num_retries": 8}, r"num_retries=8: must be below num_samples=8"),
         (ReMAC, {"entropy": 1}, r"entropy=1: no such hyperparameter"),
         (SAC, {"temperature": "auto:1"}, r"temperature=auto:1: must be auto or fixed"),
         (SAC, {"temperature": "fixed:-1"}, r"temperature=fixed:-1"),

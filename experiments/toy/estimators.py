@@ -5,7 +5,8 @@ Signal to noise is |E g|^2 / (sum of the variances of g), g the gradient from on
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from experiments.toy.figures import COLOURS, MARKERS, Row, column, label, new_figure, select, unique
 from remac.advantages import expected_improvement, leave_two_out_baseline, lstat_advantage, pkpo
 from remac.exact import exact_advantage
-from remac.order_statistics import lstat, lstat_weights, rank_weights
+from remac.order_statistics import lstat, lstat_weights, rank_weights, sample_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,9 +70,18 @@ OMEGA = 4.0
 RIPPLE = 0.2
 
 
+@jax.jit
 def landscape(action: jax.Array, *, ripple: float) -> jax.Array:
     """Computes -|z - 1|^2 + ripple sum sin(4 z) of actions `[..., D]`."""
     return -jnp.sum(jnp.square(action - 1), axis=-1) + ripple * jnp.sum(jnp.sin(OMEGA * action), axis=-1)
+
+
+@jax.jit
+def _pathwise_gradients(mean: jax.Array, noise: jax.Array, weights: jax.Array, ripple: float) -> jax.Array:
+    def value(mean: jax.Array, noise: jax.Array) -> jax.Array:
+        return lstat(landscape(mean[None] + noise, ripple=ripple), weights)
+
+    return jax.vmap(jax.grad(value), in_axes=(None, 0))(mean, noise)
 
 
 def gaussian_gradients(
@@ -93,12 +103,7 @@ def gaussian_gradients(
     mean = jnp.full(dimension, 0.5)
     noise = jax.random.normal(key, (repeats, NUM_SAMPLES, dimension))
     if kind == PATHWISE:
-        weights = rank_weights("max", k, NUM_SAMPLES)
-
-        def value(mean: jax.Array, noise: jax.Array) -> jax.Array:
-            return lstat(landscape(mean[None] + noise, ripple=ripple), weights)
-
-        return np.asarray(jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(mean, noise))
+        return np.asarray(_pathwise_gradients(mean, noise, rank_weights("max", k, NUM_SAMPLES), ripple))
     advantages = lstat_advantage(landscape(mean[None, None] + noise, ripple=ripple), "max", k)
     # d log N(z; mu, 1) / d mu = z - mu.
     return np.asarray(k / NUM_SAMPLES * jnp.einsum("bn,bnd->bd", advantages, noise))
@@ -144,22 +149,30 @@ def estimator_snr(size: str) -> list[Row]:
     return rows
 
 
+SNR_STYLES: dict[str, dict[str, Any]] = {
+    "linear": {"color": COLOURS[0], "marker": "o"},
+    "exponential": {"color": COLOURS[1], "marker": "s"},
+    "Gaussian": {"color": COLOURS[2], "marker": "^"},
+    "pathwise, rippled": {"color": COLOURS[3], "marker": "D", "linestyle": "--"},
+    "pathwise, smooth": {"color": COLOURS[3], "marker": "D"},
+    "score function, rippled": {"color": COLOURS[4], "marker": "v", "linestyle": "--"},
+    "score function, smooth": {"color": COLOURS[4], "marker": "v"},
+}
+
+
 def plot_estimator_snr(rows: list[Row]) -> "Figure":
     """Draws one panel per study."""
     studies = sorted(unique(rows, "study"))
-    figure, axes = new_figure(1, 4, panel=(2.5, 2.5))
-    colours = {name: COLOURS[i] for i, name in enumerate(unique(rows, "series"))}
-    markers = {name: MARKERS[i] for i, name in enumerate(unique(rows, "series"))}
+    figure, axes = new_figure(1, 4, panel=(2.6, 2.7))
     for study, ax in zip(studies, axes[0], strict=True):
         for series in unique(select(rows, study=study), "series"):
             chosen = select(rows, study=study, series=series)
-            style = {"color": colours[series], "marker": markers[series], "markersize": 4, "linewidth": 1.4}
-            ax.plot(column(chosen, "x"), column(chosen, "snr"), label=series, **style)
+            ax.plot(column(chosen, "x"), column(chosen, "snr"), label=series, markersize=4, **SNR_STYLES[series])
         ax.set_yscale("log")
         ax.set_xticks(unique(select(rows, study=study), "x"))
         title, _, x = study.partition(": ")
         label(ax, title=title, x=x, y="signal to noise" if ax is axes[0, 0] else "")
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=6, handlelength=3)
     return figure
 
 
@@ -184,58 +197,97 @@ def exact_softmax_gradient(rewards: np.ndarray, k: int) -> np.ndarray:
     return weighted - probabilities * weighted.sum()
 
 
+def exact_gaussian_gradient(mu: float, sigma: float, k: int) -> np.ndarray:
+    """Computes the max@K gradient of r(a) = -a^2 with respect to (mu, sigma) by quadrature.
+
+    J_K = - int_0^inf 2 s P(|mu + sigma xi| > s)^K ds, xi ~ N(0, 1).
+    """
+    grid = jnp.linspace(0, abs(mu) + 12 * sigma, 20_001)
+
+    def value(parameters: jax.Array) -> jax.Array:
+        mu, sigma = parameters
+        cdf = jax.scipy.special.ndtr
+        beyond = cdf((-grid - mu) / sigma) + cdf((mu - grid) / sigma)
+        return -jnp.trapezoid(2 * grid * beyond**k, grid)
+
+    return np.asarray(jax.jit(jax.grad(value))(jnp.asarray([mu, sigma])))
+
+
+def parabola_gradients(key: jax.Array, kind: str, mu: float, sigma: float, k: int, repeats: int) -> np.ndarray:
+    """Draws max@K gradients of r(a) = -a^2 with respect to (mu, sigma), `[repeats, 2]`."""
+    noise = jax.random.normal(key, (repeats, NUM_SAMPLES))
+    actions = mu + sigma * noise
+    if kind == PATHWISE:
+        # dr/dmu = -2 a and dr/dsigma = -2 a xi, each with its sample's weight.
+        weights = sample_weights(-jnp.square(actions), rank_weights("max", k, NUM_SAMPLES))
+        slopes = jnp.stack([-2 * actions, -2 * actions * noise], axis=-1)
+        return np.asarray(jnp.einsum("bn,bnd->bd", weights, slopes))
+    advantages = lstat_advantage(-jnp.square(actions), "max", k)
+    scores = jnp.stack([noise, jnp.square(noise) - 1], axis=-1) / sigma
+    return np.asarray(k / NUM_SAMPLES * jnp.einsum("bn,bnd->bd", advantages, scores))
+
+
+BANDIT, PARABOLA = "softmax, 8 arms", "Gaussian, reward $-a^2$"
+
+
 def unbiasedness(size: str) -> list[Row]:
-    """Follows the running mean of the gradient over batches, N = 64, K = 6, 8 arms with normal rewards.
+    """Follows the running mean of the gradient over 200 batches, N = 64, K = 6.
+
+    On 8 arms with normal rewards, and for r(a) = -a^2 at (mu, sigma) = (-1.5, 1).
 
     Args:
-        size: ``full`` and ``small`` both use 200 batches; it takes a moment.
+        size: Both sizes use 200 batches; it takes a moment.
 
     Returns:
-        Rows of estimator, batches, error of the running mean relative to the exact gradient, the same expected from
-        the standard errors, and the largest deviation of a coordinate in standard errors.
+        Rows of problem, estimator, batches, error of the running mean relative to the exact gradient, the same
+        expected from the standard errors, and the largest deviation of a coordinate in standard errors.
     """
     del size
-    k, num_batches, rewards = 6, 200, arm_rewards("Gaussian", 8)
-    exact = exact_softmax_gradient(rewards, k)
+    k, num_batches, rewards, point = 6, 200, arm_rewards("Gaussian", 8), (-1.5, 1.0)
+    # The same batches for all estimators of a problem.
+    key = jax.random.key(3)
+    problems = {BANDIT: exact_softmax_gradient(rewards, k), PARABOLA: exact_gaussian_gradient(*point, k)}
+    gradients = {
+        (BANDIT, name): softmax_gradients(key, rewards, num_batches, NUM_SAMPLES, partial(coefficients, k=k))
+        for name, coefficients in ESTIMATORS.items()
+    }
+    for kind in (PATHWISE, SCORE_FUNCTION):
+        gradients[PARABOLA, kind] = parabola_gradients(key, kind, *point, k, num_batches)
+    counts = np.arange(1, num_batches + 1)
     rows = []
-    for name, coefficients in ESTIMATORS.items():
-        # The same batches for all.
-        gradients = softmax_gradients(
-            jax.random.key(3), rewards, num_batches, NUM_SAMPLES, lambda r, c=coefficients: c(r, k)
-        )
-        counts = np.arange(1, num_batches + 1)[:, None]
-        means = np.cumsum(gradients, axis=0) / counts
-        standard_errors = gradients.std(0, ddof=1) / np.sqrt(counts)
-        errors = means - exact
+    for (problem, name), samples in gradients.items():
+        exact = problems[problem]
+        errors = np.cumsum(samples, axis=0) / counts[:, None] - exact
+        standard_errors = samples.std(0, ddof=1) / np.sqrt(counts[:, None])
         rows += [
             {
+                "problem": problem,
                 "estimator": name,
                 "batches": int(count),
                 "relative_error": float(np.linalg.norm(error) / np.linalg.norm(exact)),
                 "expected_relative_error": float(np.linalg.norm(standard) / np.linalg.norm(exact)),
                 "largest_deviation": float(np.abs(error / standard).max()),
             }
-            for count, error, standard in zip(counts[:, 0], errors, standard_errors, strict=True)
+            for count, error, standard in zip(counts, errors, standard_errors, strict=True)
         ]
     return rows
 
 
 def plot_unbiasedness(rows: list[Row]) -> "Figure":
     """Draws the error of the running means, and what their standard errors make expect (dashed)."""
-    figure, axes = new_figure(1, 1, panel=(3.6, 3.0))
-    ax = axes[0, 0]
-    for i, name in enumerate(unique(rows, "estimator")):
-        chosen = select(rows, estimator=name)
-        # The last two coincide: the later is drawn thin on top of the earlier.
-        width = 3.0 if "OrderGrad" in name else 1.2
-        ax.plot(
-            column(chosen, "batches"), column(chosen, "relative_error"), color=COLOURS[i], label=name, linewidth=width
-        )
-        expected = column(chosen, "expected_relative_error")
-        ax.plot(column(chosen, "batches"), expected, color=COLOURS[i], linestyle="--", linewidth=0.8)
-    ax.set(xscale="log", yscale="log")
-    label(ax, x="batches", y="relative error of the mean gradient")
-    ax.legend(frameon=False, fontsize=6.5)
+    figure, axes = new_figure(1, 2, panel=(3.4, 3.0))
+    for problem, ax in zip(unique(rows, "problem"), axes[0], strict=True):
+        for i, name in enumerate(unique(select(rows, problem=problem), "estimator")):
+            chosen = select(rows, problem=problem, estimator=name)
+            batches, colour = column(chosen, "batches"), COLOURS[i]
+            # MaxPO's line coincides with OrderGrad's, and is drawn on top of it.
+            width = 3.0 if "OrderGrad" in name else 1.2
+            ax.plot(batches, column(chosen, "relative_error"), color=colour, label=name, linewidth=width)
+            ax.plot(batches, column(chosen, "expected_relative_error"), "--", color=colour, linewidth=0.8)
+        ax.set(xscale="log", yscale="log")
+        text = "relative error of the mean gradient" if ax is axes[0, 0] else ""
+        label(ax, title=problem, x="batches", y=text)
+        ax.legend(frameon=False, fontsize=6.5)
     return figure
 
 
@@ -254,9 +306,7 @@ def baselines(size: str) -> list[Row]:
     for k in (1, 2, 4, 8, 16):
         exact = exact_softmax_gradient(rewards, k)
         for name, coefficients in ESTIMATORS.items():
-            gradients = softmax_gradients(
-                jax.random.key(4), rewards, repeats, num_samples, lambda r, c=coefficients, k=k: c(r, k)
-            )
+            gradients = softmax_gradients(jax.random.key(4), rewards, repeats, num_samples, partial(coefficients, k=k))
             error = (gradients.mean(0) - exact) / (gradients.std(0) / math.sqrt(repeats))
             rows.append(
                 {
@@ -293,16 +343,16 @@ def plot_baselines(rows: list[Row]) -> "Figure":
 PREFERENCES = (
     "max",
     "quantile:0.9",
-    "top_mean:2",
+    "top_mean:4",
     "mean",
-    "trimmed_mean:1",
+    "trimmed_mean:2",
     "median",
     "quantile:0.25",
     "lower_tail_mean:0.25",
     "min",
 )
-LARGEST_RISK = 3.0
-RETRIES_OF_OBJECTIVES = 4
+LARGEST_RISK = 4.5
+RETRIES_OF_OBJECTIVES = 8
 
 
 def risk_value(location: float | np.ndarray, risk: float | np.ndarray) -> float | np.ndarray:
@@ -320,9 +370,9 @@ def noise_location(objective: str, skew: int, k: int) -> float:
 
 
 def objectives(size: str) -> list[Row]:
-    """Finds the risk that each objective prefers when rewards are skewed, K = 4.
+    """Finds the risk that each objective prefers when rewards are skewed, K = 8.
 
-    A policy is a risk a in [0, 3]; its reward is 0.3 a - 0.25 a^2 + a X, where X has mean zero and is an exponential
+    A policy is a risk a in [0, 4.5]; its reward is 0.3 a - 0.25 a^2 + a X, where X has mean zero and is an exponential
     minus one (many small losses, few large gains) or its mirror image.
 
     Args:
@@ -332,7 +382,7 @@ def objectives(size: str) -> list[Row]:
         Rows of noise, objective, risk, its exact and its estimated value, and the preferred risk by each.
     """
     num_samples, repeats = 64, 4000 if size == "full" else 1000
-    risks = np.linspace(0, LARGEST_RISK, 61)
+    risks = np.linspace(0, LARGEST_RISK, 91)
     draws = jax.random.exponential(jax.random.key(5), (repeats, num_samples)) - 1
     rows = []
     for skew, noise in ((1, "gains are rare"), (-1, "losses are rare")):
@@ -370,20 +420,21 @@ def plot_objectives(rows: list[Row]) -> "Figure":
             chosen = select(rows, noise=noise, objective=objective)
             ax.plot(column(chosen, "risk"), column(chosen, "value"), color=COLOURS[i], label=objective, linewidth=1.4)
             estimated = column(chosen, "estimated_value")
-            ax.plot(column(chosen, "risk")[::6], estimated[::6], ".", color=COLOURS[i], markersize=4)
+            ax.plot(column(chosen, "risk")[::9], estimated[::9], ".", color=COLOURS[i], markersize=4)
             best = chosen[0]["preferred"]
             ax.plot(best, np.interp(best, column(chosen, "risk"), column(chosen, "value")), "*", color=COLOURS[i])
-        ax.set_ylim(-2.5, 2.5)
+        ax.set_ylim(-3, 4.5)
         label(ax, title=noise, x="risk a", y="objective (line: exact, dots: estimated)" if ax is axes[0, 0] else "")
     axes[0, 0].legend(frameon=False, fontsize=7)
     names = unique(rows, "objective")[::-1]
     heights = np.arange(len(names))
     for i, noise in enumerate(noises):
         preferred = [select(rows, noise=noise, objective=name)[0]["preferred"] for name in names]
-        axes[0, 2].barh(
-            heights + (0.2 if i == 0 else -0.2), preferred, height=0.36, color=("#0072B2", "#E69F00")[i], label=noise
-        )
+        position = heights + (0.15, -0.15)[i]
+        colour = ("#0072B2", "#E69F00")[i]
+        axes[0, 2].hlines(position, 0, preferred, color=colour, linewidth=2)
+        axes[0, 2].plot(preferred, position, MARKERS[i], color=colour, markersize=5, label=noise, clip_on=False)
     axes[0, 2].set_yticks(heights, names)
-    axes[0, 2].legend(frameon=False, fontsize=7)
-    label(axes[0, 2], title="K = 4", x="preferred risk")
+    axes[0, 2].legend(frameon=False, fontsize=7, loc="lower right")
+    label(axes[0, 2], title="K = 8", x="preferred risk")
     return figure

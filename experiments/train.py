@@ -42,6 +42,7 @@ def train_jobs(jobs: Sequence[Job], runs: Sequence[RunDirectory], loggers: Seque
         Each job's final deterministic return.
     """
     first = jobs[0]
+    print(_announcement(jobs), flush=True)
     recorder = Recorder(first.train_config.total_env_steps, runs, loggers)
     agents = stack_members([job.agent for job in jobs])
     keys = jnp.stack([jax.random.key(job.config["seed"]) for job in jobs])
@@ -130,6 +131,17 @@ def _status(error: BaseException) -> str:
     if isinstance(error, NonFiniteError):
         return "stopped"
     return "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "crashed"
+
+
+def _announcement(jobs: Sequence[Job]) -> str:
+    first, device = jobs[0], jax.local_devices()[0]
+    config = first.train_config
+    mebibytes = config.replay_bytes(first.env, len(jobs)) / 2**20
+    return (
+        f"{first.config['agent']['name']} on {first.env.name}, {device.platform} ({device.device_kind}), "
+        f"{len(jobs)} member{'s' * (len(jobs) > 1)}: {config.total_env_steps:,} env steps each; "
+        f"replay of {config.replay_rows:,} rows a member, {mebibytes:,.1f} MiB in all"
+    )
 
 
 def _report(job: Job, run: RunDirectory, summary: dict[str, Any]) -> str:

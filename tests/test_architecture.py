@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def test_starting_is_quick():
     program = f"import sys, experiments.train; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"
+
+    def seconds(modules):
+        times = []
+        for _ in range(2):
+            started = time.monotonic()
+            subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=ROOT, check=True)
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    needed = seconds("jax, flax.linen, optax, hydra, mujoco, numpy, scipy.special")
+    assert seconds("experiments.train") < 1.5 * needed + 1

@@ -79,7 +79,9 @@ def test_the_directory_says_what_ran_and_what_came_out(finished):
     assert (summary["status"], summary["env_steps"], summary["gradient_steps"]) == ("finished", 256, 192)
     for name in ("return", "entropy", "std"):
         assert np.asarray(Image.open(directory / "plots" / f"{name}.png")).std() > 5
-    assert done.stdout.strip().splitlines()[-1] == f"run directory: {directory}"
+    lines = done.stdout.strip().splitlines()
+    assert "replay of 256 rows a member" in lines[0]
+    assert lines[-1] == f"run directory: {directory}"
 
 
 def test_every_metric_is_there_at_every_evaluation(finished):

@@ -289,22 +289,27 @@ def test_the_maximum_over_many_atoms_against_integers(k):
 def test_leading_axes_broadcasting_jit_vmap_and_types():
     random = np.random.default_rng(0)
     rewards, probabilities = random.normal(size=(2, 3, 5)), random.dirichlet(np.ones(5), size=(2, 3))
-    for function, shape in (
-        (lambda r, p: expected_lstat(r, p, "top_mean:2", 3), (2, 3)),
-        (lambda r, p: exact_advantage(r, p, "top_mean:2", 3), (2, 3, 5)),
-        (lambda r, p: expected_max(r, p, 2.5), (2, 3)),
-        (lambda r, p: exact_expected_improvement(r, p, 2.5), (2, 3, 5)),
-    ):
-        function = jax.jit(function)
-        expected = function(rewards, probabilities)
-        assert expected.shape == shape
-        single = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
-        assert jax.eval_shape(function, single, single).dtype == jnp.float32
-        np.testing.assert_allclose(function(rewards[1, 2], probabilities[1, 2]), expected[1, 2], atol=1e-14)
-        mapped = jax.jit(jax.vmap(jax.vmap(function)))(rewards, probabilities)
-        np.testing.assert_allclose(mapped, expected, atol=1e-14)
-        shared = function(rewards, probabilities[1, 2])
-        np.testing.assert_allclose(shared[1, 2], expected[1, 2], atol=1e-14)
+
+    @jax.jit
+    def everything(rewards, probabilities):
+        return (
+            expected_lstat(rewards, probabilities, "top_mean:2", 3),
+            expected_max(rewards, probabilities, 2.5),
+            exact_advantage(rewards, probabilities, "top_mean:2", 3),
+            exact_expected_improvement(rewards, probabilities, 2.5),
+        )
+
+    expected = everything(rewards, probabilities)
+    assert [x.shape for x in expected] == [(2, 3), (2, 3), (2, 3, 5), (2, 3, 5)]
+    single = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+    assert {x.dtype for x in jax.eval_shape(everything, single, single)} == {jnp.dtype(jnp.float32)}
+    alone = everything(rewards[1, 2], probabilities[1, 2])
+    mapped = jax.jit(jax.vmap(jax.vmap(everything)))(rewards, probabilities)
+    shared = everything(rewards, probabilities[1, 2])
+    for whole, one, each, common in zip(expected, alone, mapped, shared, strict=True):
+        np.testing.assert_allclose(one, whole[1, 2], atol=1e-14)
+        np.testing.assert_allclose(each, whole, atol=1e-14)
+        np.testing.assert_allclose(common[1, 2], whole[1, 2], atol=1e-14)
 
 
 def test_retries_may_be_traced_and_swept():

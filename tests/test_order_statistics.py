@@ -303,17 +303,18 @@ def test_values_against_all_subsets(kind, n, float64):
 @pytest.mark.parametrize("n", [8, 33, 512, 513])
 def test_gradient_is_the_rank_weight_of_each_sample(n):
     weights = rank_weights("top_mean:2", 4, n).astype(np.float32)
-    values = jax.random.normal(jax.random.key(0), (3, n))
-    values = values.at[:, n // 2].set(values[:, 0])  # a tie in every group
-    order = np.argsort(np.asarray(values), axis=-1, kind="stable")
+    values = np.random.default_rng(n).normal(size=(3, n)).astype(np.float32)
+    values[:, n // 2] = values[:, 0]  # a tie in every group
+    order = np.argsort(values, axis=-1, kind="stable")
     expected = np.empty_like(values)
     np.put_along_axis(expected, order, np.broadcast_to(weights, (3, n)), axis=-1)
-    gradient = jax.jit(jax.grad(lambda v: jnp.sum(lstat(v, weights))))(values)
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(lambda v: lstat(v, weights))))(values)
     np.testing.assert_array_equal(gradient, expected)
-    np.testing.assert_array_equal(sample_weights(values, weights), expected)
-    per_group = jax.grad(lambda v: jnp.sum(jax.jit(jax.vmap(lambda x: lstat(x, weights)))(v)))(values)
-    np.testing.assert_array_equal(per_group, expected)
-    np.testing.assert_allclose(lstat(values, weights), np.sort(values, -1) @ weights, rtol=1e-5)
+    np.testing.assert_allclose(value, np.sort(values, -1) @ weights, rtol=1e-5)
+    if n in (8, 513):
+        mapped_inside = jax.grad(lambda v: jnp.sum(jax.jit(jax.vmap(lambda x: lstat(x, weights)))(v)))(values)
+        np.testing.assert_array_equal(mapped_inside, expected)
+        np.testing.assert_array_equal(sample_weights(jnp.asarray(values), weights), expected)
 
 
 @pytest.mark.parametrize("n", [4, 600])
@@ -333,16 +334,23 @@ def test_gradient_agrees_with_finite_differences_and_with_sorting(float64):
 
 @pytest.mark.parametrize("n", [6, 600])
 def test_any_axis_and_any_leading_axes(n):
-    values = jax.random.normal(jax.random.key(1), (2, n, 3))
+    values = jnp.asarray(np.random.default_rng(n).normal(size=(2, n, 3)), jnp.float32)
     weights = rank_weights("max", 3, n)
-    expected = lstat(jnp.moveaxis(values, 1, -1), weights)
-    assert expected.shape == (2, 3)
-    np.testing.assert_array_equal(lstat(values, weights, axis=1), expected)
-    np.testing.assert_array_equal(lstat(values, weights, axis=-2), expected)
-    np.testing.assert_array_equal(max_at_k(values, 3, axis=1), expected)
-    np.testing.assert_array_equal(
-        sample_weights(values, weights, axis=1), jnp.moveaxis(sample_weights(values.mT, weights), 1, 2)
-    )
+
+    @jax.jit
+    def along_every_axis(values):
+        last = jnp.moveaxis(values, 1, -1)
+        return (
+            (lstat(last, weights), lstat(values, weights, axis=1), lstat(values, weights, axis=-2)),
+            (sample_weights(last, weights), jnp.moveaxis(sample_weights(values, weights, axis=1), 1, -1)),
+        )
+
+    sums, samples = along_every_axis(values)
+    assert sums[0].shape == (2, 3)
+    for other in sums[1:]:
+        np.testing.assert_array_equal(other, sums[0])
+    np.testing.assert_array_equal(samples[1], samples[0])
+    np.testing.assert_allclose(max_at_k(values, 3, axis=1), sums[0], rtol=1e-6)
 
 
 def test_weights_may_be_traced_and_swept():
@@ -370,8 +378,9 @@ def test_integers_are_taken_as_floats():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_type_of_the_values_is_kept(dtype):
-    assert max_at_k(jnp.ones((2, 4), dtype), 2).dtype == dtype
-    assert jax.grad(lambda v: max_at_k(v, 2))(jnp.ones(4, dtype)).dtype == dtype
+    values = jax.ShapeDtypeStruct((2, 4), dtype)
+    assert jax.eval_shape(lambda v: max_at_k(v, 2), values).dtype == dtype
+    assert jax.eval_shape(jax.grad(lambda v: jnp.sum(max_at_k(v, 2))), values).dtype == dtype
 
 
 # --- values that are not finite ---

@@ -164,6 +164,26 @@ def test_expected_improvement_is_the_gradient():
         np.testing.assert_allclose(*both(m), atol=1e-13)
 
 
+def test_many_retries_at_a_rare_success_keep_float32_digits():
+    # 1 - (1 - p)^m with m p of order one: the rounding of 1 - p alone would cost m * 6e-8.
+    p = np.asarray([1 - 3e-4, 3e-4], np.float32)
+    rare = float(p[1]) / (float(p[0]) + float(p[1]))
+    for m in (1000.0, 4096.5):
+        exact = -math.expm1(m * math.log1p(-rare))
+        value = expected_max(np.asarray([0, 1], np.float32), p, m)
+        assert value.dtype == jnp.float32
+        assert float(value) == pytest.approx(exact, rel=3e-6)
+
+
+def test_atoms_without_probability_below_all_others_change_nothing():
+    rewards, probabilities = map(np.asarray, PROBLEMS["absent"])
+    present = probabilities > 0
+    for m in (0.5, 1.0, 2.5):
+        improvement = exact_expected_improvement(rewards, probabilities, m)
+        alone = exact_expected_improvement(rewards[present], probabilities[present], m)
+        np.testing.assert_allclose(improvement[present], alone, atol=1e-14)
+
+
 def test_expected_max_is_differentiable_in_everything():
     rewards, logits = jnp.asarray([0.3, -1.0, 2.0, 0.7]), jnp.asarray([0.1, -0.3, 0.8, 0.0])
     check_grads(

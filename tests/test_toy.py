@@ -100,6 +100,15 @@ def test_without_its_denominator_adam_is_as_slow_as_sgd(tables):
         assert distances["momentum only", k] > 500 * distances["Adam, epsilon 1e-8", k]
 
 
+def test_first_step_of_momentum_is_that_of_sgd(tables):
+    # The bias correction of Adam's first moment stays; only the denominator goes.
+    first = {
+        name: column(select(tables("adam_denominator"), optimiser=name, step=0), "update_norm")
+        for name in ("momentum only", "SGD")
+    }
+    np.testing.assert_allclose(first["momentum only"], first["SGD"], rtol=1e-12)
+
+
 def test_paths_of_many_retries_first_widen_the_policy(tables):
     rows = tables("optimisation_paths")
     for optimiser in OPTIMISERS:

@@ -5,6 +5,8 @@ leaves, so that agents which differ in numbers only can be stacked and mapped ov
 program structure are static.
 """
 
+import inspect
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -77,7 +79,7 @@ class ActorCritic:
         hidden_sizes: Width of each hidden layer of both networks.
         activation: Name in ``remac.networks.ACTIVATIONS``.
         num_critics: C.
-        critic_aggregate: How the critics' values become one: ``min`` or ``mean``.
+        critic_aggregate: How the critics' values become one, for the actor and for V: ``min`` or ``mean``.
         actor_optimizer: ``adam`` or ``sgd``.
         normalize_observations: Whether networks see observations less their running mean, over their deviation.
     """
@@ -108,13 +110,17 @@ class ActorCritic:
         fields = {field: spec.default for field, spec in cls.__dataclass_fields__.items()}
         unknown = sorted(set(hyperparameters) - set(fields))
         if unknown:
+            # Subclasses' ``create`` makes some fields out of arguments of its own.
+            known = (set(inspect.signature(cls.create).parameters) - {"hyperparameters"}) | set(
+                ActorCritic.__annotations__
+            )
             raise InvalidValueError(
-                unknown[0],
-                hyperparameters[unknown[0]],
-                f"no such hyperparameter; there are {', '.join(fields)}",
+                unknown[0], hyperparameters[unknown[0]], f"no such hyperparameter; there are {', '.join(sorted(known))}"
             )
         values = fields | hyperparameters
         values |= {"observation_size": observation_size, "action_size": action_size}
+        if not isinstance(values["hidden_sizes"], Sequence):
+            raise InvalidValueError("hidden_sizes", values["hidden_sizes"], "must be a list of integers")
         values["hidden_sizes"] = tuple(values["hidden_sizes"])
         _validate(values)
         for field, spec in cls.__dataclass_fields__.items():
@@ -130,7 +136,7 @@ class ActorCritic:
         action = jnp.zeros((1, 1, self.action_size))
         policy = self._policy_network().init(policy_key, observation)
         critics = self._critic_network().init(critic_key, observation, action)
-        log_temperature = self.initial_log_temperature()
+        log_temperature = jnp.zeros(())
         return AgentState(
             policy=policy,
             critics=critics,
@@ -204,10 +210,6 @@ class ActorCritic:
 
     # What a subclass decides.
 
-    def initial_log_temperature(self) -> Array:
-        """Returns the logarithm of the entropy temperature before training, scalar."""
-        return jnp.zeros(())
-
     def num_actor_samples(self) -> int:
         """Returns N, the actions that the actor's step draws at each state."""
         raise NotImplementedError
@@ -263,7 +265,7 @@ class ActorCritic:
         next_distribution = self._policy_network().apply(state.policy, batch.next_observation)
         next_action, next_log_prob = next_distribution.sample(key, 1)
         next_q_values = network.apply(state.target_critics, batch.next_observation, next_action)
-        next_value = self.next_value(state, jnp.min(next_q_values[:, 0], axis=0), next_log_prob[0])
+        next_value = self.next_value(state, self._aggregate(next_q_values)[0], next_log_prob[0])
         td_target = batch.reward + self.gamma * batch.discount * next_value
 
         def loss_fn(critics: PyTree) -> tuple[Array, Array]:

@@ -20,10 +20,11 @@ GRADIENTS = ("pathwise", "score_function")
 class ReMAC(ActorCritic):
     """Maximises an order statistic of the critics' value over retries, without an entropy bonus.
 
-    Actor: at each state draw N = ``num_samples`` actions, value each by min_c Q_c, and maximise
-    sum_m w_m Q_(m), where Q_(1) <= ... <= Q_(N) and w are the rank weights of the unbiased estimate, from N samples, of
-    the objective over K = ``num_retries`` draws (for the maximum, w_m = C(m-1, K-1) / C(N, K)). The gradient is
-    pathwise: the weights are constants found from the ranks. Next value: min_c Q_c(s', a').
+    Actor: at each state draw N = ``num_samples`` actions, value each by min_c Q_c (or the mean: ``critic_aggregate``),
+    and maximise sum_m w_m Q_(m), where Q_(1) <= ... <= Q_(N) and w are the rank weights of the unbiased estimate, from
+    N samples, of the objective over K = ``num_retries`` draws (for the maximum, w_m = C(m-1, K-1) / C(N, K)). The
+    gradient is pathwise: the weights are constants found from the ranks. Next value: that of one action of the policy
+    just updated.
 
     With ``gradient=score_function`` the actor instead follows sum_i c_i grad log pi(a_i|s), where c_i are the
     leave-one-out advantages of the same objective (Parmas et al., 2026, arXiv 2606.06096) times K/N; neither actions

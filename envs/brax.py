@@ -1,17 +1,18 @@
 """Brax tasks on the device. Observations, rewards and terminations are Brax's own (brax.envs).
 
-| task | observation | action | time limit (steps) |
-|---|---|---|---|
-| ant | 27: positions and velocities of torso and joints | 8 torques | 1000 |
-| halfcheetah | 17 | 6 | 1000 |
-| hopper | 11 | 3 | 1000 |
-| humanoid | 244, with inertias, velocities and forces | 17 | 1000 |
-| humanoidstandup | 244 | 17 | 1000 |
-| pusher | 23: joints, finger tip, object and goal | 7 | 100 |
-| reacher | 11: joint angles, target, finger tip to target | 2 | 50 |
-| swimmer | 8 | 2 | 1000 |
-| walker2d | 17 | 6 | 1000 |
+| task | observation | action | reward per step | terminates | limit (steps) |
+|---|---|---|---|---|---|
+| ant | 27: positions, velocities | 8 torques | forward (m/s) + 1 - 0.5 control | torso outside [0.2, 1] m | 1000 |
+| halfcheetah | 17 | 6 torques | forward - 0.1 control | never | 1000 |
+| hopper | 11 | 3 torques | forward + 1 - 0.001 control | unhealthy height or angle | 1000 |
+| humanoid | 244, with forces | 17 torques | 1.25 forward + 5 - 0.1 control | torso outside [1, 2] m | 1000 |
+| humanoidstandup | 244 | 17 torques | height / time + 1 - 0.1 control | never | 1000 |
+| pusher | 23: arm, object, goal | 7 torques | -distances (m) - 0.1 control | never | 100 |
+| reacher | 11: joint angles, target | 2 torques | -distance (m) - control | never | 50 |
+| swimmer | 8 | 2 torques | forward - 1e-4 control | never | 1000 |
+| walker2d | 17 | 6 torques | forward + 1 - 0.001 control | unhealthy height or angle | 1000 |
 
+"Forward" is the forward velocity in m/s. "Control" is the sum of squared actions. The weights are Brax's defaults, which ``env.options`` can change.
 The time limits are the protocol's (arXiv 2606.05888). Actions are in [-1, 1], as Brax takes them.
 """
 
@@ -27,7 +28,7 @@ import jax
 
 from envs.device import DeviceEnvironment
 from remac.types import Array, InvalidValueError, Key
-from remac.validation import require_int, require_one_of
+from remac.validation import require_bool, require_int, require_number, require_one_of
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
 EPISODE_LENGTHS = {
@@ -91,26 +92,31 @@ def make(
     """
     require_one_of("backend", backend, BACKENDS)
     episode_length = EPISODE_LENGTHS[task] if episode_length is None else episode_length
-    require_int("episode_length", episode_length, 1)
     with _quiet():
         from brax import envs
 
-        try:
-            env = envs.get_environment(task, backend=backend, **options)
-        except TypeError:
-            known = _options_of(type(envs.get_environment(task)))
-            for option in options:
-                if option not in known:
-                    allowed = f"brax/{task} has no such option; its options are {', '.join(sorted(known))}"
-                    raise InvalidValueError(option, options[option], allowed) from None
-            raise
+        if options:
+            _check_options(task, options, type(envs.get_environment(task)))
+        env = envs.get_environment(task, backend=backend, **options)
     return DeviceEnvironment(f"brax/{task}", BraxTask(env), num_envs, episode_length, stagger_first_episodes)
 
 
-def _options_of(env_class: type) -> set[str]:
-    """Lists what a Brax environment's constructor takes, with what it hands on to its base class."""
-    names = {name for cls in env_class.__mro__ for name in inspect.signature(cls.__init__).parameters}
-    return (names - {"self", "sys", "args", "kwargs"}) | {"backend", "episode_length", "stagger_first_episodes"}
+def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
+    """Compares options with what a Brax environment's constructor, or its base class's, takes by default."""
+    defaults = {}
+    for cls in reversed(env_class.__mro__):
+        defaults |= {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
+    known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | {"episode_length", "stagger_first_episodes"})
+    for option, value in options.items():
+        if option not in known:
+            allowed = f"brax/{task} has no such option; its options are {', '.join(known)}"
+            raise InvalidValueError(option, value, allowed)
+        if isinstance(defaults[option], bool):
+            require_bool(option, value)
+        elif isinstance(defaults[option], float):
+            require_number(option, value)
+        elif isinstance(defaults[option], int):
+            require_int(option, value, 1)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from remac.types import Array, EnvState, Key, PyTree
+from remac.validation import require_bool, require_int
 
 
 class Task(Protocol):
@@ -58,6 +59,16 @@ class DeviceEnvironment:
     stagger_first_episodes: bool = False
     num_start_states: int = 128
     on_device: bool = dataclasses.field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            InvalidValueError: Naming the option, its value and what is allowed.
+        """
+        require_bool("stagger_first_episodes", self.stagger_first_episodes)
+        for name in ("num_envs", "episode_length", "num_start_states"):
+            require_int(name, getattr(self, name), 1)
 
     @property
     def observation_size(self) -> int:

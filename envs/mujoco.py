@@ -27,7 +27,7 @@ from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from remac.types import EnvState, InvalidValueError, Key
-from remac.validation import require_int
+from remac.validation import require_bool, require_int
 
 TASKS = tuple(_TASKS)
 
@@ -109,8 +109,7 @@ class MujocoEnvironment:
         num_threads: int | None = None,
     ) -> None:
         """See ``make``."""
-        if not isinstance(stagger_first_episodes, bool):
-            raise InvalidValueError("stagger_first_episodes", stagger_first_episodes, "must be true or false")
+        require_bool("stagger_first_episodes", stagger_first_episodes)
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise InvalidValueError("dtype", dtype, "must be float32 or float64")
         require_int("num_envs", num_envs, 1)

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 from envs.device import DeviceEnvironment
 from remac.types import Array, Key
-from remac.validation import require_int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,5 +90,4 @@ def make(
     Raises:
         InvalidValueError: If an option has a value that is not allowed.
     """
-    require_int("episode_length", episode_length, 1)
     return DeviceEnvironment(f"probe/{task}", PROBES[task], num_envs, episode_length, stagger_first_episodes)

@@ -56,7 +56,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         if wants_traceback:
             traceback.print_exception(error)
         if isinstance(error, BAD_INPUT):
-            _exit(2, describe(error, sys.argv[1:]))
+            _exit(2, describe(error, sys.argv[1:], config_name))
         if isinstance(error, NonFiniteError):
             _exit(3, str(error))
         if isinstance(error, KeyboardInterrupt):
@@ -116,13 +116,13 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
     if is_grid and config.hydra.sweeper.params:
         arguments = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] + arguments
     choices = []
-    for override in OverridesParser.create().parse_overrides(arguments):
+    loader = GlobalHydra.instance().config_loader()
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(arguments):
         if not override.is_sweep_override():
             choices.append([override.input_line])
         elif is_grid:
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-    loader = GlobalHydra.instance().config_loader()
     for number, overrides in enumerate(itertools.product(*choices)):
         job = loader.load_sweep_config(config, list(overrides))
         with open_dict(job):
@@ -130,12 +130,13 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
         yield job
 
 
-def describe(error: BaseException, arguments: list[str]) -> str:
+def describe(error: BaseException, arguments: list[str], config_name: str = "train") -> str:
     """Returns one line that names the key, its value and what is allowed.
 
     Args:
         error: One of ``BAD_INPUT``.
         arguments: The command line, in which the value of a refused key is found.
+        config_name: The configuration whose keys are listed.
     """
     if isinstance(error, InvalidValueError):
         return str(error)
@@ -153,7 +154,7 @@ def describe(error: BaseException, arguments: list[str]) -> str:
         key = keys[-1]
         given = _argument_of(key, arguments)
         if any("is not in struct" in line or "not in '" in line for line in lines):
-            return f"{given}: no such key; there are {_siblings(key, arguments)}"
+            return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
         return f"{given}: {reason}"
@@ -166,13 +167,13 @@ def _argument_of(key: str, arguments: list[str]) -> str:
     return next((argument for argument in arguments if argument.split("=")[0] in names), key)
 
 
-def _siblings(key: str, arguments: list[str]) -> str:
+def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
     parent = key.rpartition(".")[0]
     choices = [argument.split(",")[0] for argument in arguments if argument.split("=")[0] in GROUPS]
     GlobalHydra.instance().clear()  # the process ends after this line, so nobody needs the old one
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        config = hydra.compose("train", choices)
+        config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config
     return ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
 

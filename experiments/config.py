@@ -25,6 +25,7 @@ from remac.validation import require_int, require_one_of
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline")
+RESERVED_OPTIONS = {"name", "task", "num_envs"}
 
 
 @dataclasses.dataclass
@@ -177,9 +178,13 @@ def _require_schema(plain: dict[str, Any]) -> None:
     """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
     require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENT_CONFIGS)
     schemas = {"": Config, "agent.": AGENT_CONFIGS[plain["agent"]["name"]]}
-    for prefix, schema in (schemas | {"env.": EnvironmentConfig, "logger.": LoggerConfig}).items():
+    schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig}
+    schemas |= {f"env.{agent}.": TunedValues for agent in AGENT_CONFIGS}
+    for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]
-        node = plain[prefix[:-1]] if prefix else plain
+        node = plain
+        for part in prefix.split(".")[:-1]:
+            node = node[part]
         for key, value in node.items():
             if key not in names:
                 raise InvalidValueError(f"{prefix}{key}", value, f"no such key; there are {', '.join(names)}")
@@ -199,6 +204,8 @@ def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
         name = f"{config['suite']}/{config['task']}"
         require_one_of("env", name, envs.names())
         require_int("num_envs", num_envs, 1)
+        for option in RESERVED_OPTIONS & set(config["options"]):
+            raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")
         with _named("env.options."):
             _environments[key] = envs.make(name, num_envs=num_envs, **config["options"])
     return _environments[key]
@@ -223,12 +230,15 @@ def available_memory_bytes() -> int:
         statistics = device.memory_stats() or {}
         return statistics.get("bytes_limit", 2**62) - statistics.get("bytes_in_use", 0)
     available = psutil.virtual_memory().available
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, usage in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with contextlib.suppress(OSError, ValueError):
-            available = min(available, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+            used = int((folder / usage).read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            reclaimable = int(statistics.get("inactive_file", 0))  # page cache, which gives way
+            available = min(available, int((folder / limit).read_text()) - used + reclaimable)
     return max(available, 0)
 
 

@@ -43,6 +43,8 @@ def main(config: DictConfig) -> float:
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
     directory = Path(config.run)
     env, policy = load_run(directory, config.num_episodes)
+    if config.render and env.name.startswith("probe/"):
+        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
     key = jax.random.key(config.eval_seed)
     metrics = Evaluator(env)(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
@@ -81,26 +83,22 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     """Films one episode of the deterministic policy: a GIF for MuJoCo, Brax's own HTML page for Brax.
 
     Raises:
-        InvalidValueError: If the suite cannot be rendered.
         RuntimeError: If this machine cannot render; the message says why.
     """
-    suite = env.name.split("/")[0]
-    states = _states(env.for_evaluation(1), policy, num_steps)
-    if suite == "mujoco":
+    states = list(_states(env.for_evaluation(1), policy, num_steps))
+    if env.name.startswith("mujoco/"):
         from PIL import Image
 
-        frames = [Image.fromarray(env.render(state, (0, 0), size, size)) for state in states][::2]
+        frames = [Image.fromarray(env.render(state, (0, 0), size, size)) for state in states[::2]]
         file = directory / "video.gif"
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=40, loop=0)
-    elif suite == "brax":
+    else:
         from brax.io import html
 
         system = env.task.env.sys
         physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
         file = directory / "video.html"
         file.write_text(html.render(system.tree_replace({"opt.timestep": env.task.env.dt}), physics))
-    else:
-        raise InvalidValueError("render", True, f"{suite} has nothing to see; must be a run on mujoco or brax")
     return file
 
 

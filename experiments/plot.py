@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.figures import COLOURS_OF_RETRIES
 from experiments.run_directory import CONFIG, METRICS, read_metrics
 from remac.types import InvalidValueError
 
@@ -23,8 +24,7 @@ PANELS = {
     "actor/entropy": "entropy of the action (nats)",
     "actor/pre_tanh_std": "standard deviation before tanh",
 }
-# Okabe and Ito's colour-blind safe palette; the colour of a retry count is the same in every figure.
-COLOURS = {"SAC": "#000000", "M=1": "#E69F00", "M=2": "#56B4E9", "M=4": "#009E73", "M=8": "#D55E00"}
+COLOURS = {"SAC": "#009E73"} | {f"M={retries}": colour for retries, colour in COLOURS_OF_RETRIES.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     out = next((Path(argument[4:]) for argument in arguments if argument.startswith("out=")), Path("."))
     directories = [Path(argument) for argument in arguments if not argument.startswith("out=")]
     runs = [load_run(directory) for directory in directories]
+    name_arms(runs)
     if not runs:
         raise InvalidValueError("directories", "none", "must name at least one run directory")
     out.mkdir(parents=True, exist_ok=True)
@@ -52,10 +53,24 @@ def load_run(directory: Path) -> dict[str, Any]:
     agent = config["agent"]
     return {
         "task": f"{config['env']['suite']}/{config['env']['task']}",
-        "arm": "SAC" if agent["name"] == "sac" else f"M={agent['num_retries']}",
+        "agent": agent,
         "seed": config["seed"],
         "metrics": read_metrics(directory),
     }
+
+
+def name_arms(runs: Sequence[dict[str, Any]]) -> None:
+    """Gives every run its ``arm``: SAC or the retry count, and whatever else differs between agents of one kind."""
+    for run in runs:
+        agent = run["agent"]
+        same_kind = [
+            other["agent"] for other in runs if (other["task"], other["agent"]["name"]) == (run["task"], agent["name"])
+        ]
+        differing = [
+            key for key in agent if key != "num_retries" and any(other.get(key) != agent[key] for other in same_kind)
+        ]
+        base = "SAC" if agent["name"] == "sac" else f"M={agent['num_retries']}"
+        run["arm"] = " ".join([base, *(f"{key}={agent[key]}" for key in differing)])
 
 
 def write_tables(runs: Sequence[dict[str, Any]], out: Path) -> None:

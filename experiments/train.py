@@ -1,5 +1,6 @@
 """Trains one agent on one task: ``python -m experiments.train agent=sac env=mujoco/hopper seed=3``."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments import command_line
-from experiments.config import Job, make_job
+from experiments.config import Job, LoggerConfig, make_job
 from experiments.progress import ProgressBar
 from experiments.run_directory import POLICY, RunDirectory
 from experiments.run_plots import plot_run
@@ -47,17 +48,17 @@ def train_jobs(jobs: Sequence[Job], runs: Sequence[RunDirectory], loggers: Seque
     agents = stack_members([job.agent for job in jobs])
     keys = jnp.stack([jax.random.key(job.config["seed"]) for job in jobs])
     try:
-        result = train_population(agents, first.env, first.train_config, keys, recorder)
+        train_population(agents, first.env, first.train_config, keys, recorder)
     except BaseException as error:
         recorder.close(_status(error), reason=str(error))
         raise
-    policies = agents.policy(result.agent_state)
-    for index, run in enumerate(runs):
-        save_policy(member(policies, index), run.path / POLICY)
     summaries = recorder.close("finished")
     for job, run, summary in zip(jobs, runs, summaries, strict=True):
         print(_report(job, run, summary))
     return [summary["metrics"]["eval/return"] for summary in summaries]
+
+
+LOGGER_KEYS = ("logger", *(f"logger.{spec.name}" for spec in dataclasses.fields(LoggerConfig)))
 
 
 class Recorder:
@@ -103,9 +104,12 @@ class Recorder:
         self._env_steps, self._gradient_steps = event.env_steps, event.gradient_steps
         for index, (run, logger) in enumerate(zip(self._runs, self._loggers, strict=True)):
             values = {name: float(value[index]) for name, value in event.metrics.items()}
-            values = {name: value for name, value in values.items() if not np.isnan(value)} | timing
+            if np.isnan(values.get("train/episode_return", 0.0)):
+                del values["train/episode_return"]  # no episode of this member has ended
+            values |= timing
             self._latest[index] = values
             run.log(event.env_steps, event.gradient_steps, values)
+            save_policy(member(event.policies, index), run.path / POLICY)
             if logger is not None:
                 logger.log(event.env_steps, values)
         self._bar.show(**{name: float(np.mean(event.metrics[f"eval/{name}"])) for name in ("return", "entropy")})
@@ -121,7 +125,7 @@ def _make_logger(job: Job, run: RunDirectory, hydra_config: Any) -> Any | None:
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else run.path.name
     overrides = list(hydra_config.overrides.task)
-    arm = ",".join(override for override in overrides if not override.startswith("seed=")) or "default"
+    arm = ",".join(o for o in overrides if o.lstrip("+").split("=")[0] not in ("seed", *LOGGER_KEYS)) or "default"
     return WandbLogger(
         settings, job.config, run.path, sweep=sweep, arm=arm, seed=job.config["seed"], overrides=overrides
     )

@@ -16,6 +16,7 @@ import numpy as np
 from remac import replay as replay_lib
 from remac.evaluation import Evaluator
 from remac.pacing import Pacer
+from remac.policy import Policy
 from remac.training import (
     Agent,
     TrainState,
@@ -67,12 +68,12 @@ class TrainConfig:
         for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
             require_int(field, getattr(self, field), 1)
         require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
+        if self.total_env_steps < num_envs:
+            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         for name, least in (("num_envs", num_envs), ("agent.batch_size", batch_size)):
             if self.replay_capacity < least:
                 raise InvalidValueError("replay_capacity", self.replay_capacity, f"must be at least {name}={least}")
-        if self.total_env_steps < num_envs:
-            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
 
     def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
         """Returns the size of the replay in bytes."""
@@ -101,13 +102,15 @@ class Evaluation:
     Attributes:
         env_steps: Environment steps made by each member.
         gradient_steps: Gradient steps made by each member.
-        metrics: Name to values `[P]`. A value that does not exist yet (an episode return before any episode has ended)
-            is NaN in a population, and left out where it is so for all members.
+        metrics: Name to values `[P]`. ``train/episode_return`` is NaN for a member of which no episode has ended, and
+            left out where that is so for all.
+        policies: The members' policies, leaves `[P, ...]`; only in what the callback gets.
     """
 
     env_steps: int
     gradient_steps: int
     metrics: dict[str, np.ndarray]
+    policies: Policy | None = None
 
 
 Callback = Callable[[Progress | Evaluation], None]
@@ -295,7 +298,10 @@ class _Loop:
         self.evaluating = False
         event = Evaluation(self.env_steps, self.gradient_steps, metrics)
         self.evaluations.append(event)
-        self.callback(event)
+        self.callback(dataclasses.replace(event, policies=policies))
+        for name, values in metrics.items():
+            if name != "train/episode_return" and not np.isfinite(values).all():
+                raise NonFiniteError(name, self.gradient_steps)
 
     def _training_means(self) -> dict[str, np.ndarray]:
         sums = jax.device_get(self.state.metrics)

@@ -5,6 +5,8 @@ from flax import struct
 
 from remac.types import Array
 
+CLIP = 10.0
+
 
 @struct.dataclass
 class RunningStatistics:
@@ -44,11 +46,15 @@ def update(statistics: RunningStatistics, observation: Array) -> RunningStatisti
 
 
 def normalize(statistics: RunningStatistics, observation: Array) -> Array:
-    """Returns (observation - mean) / standard deviation for `[..., obs_dim]`; the identity before any data.
+    """Returns (observation - mean) / standard deviation for `[..., obs_dim]`, clipped to +-10.
 
-    Note: a deviation below 1e-6 counts as 1e-6, so that a constant dimension maps to 0.
+    Without the clip, a dimension that was constant so far (a contact force) reaches the networks as 1e6 when it first
+    moves. Before any data it is the identity, clipped.
+
+    Note: a deviation below what float32 resolves beside the mean counts as that, so that a constant maps to about 0.
     """
     variance = statistics.sum_squares / jnp.maximum(statistics.count, 1.0)
-    std = jnp.where(statistics.count > 0, jnp.maximum(jnp.sqrt(variance), 1e-6), 1.0)
+    least = 1e-6 + 1e-5 * jnp.abs(statistics.mean)
+    std = jnp.where(statistics.count > 0, jnp.maximum(jnp.sqrt(variance), least), 1.0)
     shape = (1,) * (observation.ndim - 1) + statistics.mean.shape
-    return (observation - statistics.mean.reshape(shape)) / std.reshape(shape)
+    return jnp.clip((observation - statistics.mean.reshape(shape)) / std.reshape(shape), -CLIP, CLIP)

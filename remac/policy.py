@@ -65,7 +65,7 @@ def save_policy(policy: Policy, directory: Path | str) -> None:
     parameters = traverse_util.flatten_dict(policy.parameters, sep="/")
     normalizer = {f"normalizer/{name}": getattr(policy.normalizer, name) for name in _normalizer_fields()}
     arrays = {name: np.asarray(value) for name, value in (parameters | normalizer).items()}
-    np.savez(directory / _ARRAY_FILE, allow_pickle=False, **arrays)
+    np.savez(directory / _ARRAY_FILE, **arrays)  # type: ignore[arg-type]
 
 
 def load_policy(directory: Path | str) -> Policy:

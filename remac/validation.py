@@ -1,7 +1,10 @@
 """Checks of settings: each raises one line that names the setting, its value and what is allowed."""
 
 import math
+import numbers
 from collections.abc import Iterable
+
+import numpy as np
 
 from remac.types import InvalidValueError
 
@@ -11,9 +14,9 @@ def require_int(name: str, value: object, minimum: int, maximum: int | None = No
     allowed = f"must be an integer of at least {minimum}"
     if maximum is not None:
         allowed += f" and at most {f'{maximum_name}={maximum}' if maximum_name else maximum}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < minimum:
         raise InvalidValueError(name, value, allowed)
-    if maximum is not None and value > maximum:
+    if maximum is not None and int(value) > maximum:
         raise InvalidValueError(name, value, allowed)
 
 
@@ -25,14 +28,22 @@ def require_number(
     *,
     open_minimum: bool = False,
 ) -> None:
-    """Requires a finite number in [minimum, maximum], or in (minimum, maximum] with ``open_minimum``."""
+    """Requires a number, finite in float32, in [minimum, maximum]; above ``minimum`` with ``open_minimum``."""
     low = "(" if open_minimum or minimum == -math.inf else "["
     high = ")" if maximum == math.inf else "]"
     allowed = f"must be a finite number in {low}{minimum:g}, {maximum:g}{high}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidValueError(name, value, allowed)
-    if not minimum <= value <= maximum or (open_minimum and value == minimum):
+    with np.errstate(over="ignore", under="ignore"):
+        used = float(np.float32(value))  # the precision in which it is used
+    if not math.isfinite(used) or not minimum <= used <= maximum or (open_minimum and used == minimum):
         raise InvalidValueError(name, value, allowed)
+
+
+def require_bool(name: str, value: object) -> None:
+    """Requires true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidValueError(name, value, "must be true or false")
 
 
 def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:

@@ -50,6 +50,15 @@ BAD = [
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
+    (["+env.remac.lr=1"], ["env.remac.lr=1", "no such key", "learning_rate"]),
+    (["+env.options.num_envs=4"], ["env.options.num_envs=4", "another key"]),
+    (["env=probe/one_step", "env.options.stagger_first_episodes=perhaps"], ["stagger_first_episodes=perhaps"]),
+    (
+        ["env=brax/hopper", "+env.options.terminate_when_unhealthy=perhaps"],
+        ["terminate_when_unhealthy=perhaps", "true"],
+    ),
+    (["env=brax/hopper", "+env.options.ctrl_cost_weight=abc"], ["env.options.ctrl_cost_weight=abc", "number"]),
+    (["agent.actor_adam_epsilon=1e-50"], ["agent.actor_adam_epsilon=1e-50", "(0"]),
     (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
     (["++foo.bar=1"], ["foo"]),
     (["~seed"], ["seed"]),
@@ -151,6 +160,14 @@ def assert_refused(status, out, err, expected, directory):
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.setattr(train, "train_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
+
+
+def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(train, "train_jobs", lambda jobs, *rest: seen.append(jobs[0].env.name) or [0.0])
+    status, _, err = call(["-m", "env=glob(probe/t*)"])
+    assert status == 0, err
+    assert seen == ["probe/termination", "probe/truncation"]
 
 
 @pytest.mark.parametrize("case", ["agent.num_retries=9", "seed=abc", "agent=ppo", "--sed"])

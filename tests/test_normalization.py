@@ -24,6 +24,12 @@ def test_without_data_it_is_the_identity():
     np.testing.assert_array_equal(normalization.normalize(normalization.init(2), observation), observation)
 
 
-def test_a_constant_dimension_maps_to_zero():
-    statistics = normalization.update(normalization.init(1), jnp.full((10, 1), 5.0))
-    np.testing.assert_array_equal(normalization.normalize(statistics, jnp.full((4, 1), 5.0)), np.zeros((4, 1)))
+def test_a_constant_dimension_maps_to_zero_and_its_first_move_stays_bounded():
+    for constant in (0.0, 5.0, 8.907, -1234.5):
+        statistics = normalization.init(1)
+        for _ in range(500):
+            statistics = normalization.update(statistics, jnp.full((16, 1), constant))
+        still = normalization.normalize(statistics, jnp.full((4, 1), constant))
+        np.testing.assert_allclose(still, np.zeros((4, 1)), atol=0.05)
+        moved = normalization.normalize(statistics, jnp.full((4, 1), constant + 300.0))
+        np.testing.assert_array_equal(moved, np.full((4, 1), normalization.CLIP))

@@ -39,6 +39,16 @@ def test_figures_and_tables_hold_the_runs(runs, tmp_path, capsys):
     assert "time/x" not in final["SAC", "0"]
 
 
+def test_runs_that_differ_in_more_than_the_seed_are_not_merged(tmp_path):
+    for number, epsilon in enumerate((1e-8, 0.1)):
+        agent = {"name": "remac", "num_retries": 4, "actor_adam_epsilon": epsilon}
+        run = RunDirectory(tmp_path / str(number), {"agent": agent, "env": {"suite": "a", "task": "b"}, "seed": 0})
+        run.log(0, 0, {"eval/return": 1.0})
+    runs = [plot.load_run(tmp_path / str(number)) for number in range(2)]
+    plot.name_arms(runs)
+    assert [run["arm"] for run in runs] == ["M=4 actor_adam_epsilon=1e-08", "M=4 actor_adam_epsilon=0.1"]
+
+
 def test_what_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(InvalidValueError, match="is not a run directory"):
         plot.main([str(tmp_path)])

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.figures import column, save, select, unique
 from experiments.toy.__main__ import STUDIES, compute, main, parse
 from experiments.toy.estimators import ESTIMATORS, PATHWISE, exact_gaussian_gradient
-from experiments.toy.figures import column, save, select, unique
 from experiments.toy.gaussian import (
     DENOMINATOR_OPTIMISERS,
     OPTIMISERS,

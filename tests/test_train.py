@@ -14,7 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
+import envs
 from experiments.run_directory import RunDirectory, read_metrics, require_unused
+from remac.evaluation import Evaluator
+from remac.loop import stack_members
+from remac.pacing import Pacer
 from remac.policy import load_policy, save_policy
 from remac.types import InvalidValueError
 
@@ -130,6 +134,12 @@ def test_the_policy_acts_as_it_was_evaluated(finished):
     assert set(printed) == EVALUATION
     stored = json.loads((directory / "evaluation.json").read_text())["metrics"]
     assert all(abs(float(printed[name]) - stored[name]) < 1e-3 for name in printed)
+    # With the key that training's last evaluation had, the loaded policy gets the returns that training logged.
+    key = jax.random.fold_in(jax.random.key(1_000_003), 256)
+    env = envs.make("mujoco/hopper", num_envs=4)
+    again = Evaluator(env)(stack_members([policy]), key, Pacer(lambda: None))
+    logged = json.loads((directory / "summary.json").read_text())["metrics"]
+    assert {name: logged[name] for name in again} == {name: float(values[0]) for name, values in again.items()}
     (directory / "evaluation.json").unlink()
 
 

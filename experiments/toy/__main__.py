@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
+from experiments.figures import Row, save
 from experiments.toy import estimators, gaussian
-from experiments.toy.figures import Row, save
 from remac.types import InvalidValueError
 from remac.validation import require_one_of
 

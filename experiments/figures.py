@@ -1,4 +1,4 @@
-"""What all studies share: tables of numbers, their files, and the look of their figures."""
+"""What all studies share: tables of numbers, their files, and the look of all figures."""
 
 import csv
 from collections.abc import Iterable

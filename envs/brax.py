@@ -12,8 +12,9 @@
 | swimmer | 8 | 2 torques | forward - 1e-4 control | never | 1000 |
 | walker2d | 17 | 6 torques | forward + 1 - 0.001 control | unhealthy height or angle | 1000 |
 
-"Forward" is the forward velocity in m/s. "Control" is the sum of squared actions. The weights are Brax's defaults, which ``env.options`` can change.
-The time limits are the protocol's (arXiv 2606.05888). Actions are in [-1, 1], as Brax takes them.
+"Forward" is the forward velocity in m/s; "control" is the sum of squared actions. The weights are Brax's defaults,
+which ``env.options`` can change. The time limits are the protocol's (arXiv 2606.05888). Actions are in [-1, 1], as
+Brax takes them.
 """
 
 import contextlib

@@ -254,7 +254,7 @@ class _Broken:
 
 def test_a_non_finite_evaluation_stops_the_run():
     env = make_env("host")
-    with pytest.raises(NonFiniteError, match="eval/return .* gradient step 0"):
+    with pytest.raises(NonFiniteError, match=r"eval/return .* gradient step 0"):
         train(make_agent(env), _Broken(env), CONFIG, jax.random.key(0))
 
 

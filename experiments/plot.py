@@ -100,10 +100,11 @@ def draw(runs: Sequence[dict[str, Any]], out: Path, caption: str) -> None:
 
     tasks = sorted({run["task"] for run in runs})
     arms = sorted({run["arm"] for run in runs}, key=lambda arm: (arm != "SAC", len(arm), arm))
-    figure, grid = plt.subplots(
-        len(tasks), len(PANELS), figsize=(4 * len(PANELS), 3.2 * len(tasks)), squeeze=False, layout="constrained"
-    )
-    for row, task in zip(grid, tasks, strict=True):
+    # One task fills a square; several tasks have a row each.
+    shape = (2, 2) if len(tasks) == 1 else (len(tasks), len(PANELS))
+    size = (4 * shape[1], 3 * shape[0])
+    figure, grid = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    for row, task in zip(grid.reshape(len(tasks), len(PANELS)), tasks, strict=True):
         for axes, (name, label) in zip(row, PANELS.items(), strict=True):
             for number, arm in enumerate(arms):
                 of_arm = [run for run in runs if (run["task"], run["arm"]) == (task, arm) and name in run["metrics"]]

@@ -1,0 +1,25 @@
+"""The README's Python blocks run as they stand, but for the length of the training."""
+
+import re
+from pathlib import Path
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) == 3
+    namespace = {}
+    for block in BLOCKS:
+        short = block.replace("20_000", "1_100").replace("num_envs=16)", "num_envs=4, episode_length=20)", 1)
+        exec(compile(short, "README.md", "exec"), namespace)
+    assert namespace["action"].shape == (3,)
+    assert capsys.readouterr().out.startswith("0 [")
+
+    # The environment of the last block trains as well.
+    env, agent = namespace["env"], namespace["ReMAC"].create(3, 1, batch_size=8, hidden_sizes=(8,))
+    config = namespace["TrainConfig"](
+        total_env_steps=64, updates_per_round=1, prefill_env_steps=16, eval_every_env_steps=64, num_eval_episodes=1
+    )
+    result = namespace["train"](agent, env, config, namespace["jax"].random.key(0))
+    assert -4000 < result.evaluations[-1].metrics["eval/return"] < 0

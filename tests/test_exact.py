@@ -7,35 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from presets import presets_of
 
 from remac.advantages import lstat_advantage
 from remac.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
 from remac.order_statistics import lstat_weights
 
-PRESETS = [
-    "max",
-    "min",
-    "mean",
-    "median",
-    "rank:1",
-    "top_mean:1",
-    "bottom_mean:1",
-    "mid_range:1",
-    "trimmed_mean:0",
-    "winsorized_mean:0",
-    "upper_tail_mean:0.4",
-    "lower_tail_mean:0.4",
-    "cvar:0.25",
-    "upper_range_mean:0.2:0.7",
-    "lower_range_mean:0.2:0.7",
-    "quantile:0.7",
-    "var:0.1",
-    "quantile_weibull:0.7",
-    "quantile_blom:0.7",
-    "harrell_davis:0.6",
-    "l_moment:1",
-]
-PRESETS_FROM_3 = ["gini_mean_difference", "l_moment:3", "trimmed_mean:1", "winsorized_mean:1", "top_mean:2"]
 # Rewards and probabilities: plain, with ties, with an atom of no probability at the bottom, and with all on one.
 PROBLEMS = {
     "plain": ([0.3, -1.0, 2.0, 0.7], [0.1, 0.4, 0.2, 0.3]),
@@ -43,10 +20,6 @@ PROBLEMS = {
     "absent": ([0.3, -1.0, 2.0, 0.7], [0.5, 0.0, 0.2, 0.3]),
     "certain": ([0.3, -1.0, 2.0, 0.7], [0.0, 0.0, 0.0, 1.0]),
 }
-
-
-def presets_of(k):
-    return PRESETS + (PRESETS_FROM_3 if k >= 3 else []) + [tuple(np.linspace(-1, 2, k).tolist())]
 
 
 @pytest.fixture(autouse=True)

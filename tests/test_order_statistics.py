@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from presets import PRESETS, presets_of
 
 from remac.order_statistics import lstat, lstat_weights, max_at_k, rank_weights, sample_weights
 
@@ -49,43 +50,6 @@ PRESETS_OF_4 = {  # hand-worked, ascending ranks
     "l_moment:4": [-0.25, 0.75, -0.75, 0.25],
     "[0, 0.25, 0, 2]": [0, 0.25, 0, 2],
 }
-# Presets that exist for every k.
-PRESETS = [
-    "max",
-    "min",
-    "mean",
-    "median",
-    "rank:1",
-    "top_mean:1",
-    "bottom_mean:1",
-    "mid_range:1",
-    "trimmed_mean:0",
-    "winsorized_mean:0",
-    "upper_tail_mean:0.4",
-    "lower_tail_mean:0.4",
-    "cvar:0.25",
-    "upper_range_mean:0.2:0.7",
-    "lower_range_mean:0.2:0.7",
-    "quantile:0.7",
-    "var:0.1",
-    "quantile_weibull:0.7",
-    "quantile_blom:0.7",
-    "harrell_davis:0.6",
-    "l_moment:1",
-]
-PRESETS_FROM_3 = [
-    "gini_mean_difference",
-    "l_moment:2",
-    "l_moment:3",
-    "trimmed_mean:1",
-    "winsorized_mean:1",
-    "top_mean:2",
-    "rank:2",
-]
-
-
-def presets_of(k):
-    return PRESETS + (PRESETS_FROM_3 if k >= 3 else []) + [tuple(np.linspace(-1, 2, k).tolist())]
 
 
 @pytest.fixture(autouse=True)

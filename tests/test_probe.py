@@ -55,7 +55,13 @@ def test_values(probe, answers, make_agent):
         np.testing.assert_allclose(value(agent, state, observation), answer, rtol=0.06, err_msg=f"at {observation}")
 
 
-@pytest.mark.parametrize("make_agent", AGENTS.values(), ids=AGENTS)
+ARMS = AGENTS | {
+    "score function": lambda *sizes, **options: ReMAC.create(*sizes, gradient="score_function", **options),
+    "lower tail": lambda *sizes, **options: ReMAC.create(*sizes, objective="lower_tail_mean:0.25", **options),
+}
+
+
+@pytest.mark.parametrize("make_agent", ARMS.values(), ids=ARMS)
 def test_actions_depend_on_the_observation(make_agent):
     agent, state = trained("action", make_agent)
     actions = agent.policy(state)(jnp.array([[-1.0], [1.0]]))

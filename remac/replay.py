@@ -3,8 +3,8 @@
 The members share position and size, and storage is indexed by (member, row) instead of mapped over, so that a loop over
 members (``jax.lax.map``) never copies a member's storage.
 
-Note: an item buffer of flashbax (0.1.3) would have to be mapped over; with one member it took about 1.3 times as long per
-round (one add of 16, 16 samples of 256, 100,000 rows, 2-core CPU).
+Note: an item buffer of flashbax (0.1.3) would have to be mapped over; with one member it took about 1.3 times as long
+per round (one add of 16, 16 samples of 256, 100,000 rows, 2-core CPU).
 """
 
 import jax

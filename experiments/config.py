@@ -107,11 +107,13 @@ class LoggerConfig:
 
 @dataclasses.dataclass
 class Config:
-    """One run."""
+    """One run; ``experiment`` and ``arm`` name what it belongs to, in tables, pictures and W&B's tags."""
 
     agent: AgentConfig = MISSING
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    experiment: str | None = None
+    arm: str | None = None
     seed: int = 0
     eval_seed: int = MISSING
     total_env_steps: int = MISSING

@@ -125,7 +125,9 @@ def _make_logger(job: Job, run: RunDirectory, hydra_config: Any) -> Any | None:
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else run.path.name
     overrides = list(hydra_config.overrides.task)
-    arm = ",".join(o for o in overrides if o.lstrip("+").split("=")[0] not in ("seed", *LOGGER_KEYS)) or "default"
+    arm = job.config["arm"] or (
+        ",".join(o for o in overrides if o.lstrip("+").split("=")[0] not in ("seed", *LOGGER_KEYS)) or "default"
+    )
     return WandbLogger(
         settings, job.config, run.path, sweep=sweep, arm=arm, seed=job.config["seed"], overrides=overrides
     )

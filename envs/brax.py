@@ -72,12 +72,14 @@ class BraxTask:
 
     def start(self, key: Key) -> tuple[Any, Array]:
         """Draws a start."""
-        state = self.env.reset(jax.random.key_data(key))
+        with _quiet():
+            state = self.env.reset(jax.random.key_data(key))
         return state, state.obs
 
     def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
         """Applies an action `[action_dim]`."""
-        state = self.env.step(physics, action)
+        with _quiet():
+            state = self.env.step(physics, action)
         return state, state.obs, state.reward, state.done.astype(bool)
 
 
@@ -150,7 +152,7 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what Brax and MJX say about optional packages and their own future when they are imported."""
+    """Keeps back what Brax and MJX say, imported or traced, about devices, optional packages and their own future."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

@@ -55,11 +55,15 @@ def test_backends_and_options():
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
-def test_building_is_quiet(capfd):
+def test_building_and_tracing_are_quiet(capfd, caplog):
+    caplog.set_level("INFO")
     with _quiet():
         print("nothing of this is seen")
-    envs.make("brax/reacher", num_envs=1)
-    assert capfd.readouterr() == ("", "")
+    env = envs.make("brax/reacher", num_envs=1)
+    caplog.set_level("INFO")
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((1, 2), jnp.float32))
+    assert capfd.readouterr() == ("", "") and not caplog.records
 
 
 @pytest.mark.slow

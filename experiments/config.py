@@ -159,7 +159,7 @@ def make_job(config: DictConfig) -> Job:
         omegaconf.errors.OmegaConfBaseException: If the configuration does not resolve.
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     _require_schema(plain)
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     require_one_of("logger.mode", plain["logger"]["mode"], WANDB_MODES)

@@ -42,7 +42,7 @@ def test_reacher_is_brax_reacher_and_ends_at_its_time_limit():
 
 
 def test_sparse_reacher_is_paid_in_reach_only():
-    env, state = compare_with_brax("sparse_reacher", 50, reach=0.15)
+    _, state = compare_with_brax("sparse_reacher", 50, reach=0.15)
     assert 0 < state.episode_return[0] < 50
     assert envs.make("brax/sparse_reacher_hard", num_envs=1).task.reach == 0.01
     with pytest.raises(InvalidValueError, match="reach=-1"):

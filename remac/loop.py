@@ -248,7 +248,9 @@ class _Loop:
         self.state, env_keys = split.program(init, (SPLIT, SPLIT), (TRAIN_STATE_SPLIT, SPLIT))(
             self.agents, split.place(keys)
         )
-        reset = split.program(functools.partial(map_members, env.reset), (SPLIT,), SPLIT) if env.on_device else env.reset
+        reset = (
+            split.program(functools.partial(map_members, env.reset), (SPLIT,), SPLIT) if env.on_device else env.reset
+        )
         self.env_state: EnvState = reset(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
         self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)

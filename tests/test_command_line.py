@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from experiments import command_line, train
 from experiments.config import CONFIG_DIRECTORY, register_schemas
+from experiments.population import Outcome
 
 QUICK = (
     "env=probe/one_step",
@@ -163,7 +164,7 @@ def assert_refused(status, out, err, expected, directory):
 
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
-    monkeypatch.setattr(train, "train_jobs", lambda *jobs: sys.exit("bad input reached the training"))
+    monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
 
 
@@ -198,8 +199,8 @@ SCALARS = (
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
-def test_no_value_reaches_a_traceback(call, monkeypatch, key, sign, value):
-    monkeypatch.setattr(train, "train_jobs", lambda jobs, *rest: [0.0])
+def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
+    monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
     status, _, err = call([f"{sign}{key}={value}"])
     assert status in (0, 2), err
     assert len(err.strip().splitlines()) == (1 if status else 0), err
@@ -207,7 +208,10 @@ def test_no_value_reaches_a_traceback(call, monkeypatch, key, sign, value):
 
 def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(train, "train_jobs", lambda jobs, *rest: seen.append(jobs[0].config["agent"]["name"]) or [0.0])
+    outcome = Outcome(tmp_path, "finished", 0.0)
+    monkeypatch.setattr(
+        train, "run_jobs", lambda planned: seen.append(planned[0].job.config["agent"]["name"]) or [outcome]
+    )
     status, _, err = call(["-m", "env=probe/action", "agent=glob(*,exclude=*_schema)"])
     assert status == 0, err
     assert seen == ["remac", "sac"]

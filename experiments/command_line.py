@@ -35,7 +35,7 @@ FLAGS = (
     *(f"--{name}" for name in LONG_FLAGS),
     *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
 )
-GROUPS = ("agent", "env", "logger")
+GROUPS = ("agent", "env", "logger", "experiment")
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
 

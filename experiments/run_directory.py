@@ -19,7 +19,7 @@ import yaml
 from remac.types import InvalidValueError
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
-PLOTS, POLICY = "plots", "policy"
+PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
 

@@ -459,8 +459,8 @@ CLAIMS = (
     ),
     Claim(
         "f (update)",
-        "With Adam at epsilon 1e-8 the update norm does not fall with M: that of M = 8 is at most one standard deviation "
-        "of M = 1's seeds below that of M = 1",
+        "With Adam at epsilon 1e-8 the update norm does not fall with M: that of M = 8 is at most one standard "
+        "deviation of M = 1's seeds below that of M = 1",
         "actor/update_norm",
         _LAST,
         (("actor/update_norm", _WHOLE),),

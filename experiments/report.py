@@ -38,7 +38,8 @@ nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; list-style: none;
 table { border-collapse: collapse; margin: 0.75rem 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
 th, td { border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-thead th { background: var(--soft); } code { font-size: 0.875em; overflow-wrap: anywhere; }
+td:first-child { white-space: nowrap; } thead th { background: var(--soft); }
+code { font-size: 0.875em; overflow-wrap: anywhere; }
 figure { margin: 1.5rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
 figcaption { font-size: 0.875rem; } .pass { color: var(--pass); } .fail { color: var(--fail); }
@@ -79,8 +80,9 @@ def write_page(
     command: str,
 ) -> str:
     """Returns the whole page."""
-    experiments = sorted({run.experiment or "no experiment" for run in runs.used})
-    title = f"Runs of {', '.join(experiments)} on {', '.join(runs.tasks)}"
+    experiments = {run.experiment for run in runs.used} | {plan.experiment for plan in runs.plans}
+    names = ", ".join(sorted(name.replace("_", " ") for name in experiments if name)) or "runs"
+    title = f"{names[0].upper()}{names[1:]} on {', '.join(runs.tasks)}"
     sections = [
         ("summary", "Summary", _summary(runs, results)),
         ("missing", "What is missing", _missing(runs, notes)),
@@ -132,7 +134,7 @@ def _summary(runs: Runs, results: Sequence[Result]) -> str:
     seeds = as_ranges(run.seed for cell in runs.cells for run in cell.finished)
     items = [
         f"{len(runs.all)} runs: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.",
-        f"{len(runs.tasks)} tasks, {len(runs.arms)} arms, finished seeds {seeds or 'none'}.",
+        f"Tasks: {', '.join(runs.tasks)}; {len(runs.arms)} arms; finished seeds {seeds or 'none'}.",
         "A final value is the mean over the last tenth of a run's training; only finished runs count.",
         f"Claims: {', '.join(f'{result.claim.name} {result.verdict}' for result in results)}.",
     ]
@@ -235,11 +237,11 @@ def _numbers(cell: Cell, metric: str) -> str:
     values = list(cell.by_seed(metric).values())
     if not values:
         return "no value"
-    numbers = {key: f"{value:.4g}" for key, value in describe(values).items()}
+    numbers = {key: f"{value:.{2 if key == 'std' else 4}g}" for key, value in describe(values).items()}
     if len(values) == 1:
         return f"{numbers['mean']} (one seed)"
     short = "" if len(values) == len(cell.finished) else f", {len(values)} seeds"
-    return "{mean} ± {std} [{iqm}; {low}, {high}]".format(**numbers) + short
+    return Html("{mean} ± {std}<br>[{iqm}; {low}, {high}]".format(**numbers) + short)
 
 
 def _what_ran(runs: Runs, command: str) -> str:

@@ -7,6 +7,7 @@ seed, and runs that differ in numbers only share one program. The same command a
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,20 @@ def is_finished(run: PlannedRun) -> bool:
     config, summary = run.directory / CONFIG, run.directory / SUMMARY
     if not config.is_file():
         return False
-    found = yaml.safe_load(config.read_text())
-    for key, value in run.job.config.items():
-        if key != "logger" and found.get(key) != value:
-            raise InvalidValueError("directory", run.directory, f"holds a run with {key}={found.get(key)}, not {value}")
+    found, wanted = (dict(_leaves(tree)) for tree in (yaml.safe_load(config.read_text()), run.job.config))
+    for key in wanted | found:
+        if not key.startswith("logger.") and found.get(key) != wanted.get(key):
+            allowed = f"holds a run with {key}={found.get(key)}, not {wanted.get(key)}; take another directory"
+            raise InvalidValueError("directory", run.directory, allowed)
     return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def write_plan(directory: Path, runs: list[PlannedRun], **names: Any) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from remac import random
 from remac import replay as replay_lib
 from remac.policy import Policy
 from remac.replay import ReplayState
@@ -226,7 +227,7 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
             return agent.update(agent_state, update_key, batch)
 
         keys = jax.random.split(key, num_updates + 1)
-        agent_state, metrics = jax.lax.scan(gradient_step, agent_state, keys[1:])
+        agent_state, metrics = jax.lax.scan(gradient_step, agent_state, random.unroll(keys[1:]))
         sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
         return agent_state, keys[0], sums
 

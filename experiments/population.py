@@ -78,7 +78,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     Raises:
         InvalidValueError: If a directory is in use or a single job does not fit the memory. Nothing is made then.
     """
-    _require_own_directories(planned)
+    require_own_directories(planned)
     parts = plan(planned, memory_gib)
     print("\n".join(_announcement([planned[index] for index in part]) for part in parts), flush=True)
     outcomes: dict[int, Outcome] = {}
@@ -213,7 +213,12 @@ def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
     )
 
 
-def _require_own_directories(planned: Sequence[PlannedJob]) -> None:
+def require_own_directories(planned: Sequence[PlannedJob]) -> None:
+    """Requires that every job has a directory of its own, new or empty.
+
+    Raises:
+        InvalidValueError: If one has not.
+    """
     seen: set[Path] = set()
     for one in planned:
         require_unused(one.directory)

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arguments import command_of, exit_with, parse, require_folder
-from experiments.claims import FAIL, NOT_ENOUGH, PASS, Result, check_all
-from experiments.comparisons import LABELS, Drawing, draw_all
+from experiments.claims import Result, check_all
+from experiments.comparisons import Drawing, draw_all
+from experiments.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.loading import TUNING_EXPERIMENTS, load
+from experiments.panels import LABELS
 from experiments.plot import make_look
-from experiments.runs import FINISHED, TUNING_EXPERIMENTS, X_AXES, Cell, Run, Runs, as_ranges, load, value_text
+from experiments.runs import FINISHED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.statistics import describe
 from remac.types import InvalidValueError
 from remac.validation import require_one_of

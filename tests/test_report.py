@@ -12,7 +12,7 @@ from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
 from experiments import report
-from experiments.runs import load
+from experiments.loading import load
 from remac.types import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}

@@ -1,41 +1,34 @@
 """Figures that compare runs, as functions of the cells they are sorted into; nothing is read or written here."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.figures import LINES, Row, caption, colour_of, label, legend, new_figure, shade
-from experiments.runs import X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.figures import Row, caption, label, legend, new_figure
+from experiments.panels import (
+    FACTOR_LABELS,
+    LABELS,
+    by_retries,
+    draw_against,
+    draw_curves,
+    draw_dots,
+    draw_interval,
+    draw_level,
+    group_style,
+    name_lines,
+    plain,
+    settings_text,
+    styles,
+    value_of,
+)
+from experiments.runs import X_AXES, Cell, Runs, as_ranges, value_text
 from experiments.statistics import describe, interquartile_interval, interquartile_mean
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RETURN, ENTROPY = "eval/return_stochastic", "actor/entropy"
-GAUSSIAN_ENTROPY, STD = "actor/gaussian_entropy", "actor/pre_tanh_std"
-LABELS = {
-    RETURN: "return (sampled actions)",
-    "eval/return": "return (mean action)",
-    ENTROPY: "entropy of the action (nats)",
-    "eval/entropy": "entropy of the action,\nevaluation (nats)",
-    GAUSSIAN_ENTROPY: "entropy before tanh (nats)",
-    STD: "standard deviation\nbefore tanh",
-    "actor/grad_norm": "actor gradient norm",
-    "actor/update_norm": "actor update norm",
-    "actor/raises_std": "share of updates\nthat raise sigma",
-    "actor/saturation": "share of actions\nbeyond 0.99",
-    "time/env_steps_per_second": "env steps a second",
-}
-FACTOR_LABELS = {
-    "num_retries": "M",
-    "actor_adam_epsilon": "Adam's epsilon (actor)",
-    "learning_rate": "learning rate",
-    "num_samples": "N",
-    "actor_optimizer": "optimiser (actor)",
-}
 UPDATE_METRICS = ("actor/raises_std", "actor/grad_norm", "actor/update_norm")
 MOST_LINES = 10
 STATISTIC = "interquartile mean over seeds with its 95% bootstrap interval"
@@ -111,16 +104,16 @@ def curves(runs: Runs, shown: Sequence[Cell], look: Look) -> Drawing:
     columns = _columns(len(tasks), len(look.metrics))
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(rows, columns, panel=(3.2, 2.6))
-    style = _styles(shown)
+    style = styles(shown)
     for panel, (task, metric) in zip(axes.flat, panels, strict=False):
         cells = [cell for cell in shown if cell.task == task]
-        _draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.arm)
+        draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.arm)
         label(panel, title=task, x=X_AXES[look.x], y=LABELS.get(metric, metric))
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     legend(figure, axes.flat)
     extra = [name for name in ("eval/return", "eval/entropy") if name not in look.metrics]
-    what = ", ".join(_plain(metric) for metric in look.metrics)
+    what = ", ".join(plain(metric) for metric in look.metrics)
     return Drawing(
         "curves",
         "Learning curves",
@@ -137,16 +130,16 @@ def grid(runs: Runs, metric: str, look: Look) -> Drawing:
     figure, axes = new_figure(len(runs.tasks), len(variants), panel=(2.6, 2.3), sharey="row", sharex="row")
     for row, task in zip(axes, runs.tasks, strict=True):
         for panel, variant in zip(row, variants, strict=True):
-            cells = [cell for cell in runs.on(task) if cell.num_retries is None or _text(cell.variant) == variant]
-            _draw_curves(panel, cells, metric, look.x, _by_retries, _base_label)
+            cells = [cell for cell in runs.on(task) if cell.num_retries is None or _variant(cell) == variant]
+            draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
             label(panel, title=f"{task}\n{variant}", x=X_AXES[look.x])
         row[0].set_ylabel(LABELS.get(metric, metric), fontsize=8)
     legend(figure, axes.flat)
     name = metric.removeprefix("eval/").removeprefix("actor/").replace("/", "_")
     return Drawing(
         f"grid_{name}",
-        f"{_plain(metric).capitalize()} by {', '.join(_names_of(runs.cells))}",
-        f"Curves of {_plain(metric)} against {X_AXES[look.x]}: a row for each of {', '.join(runs.tasks)}, a column for "
+        f"{plain(metric).capitalize()} by {', '.join(_names_of(runs.cells))}",
+        f"Curves of {plain(metric)} against {X_AXES[look.x]}: a row for each of {', '.join(runs.tasks)}, a column for "
         f"each of {'; '.join(variants)}, a line for each M and for agents without retries: {STATISTIC}.",
         figure,
         _curve_rows(runs.cells, (metric,), look.x),
@@ -155,12 +148,12 @@ def grid(runs: Runs, metric: str, look: Look) -> Drawing:
 
 def final(runs: Runs, look: Look) -> Drawing:
     """Draws every seed's final values: a row per task, a column per metric, an arm per line."""
-    figure = _draw_dots(runs, look.metrics, lambda cell, metric: cell.by_seed(metric), [])
+    figure = draw_dots(runs, look.metrics, lambda cell, metric: cell.by_seed(metric), [])
     names = sorted({name for run in runs.used for name in run.metrics if not name.startswith("time/")})
     return Drawing(
         "final",
         "Final values",
-        f"Mean over the last tenth of training of {', '.join(map(_plain, look.metrics))} for each arm and task: a dot "
+        f"Mean over the last tenth of training of {', '.join(map(plain, look.metrics))} for each arm and task: a dot "
         f"per seed, {STATISTIC} as a bar. The table of final values holds the numbers.",
         figure,
         [
@@ -178,8 +171,8 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
     Agents without retries are level lines with their interval as a band.
     """
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(2.8, 2.3))
-    cells = [cell for cell in runs.cells if cell.num_retries is not None and _value(cell, factor) is not None]
-    ticks = sorted({_value(cell, factor) for cell in cells}, key=lambda value: (isinstance(value, str), value))
+    cells = [cell for cell in runs.cells if cell.num_retries is not None and value_of(cell, factor) is not None]
+    ticks = sorted({value_of(cell, factor) for cell in cells}, key=lambda value: (isinstance(value, str), value))
     lines = {cell.arm: _line(cell, factor) for cell in cells}
     groups = list(dict.fromkeys(lines.values()))
     rows = []
@@ -187,18 +180,18 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         for panel, metric in zip(row, metrics, strict=True):
             for number, group in enumerate(groups):
                 members = [cell for cell in runs.on(task) if lines.get(cell.arm) == group]
-                members.sort(key=lambda cell: ticks.index(_value(cell, factor)))
-                colour, dashes = _group_style(group, groups, factor, members)
+                members.sort(key=lambda cell: ticks.index(value_of(cell, factor)))
+                colour, dashes = group_style(group, groups, factor, members)
                 offset = 0.08 * (number - (len(groups) - 1) / 2) if len(groups) < 8 else 0.0
-                rows += _draw_against(panel, members, metric, factor, ticks, (group, colour, dashes, offset))
+                rows += draw_against(panel, members, metric, factor, ticks, (group, colour, dashes, offset))
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
-                rows += _draw_level(panel, cell, metric, factor)
+                rows += draw_level(panel, cell, metric, factor)
             label(panel, title=task, x=FACTOR_LABELS.get(factor, factor), y=LABELS.get(metric, metric))
             panel.set_xticks(range(len(ticks)), [value_text(tick) for tick in ticks])
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)
-    what = ", ".join(map(_plain, metrics))
+    what = ", ".join(map(plain, metrics))
     return Drawing(
         name,
         f"Final {what} against {FACTOR_LABELS.get(factor, factor)}",
@@ -223,14 +216,14 @@ def paired(runs: Runs, look: Look) -> list[Drawing]:
 
     if not any(difference(cell, metric) for cell in runs.cells for metric in look.metrics):
         return []
-    figure = _draw_dots(runs, look.metrics, difference, rows, zero=True)
+    figure = draw_dots(runs, look.metrics, difference, rows, zero=True)
     names = ", ".join(dict.fromkeys(cell.arm for cell in references.values() if cell is not None))
     return [
         Drawing(
             "paired",
             f"Paired differences to {names}",
             f"Final values of each arm minus those of {names} on the same seed, for "
-            f"{', '.join(map(_plain, look.metrics))} and every task: a dot per seed, {STATISTIC} as a bar.",
+            f"{', '.join(map(plain, look.metrics))} and every task: a dot per seed, {STATISTIC} as a bar.",
             figure,
             rows,
         )
@@ -277,11 +270,11 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     if not rows:
         return []
     figure, axes = new_figure(1, 1, panel=(5, 0.9 + 0.24 * len(rows)))
-    colours = {cell.arm: _styles(runs.cells)(cell)[0] for cell in runs.cells}
+    colours = {cell.arm: styles(runs.cells)(cell)[0] for cell in runs.cells}
     for height, row in enumerate(rows):
-        _draw_interval(axes[0, 0], height, row, colours[row["arm"]])
-    _name_lines(axes[0, 0], [row["arm"] for row in rows])
-    title = f"{_plain(metric)} over {len(scales)} tasks".capitalize()
+        draw_interval(axes[0, 0], height, row, colours[row["arm"]])
+    name_lines(axes[0, 0], [row["arm"] for row in rows])
+    title = f"{plain(metric)} over {len(scales)} tasks".capitalize()
     label(axes[0, 0], title=title, x="0: untrained, 1: the task's best arm")
     return [
         Drawing(
@@ -300,7 +293,7 @@ def speed(runs: Runs, look: Look) -> Drawing:
     """Draws env steps a second, of every seed."""
     rows: list[Row] = []
     metric = "time/env_steps_per_second"
-    figure = _draw_dots(runs, (metric,), lambda cell, metric: cell.by_seed(metric), rows)
+    figure = draw_dots(runs, (metric,), lambda cell, metric: cell.by_seed(metric), rows)
     return Drawing(
         "speed",
         "Env steps a second",
@@ -317,49 +310,6 @@ def reference_of(cells: Sequence[Cell], name: str | None) -> Cell | None:
     return next(iter(cells), None)
 
 
-def _draw_curves(
-    panel: "Axes",
-    cells: Iterable[Cell],
-    metric: str,
-    x: str,
-    style: Callable[[Cell], tuple[Any, Any]],
-    name: Callable[[Cell], str],
-) -> None:
-    """Draws single seeds (dashed if unfinished), and the interquartile mean of the finished ones."""
-    drawn = False
-    for cell in cells:
-        colour, dashes = style(cell)
-        for run in cell.runs:
-            steps, values = _points(run, metric, x)
-            drawn |= steps.size > 0
-            unfinished = run not in cell.finished
-            panel.plot(steps, values, color=colour, alpha=0.3, linewidth=0.6, linestyle="--" if unfinished else "-")
-        found = [points for run in cell.finished if (points := _points(run, metric, x))[0].size]
-        if not found:
-            continue
-        # Records of equal length fall on equal steps, where this takes the values as they are.
-        first, last = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
-        shared = np.unique(np.concatenate([steps for steps, _ in found]))
-        shared = shared[(shared >= first) & (shared <= last)]
-        if x == "wall_clock" and shared.size:
-            shared = np.linspace(first, last, 100)
-        values = np.stack([np.interp(shared, *points) for points in found], axis=-1)
-        panel.plot(shared, interquartile_mean(values), color=colour, linestyle=dashes, linewidth=1.6, label=name(cell))
-        panel.fill_between(shared, *interquartile_interval(values), color=colour, alpha=0.18, linewidth=0)
-    if not drawn:
-        panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", fontsize=8)
-    panel.grid(alpha=0.3)
-
-
-def _points(run: Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the finite records of a metric."""
-    if metric not in run.metrics:
-        return np.empty(0), np.empty(0)
-    series = run.metrics[metric]
-    finite = np.isfinite(series.values)
-    return getattr(series, x)[finite], series.values[finite]
-
-
 def _curve_rows(cells: Iterable[Cell], metrics: Sequence[str], x: str) -> list[Row]:
     return [
         {"task": cell.task, "arm": cell.arm, "seed": run.seed, "status": run.status}
@@ -374,93 +324,13 @@ def _curve_rows(cells: Iterable[Cell], metrics: Sequence[str], x: str) -> list[R
     ]
 
 
-def _draw_dots(
-    runs: Runs,
-    metrics: Sequence[str],
-    values_of: Callable[[Cell, str], Mapping[int, float]],
-    rows: list[Row],
-    *,
-    zero: bool = False,
-) -> "Figure":
-    """Draws a line of dots per arm, a row of panels per task, a column per metric; appends the numbers to the rows."""
-    arms = [
-        arm for arm in runs.arms if any(values_of(cell, m) for cell in runs.cells if cell.arm == arm for m in metrics)
-    ]
-    height = 0.8 + 0.2 * max(len(arms), 3)
-    figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(3.0, height), sharey=True)
-    style = _styles(runs.cells)
-    for row, task in zip(axes, runs.tasks, strict=True):
-        for panel, metric in zip(row, metrics, strict=True):
-            for cell in runs.on(task):
-                values = values_of(cell, metric)
-                if not values:
-                    continue
-                line, colour = arms.index(cell.arm), style(cell)[0]
-                panel.plot(list(values.values()), [line] * len(values), "o", color=colour, alpha=0.4, markersize=3)
-                numbers = describe(list(values.values()))
-                _draw_interval(panel, line, numbers, colour)
-                rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
-            if zero:
-                panel.axvline(0, color="#999999", linewidth=0.8)
-            label(panel, title=task, x=" ".join(LABELS.get(metric, metric).split("\n")))
-            _name_lines(panel, arms)
-    return figure
-
-
-def _draw_interval(panel: "Axes", line: float, numbers: Mapping[str, float], colour: Any) -> None:
-    panel.plot([numbers["low"], numbers["high"]], [line, line], color=colour, linewidth=2.5, alpha=0.8)
-    panel.plot(numbers["iqm"], line, "|", color=colour, markersize=11, markeredgewidth=2)
-
-
-def _name_lines(panel: "Axes", names: Sequence[str]) -> None:
-    panel.set_yticks(range(len(names)), names, fontsize=7)
-    panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.grid(alpha=0.3, axis="x")
-
-
-def _draw_against(
-    panel: "Axes",
-    cells: Sequence[Cell],
-    metric: str,
-    factor: str,
-    ticks: list[Any],
-    look: tuple[str, Any, Any, float],
-) -> list[Row]:
-    """Draws one line of a metric against a factor, and returns its numbers."""
-    name, colour, dashes, offset = look
-    rows, points = [], []
-    for cell in cells:
-        values = list(cell.by_seed(metric).values())
-        if not values:
-            continue
-        numbers, x = describe(values), ticks.index(_value(cell, factor)) + offset
-        points.append((x, numbers["iqm"]))
-        panel.plot([x] * len(values), values, "o", color=colour, alpha=0.35, markersize=2.5)
-        panel.plot([x, x], [numbers["low"], numbers["high"]], color=colour, linewidth=1.5)
-        value = value_text(_value(cell, factor))
-        rows.append({"task": cell.task, "metric": metric, "factor": factor, "at": value, "arm": cell.arm, **numbers})
-    if points:
-        panel.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=name)
-    return rows
-
-
-def _draw_level(panel: "Axes", cell: Cell, metric: str, factor: str) -> list[Row]:
-    values = list(cell.by_seed(metric).values())
-    if not values:
-        return []
-    numbers, colour = describe(values), colour_of(cell.kind, None)
-    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=cell.arm)
-    panel.axhspan(numbers["low"], numbers["high"], color=colour, alpha=0.12, linewidth=0)
-    return [{"task": cell.task, "metric": metric, "factor": factor, "at": "", "arm": cell.arm, **numbers}]
-
-
 def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:
     """Returns the cells that fit into one panel: all, or those of the first variant."""
     if max(len(runs.on(task)) for task in runs.tasks) <= MOST_LINES:
         return runs.cells
     first = _variants(runs)[0]
     notes.append(f"curves: too many arms for one panel; shown are those with {first}, the grids have all")
-    return [cell for cell in runs.cells if cell.num_retries is None or _text(cell.variant) == first]
+    return [cell for cell in runs.cells if cell.num_retries is None or _variant(cell) == first]
 
 
 def _columns(num_tasks: int, num_metrics: int) -> int:
@@ -469,39 +339,13 @@ def _columns(num_tasks: int, num_metrics: int) -> int:
     return 2 if num_tasks == 1 and num_metrics > 2 else num_metrics
 
 
-def _styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
-    """Returns colour and dashes of a cell: colours by M and dashes by variant, or by variant alone if M is the same."""
-    variants: dict[str, list[str]] = {}
-    for cell in cells:
-        known = variants.setdefault(cell.kind, [])
-        if _text(cell.variant) not in known:
-            known.append(_text(cell.variant))
-    retries = {cell.num_retries for cell in cells if cell.num_retries is not None}
-
-    def style(cell: Cell) -> tuple[Any, Any]:
-        number = variants[cell.kind].index(_text(cell.variant))
-        if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
-            return colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
-        return shade(number, len(variants[cell.kind])), "-"
-
-    return style
-
-
-def _by_retries(cell: Cell) -> tuple[Any, Any]:
-    return colour_of(cell.kind, cell.num_retries), "-"
-
-
-def _group_style(group: str, groups: Sequence[str], factor: str, members: Sequence[Cell]) -> tuple[Any, Any]:
-    """Returns colour and dashes of a line of `final_against`: of its M, where it has one."""
-    if factor == "num_retries" or not members:
-        return shade(groups.index(group), len(groups)), "-"
-    same = [other for other in groups if other.split(", ")[0] == group.split(", ")[0]]
-    return colour_of(members[0].kind, members[0].num_retries), LINES[same.index(group) % len(LINES)]
-
-
 def _variants(runs: Runs) -> list[str]:
     """Returns the variants of agents with retries, as text."""
-    return list(dict.fromkeys(_text(cell.variant) for cell in runs.cells if cell.num_retries is not None))
+    return list(dict.fromkeys(_variant(cell) for cell in runs.cells if cell.num_retries is not None))
+
+
+def _variant(cell: Cell) -> str:
+    return settings_text(cell.variant)
 
 
 def _names_of(cells: Iterable[Cell]) -> list[str]:
@@ -509,28 +353,12 @@ def _names_of(cells: Iterable[Cell]) -> list[str]:
     return [FACTOR_LABELS.get(key, key) for key in keys]
 
 
-def _text(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{FACTOR_LABELS.get(key, key)} {value_text(value)}" for key, value in settings.items())
-
-
-def _value(cell: Cell, factor: str) -> Any:
-    return cell.num_retries if factor == "num_retries" else cell.variant.get(factor)
-
-
 def _line(cell: Cell, factor: str) -> str:
     """Names what a cell shares with the others on its line: everything but the factor."""
-    rest = _text({key: value for key, value in cell.variant.items() if key != factor})
+    rest = settings_text({key: value for key, value in cell.variant.items() if key != factor})
     if factor == "num_retries":
         return rest or cell.kind.replace("remac", "ReMAC")
     return ", ".join(filter(None, (f"M={cell.num_retries}", rest)))
-
-
-def _base_label(cell: Cell) -> str:
-    return cell.kind.upper() if cell.num_retries is None else f"M={cell.num_retries}"
-
-
-def _plain(metric: str) -> str:
-    return " ".join(LABELS.get(metric, metric).split())
 
 
 def _small_print(runs: Runs, look: Look) -> str:

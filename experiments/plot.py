@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.arguments import command_of, exit_with, parse, require_folder
-from experiments.comparisons import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD, Look, draw_all
+from experiments.comparisons import Look, draw_all
 from experiments.figures import save
-from experiments.runs import X_AXES, Runs, load
+from experiments.loading import load
+from experiments.panels import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD
+from experiments.runs import X_AXES, Runs
 from remac.types import InvalidValueError
 from remac.validation import require_one_of
 

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arguments import command_of, exit_with, parse, require_folder
-from experiments.claims import FAIL, NOT_ENOUGH, PASS, Result, check_all
-from experiments.comparisons import LABELS, Drawing, draw_all
+from experiments.claims import Result, check_all
+from experiments.comparisons import Drawing, draw_all
+from experiments.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.loading import TUNING_EXPERIMENTS, load
+from experiments.panels import LABELS
 from experiments.plot import make_look
-from experiments.runs import FINISHED, TUNING_EXPERIMENTS, X_AXES, Cell, Run, Runs, as_ranges, load, value_text
+from experiments.runs import FINISHED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.statistics import describe
+from experiments.tuning import learning_rates
 from remac.types import InvalidValueError
 from remac.validation import require_one_of
 
@@ -91,6 +95,8 @@ def write_page(
         ("tables", "Final values", _tables(runs, metrics)),
         ("ran", "What ran, and on what", _what_ran(runs, command)),
     ]
+    if _is_tuning(runs):
+        sections.insert(1, ("tuning", "The learning rate of each task", _tuning(runs)))
     links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
     body = "".join(f'<section id="{name}"><h2>{heading}</h2>{text}</section>' for name, heading, text in sections)
     return (
@@ -138,9 +144,29 @@ def _summary(runs: Runs, results: Sequence[Result]) -> str:
         "A final value is the mean over the last tenth of a run's training; only finished runs count.",
         f"Claims: {', '.join(f'{result.claim.name} {result.verdict}' for result in results)}.",
     ]
-    if all(run.experiment in TUNING_EXPERIMENTS for run in runs.used):
+    if _is_tuning(runs):
         items.insert(0, "These runs tune a hyperparameter: none of their numbers may be reported.")
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+
+
+def _is_tuning(runs: Runs) -> bool:
+    return all(run.experiment in TUNING_EXPERIMENTS for run in runs.used)
+
+
+def _tuning(runs: Runs) -> str:
+    rows = [
+        (
+            row["task"],
+            value_text(row["learning_rate"]),
+            ", ".join(f"M={m}: {value:.4g}" for m, value in row["returns"].items()),
+            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items()) or "not every M has finished",
+            row["worst"] or "",
+            "chosen" if row["chosen"] else "",
+        )
+        for row in learning_rates(runs)
+    ]
+    header = ("task", "learning rate", "mean final return", "rank", "worst rank", "")
+    return _table("The best worst rank over all M is chosen; among equals the least sum of ranks", header, rows)
 
 
 def _missing(runs: Runs, notes: Sequence[str]) -> str:

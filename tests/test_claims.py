@@ -4,8 +4,9 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 
 from experiments import claims
-from experiments.claims import CLAIMS, FAIL, NOT_ENOUGH, PASS, check_all
-from experiments.runs import load
+from experiments.claims import CLAIMS, check_all
+from experiments.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.loading import load
 from remac.types import InvalidValueError
 
 RETRIES = (1, 2, 4, 8)

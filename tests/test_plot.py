@@ -11,8 +11,8 @@ from synthetic_runs import write_run, write_sweep
 from experiments import plot
 from experiments.comparisons import Look, draw_all, factors, grid
 from experiments.figures import COLOURS_OF_RETRIES, colour_of
+from experiments.loading import load
 from experiments.run_directory import RunDirectory
-from experiments.runs import load
 from remac.types import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}

@@ -12,7 +12,8 @@ from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
 from experiments import report
-from experiments.runs import load
+from experiments.loading import load
+from experiments.tuning import learning_rates
 from remac.types import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
@@ -152,6 +153,26 @@ def test_without_a_plan_the_page_says_so(tmp_path):
     parsed = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "what was planned is not known" in parsed.texts["missing"]
     assert "(one seed)" in parsed.texts["tables"]
+
+
+def test_tuning_chooses_the_best_worst_rank_of_each_task(tmp_path):
+    returns = {1e-4: (10.0, 30.0), 3e-4: (20.0, 20.0), 1e-3: (30.0, 10.0)}
+    arms = [
+        {"retries": m, "learning_rate": rate, "final": {"eval/return_stochastic": value}}
+        for rate, values in returns.items()
+        for m, value in zip((1, 8), values, strict=True)
+    ]
+    arms.append({"retries": 1, "learning_rate": 5e-4, "final": {"eval/return_stochastic": 99.0}})
+    folder = write_sweep(tmp_path / "runs", arms, seeds=(1, 2), top={"experiment": "tune_learning_rate"})
+    rows = {row["learning_rate"]: row for row in learning_rates(load([folder], keep_tuning=True))}
+    assert {rate: (row["worst"], row["chosen"]) for rate, row in rows.items()} == {
+        **{1e-4: (3, False), 3e-4: (2, True), 1e-3: (3, False)},
+        5e-4: (None, False),  # nothing is known about M = 8
+    }
+    report.main([str(folder), f"out={tmp_path / 'r.html'}"])
+    parsed = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "0.0003" in parsed.texts["tuning"] and "not every M has finished" in parsed.texts["tuning"]
+    assert "none of their numbers may be reported" in parsed.texts["summary"]
 
 
 def test_bad_input(tmp_path):

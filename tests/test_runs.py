@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic_runs import write_run, write_sweep
 
-from experiments.runs import as_ranges, load
+from experiments.loading import load
+from experiments.runs import as_ranges
 from remac.types import InvalidValueError
 
 RETURN = {"eval/return_stochastic": 10.0}

@@ -151,8 +151,8 @@ def test_differences_are_paired_by_seed(tmp_path):
 def test_returns_over_tasks_are_scaled_by_task(tmp_path):
     for task, scale in (("mujoco/ant", 1.0), ("mujoco/hopper", 1000.0)):
         arms = [{"final": {"eval/return_stochastic": 4 * scale}}]
-        arms += [{"retries": 2, "final": {"eval/return_stochastic": 2 * scale}}]
-        write_sweep(tmp_path / task.replace("/", "_"), arms, tasks=(task,))
+        arms += [{"retries": 2, "final": {"eval/return_stochastic": 3 * scale}}]
+        write_sweep(tmp_path / task.replace("/", "_"), arms, tasks=(task,), start=2 * scale)
     drawings = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), [])
     rows = {row["arm"]: row for row in drawings[-1].rows}
     assert drawings[-1].name == "aggregate" and rows["SAC"]["iqm"] == pytest.approx(1)

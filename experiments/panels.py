@@ -176,7 +176,9 @@ def styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
         number = variants[cell.kind].index(settings_text(cell.variant))
         if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
             return colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
-        return shade(number, len(variants[cell.kind])), "-"
+        # Many shades are hard to tell apart.
+        dashes = LINES[number % 4] if len(variants[cell.kind]) > 4 else "-"
+        return shade(number, len(variants[cell.kind])), dashes
 
     return style
 

@@ -169,6 +169,14 @@ def test_many_arms_do_not_share_a_panel(tmp_path):
     ]
 
 
+def test_runs_that_are_still_going_have_curves_only(tmp_path):
+    write_sweep(tmp_path, [{"final": FINAL}, {"retries": 4, "final": FINAL}], status=None)
+    notes = []
+    (drawing,) = draw_all(load([tmp_path]), Look(("actor/entropy",)), notes)
+    assert notes == ["no run has finished: there are no final values"]
+    assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["--"] * 6
+
+
 def test_missing_metrics_leave_a_panel_that_says_so(tmp_path):
     write_run(tmp_path / "a", task="mujoco/ant", final={"actor/entropy": 1.0})
     write_run(tmp_path / "b", task="mujoco/hopper", final={"eval/return_stochastic": 1.0})

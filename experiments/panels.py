@@ -108,7 +108,7 @@ def draw_dots(
                 rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
             if zero:
                 panel.axvline(0, color="#999999", linewidth=0.8)
-            label(panel, title=task, x=" ".join(LABELS.get(metric, metric).split("\n")))
+            label(panel, title=task, x=f"difference in {plain(metric)}" if zero else plain(metric))
             name_lines(panel, arms)
     return figure
 

@@ -76,6 +76,9 @@ def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     drawings = [curves(runs, shown, look)]
     if len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1:
         drawings += [grid(runs, metric, look) for metric in look.metrics]
+    if not any(cell.finished for cell in runs.cells):
+        notes.append("no run has finished: there are no final values")
+        return _with_small_print(drawings, runs, look)
     drawings += [final(runs, look)]
     drawings += [final_against(runs, factor, look.metrics, f"final_against_{factor}", look) for factor in factors(runs)]
     updates = tuple(name for name in UPDATE_METRICS if any(name in run.metrics for run in runs.used))
@@ -85,9 +88,7 @@ def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     drawings += aggregate(runs, look, notes)
     if any(run.experiment == "speed" for run in runs.used):
         drawings.append(speed(runs, look))
-    for drawing in drawings:
-        caption(drawing.figure, _small_print(runs, look))
-    return drawings
+    return _with_small_print(drawings, runs, look)
 
 
 def factors(runs: Runs) -> list[str]:
@@ -187,7 +188,8 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
                 rows += draw_level(panel, cell, metric, factor)
             label(panel, title=task, x=FACTOR_LABELS.get(factor, factor), y=LABELS.get(metric, metric))
-            panel.set_xticks(range(len(ticks)), [value_text(tick) for tick in ticks])
+            names = [value_text(tick) for tick in ticks]
+            panel.set_xticks(range(len(ticks)), names, rotation=30 if sum(map(len, names)) > 24 else 0)
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)
@@ -359,6 +361,12 @@ def _line(cell: Cell, factor: str) -> str:
     if factor == "num_retries":
         return rest or cell.kind.replace("remac", "ReMAC")
     return ", ".join(filter(None, (f"M={cell.num_retries}", rest)))
+
+
+def _with_small_print(drawings: list[Drawing], runs: Runs, look: Look) -> list[Drawing]:
+    for drawing in drawings:
+        caption(drawing.figure, _small_print(runs, look))
+    return drawings
 
 
 def _small_print(runs: Runs, look: Look) -> str:

@@ -108,7 +108,7 @@ def draw_dots(
                 rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
             if zero:
                 panel.axvline(0, color="#999999", linewidth=0.8)
-            label(panel, title=task, x=" ".join(LABELS.get(metric, metric).split("\n")))
+            label(panel, title=task, x=f"difference in {plain(metric)}" if zero else plain(metric))
             name_lines(panel, arms)
     return figure
 
@@ -176,7 +176,9 @@ def styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
         number = variants[cell.kind].index(settings_text(cell.variant))
         if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
             return colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
-        return shade(number, len(variants[cell.kind])), "-"
+        # Many shades are hard to tell apart.
+        dashes = LINES[number % 4] if len(variants[cell.kind]) > 4 else "-"
+        return shade(number, len(variants[cell.kind])), dashes
 
     return style
 

@@ -21,9 +21,10 @@ def write_run(
     provenance=None,
     top=None,
     reason=None,
+    start=0.0,
     **agent,
 ):
-    """Writes one run; each metric rises from 0 to its final value, and has it over the last tenth.
+    """Writes one run; each metric goes from its start to its final value, and has it over the last tenth.
 
     Args:
         directory: Where.
@@ -36,6 +37,7 @@ def write_run(
         provenance: Entries that replace those of provenance.json.
         top: Entries of the configuration's top level.
         reason: Of a failure.
+        start: First value of every metric.
         **agent: The agent's settings.
     """
     suite, name = task.split("/")
@@ -68,7 +70,7 @@ def write_run(
     )
     for step in steps:
         share = min(1.0, step / (0.95 * max(steps)))
-        run.log(step, step, {metric: share * value for metric, value in (final or {}).items()})
+        run.log(step, step, {metric: start + share * (value - start) for metric, value in (final or {}).items()})
     if status is not None:
         run.write_summary(status, {}, **({"reason": reason} if reason else {}))
     return run.path

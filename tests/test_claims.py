@@ -135,8 +135,9 @@ def test_one_seed_and_unfinished_seeds_are_not_enough(tmp_path):
 def test_the_arm_that_counts_has_the_tasks_values_and_the_protocols_samples(tmp_path):
     """Others of the same M and epsilon would fail the claim."""
     chosen = arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0))
-    chosen += arms("actor/entropy", (-9.0, -50.0, -80.0, -90.0), learning_rate=1e-3)
+    chosen += arms("actor/entropy", (-9.0, -50.0, -80.0, -90.0), learning_rate=1e-4)
     chosen += [{"retries": 8, "num_samples": 8, "final": {"actor/entropy": -90.0}}]
+    chosen += [{"retries": 1, "num_samples": 16, "final": {"actor/entropy": 0.0}}]
     chosen += arms("actor/entropy", (0.0, -50.0, -80.0, -90.0), actor_optimizer="sgd")
     chosen += arms("actor/entropy", (0.0, -50.0, -80.0, -90.0), objective="median")
     result = check(write_sweep(tmp_path, chosen, seeds=(1, 2)), "a")

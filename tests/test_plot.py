@@ -151,8 +151,8 @@ def test_differences_are_paired_by_seed(tmp_path):
 def test_returns_over_tasks_are_scaled_by_task(tmp_path):
     for task, scale in (("mujoco/ant", 1.0), ("mujoco/hopper", 1000.0)):
         arms = [{"final": {"eval/return_stochastic": 4 * scale}}]
-        arms += [{"retries": 2, "final": {"eval/return_stochastic": 2 * scale}}]
-        write_sweep(tmp_path / task.replace("/", "_"), arms, tasks=(task,))
+        arms += [{"retries": 2, "final": {"eval/return_stochastic": 3 * scale}}]
+        write_sweep(tmp_path / task.replace("/", "_"), arms, tasks=(task,), start=2 * scale)
     drawings = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), [])
     rows = {row["arm"]: row for row in drawings[-1].rows}
     assert drawings[-1].name == "aggregate" and rows["SAC"]["iqm"] == pytest.approx(1)
@@ -167,6 +167,14 @@ def test_many_arms_do_not_share_a_panel(tmp_path):
     assert notes == [
         "curves: too many arms for one panel; shown are those with Adam's epsilon (actor) 1e-08, the grids have all"
     ]
+
+
+def test_runs_that_are_still_going_have_curves_only(tmp_path):
+    write_sweep(tmp_path, [{"final": FINAL}, {"retries": 4, "final": FINAL}], status=None)
+    notes = []
+    (drawing,) = draw_all(load([tmp_path]), Look(("actor/entropy",)), notes)
+    assert notes == ["no run has finished: there are no final values"]
+    assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["--"] * 6
 
 
 def test_missing_metrics_leave_a_panel_that_says_so(tmp_path):

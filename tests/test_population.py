@@ -75,28 +75,9 @@ def command(*arguments, cwd, module="train", **environment):
     )
 
 
-def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_path, capsys):
-    failing = ("agent.num_retries=2", "agent.learning_rate=1e30", "seed=2")
-    overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1])]
-    together = run_jobs(planned(tmp_path / "together", *overrides))
-    table = capsys.readouterr().out
-    assert "3 members" in table and "2 finished, 1 stopped" in table
-    alone = [run_jobs([one])[0] for one in planned(tmp_path / "alone", *overrides)]
-    for number, (of_all, own) in enumerate(zip(together, alone, strict=True)):
-        assert values(of_all.directory) == values(own.directory)
-        assert of_all.directory == tmp_path / "together" / str(number)
-        assert (of_all.status, of_all.score, of_all.reason) == (own.status, own.score, own.reason)
-        assert summary(of_all.directory)["env_steps"] == summary(own.directory)["env_steps"]
-        assert (of_all.directory / "plots" / "return.png").exists() and (of_all.directory / "policy").exists()
-        config = yaml.safe_load((of_all.directory / "config.yaml").read_text())
-        assert config["seed"] == (0, 2, 1)[number]
-    assert [one.status for one in together] == ["finished", "stopped", "finished"]
-    assert together[1].score is None and "non-finite at gradient step" in together[1].reason
-    assert together[1].reason == summary(tmp_path / "together" / "1")["reason"]
-    assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
-
-
-def test_one_compilation_a_group(tmp_path, monkeypatch):
+@pytest.fixture
+def counts(monkeypatch):
+    """How often the training functions are traced."""
     counts = {"act": 0, "learn": 0}
     for name in counts:
         original = getattr(training, name)
@@ -106,10 +87,30 @@ def test_one_compilation_a_group(tmp_path, monkeypatch):
             return original(*args)
 
         monkeypatch.setattr(loop, name, counted)
-    agents = [*MIXED, ("agent=sac",), ("agent=sac", "seed=1")]
-    run_jobs(planned(tmp_path, *((*PROBE, *one) for one in agents)))
-    # For each of the two groups: one program for prefilling, one for training.
+    return counts
+
+
+def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_path, capsys, counts):
+    failing = ("agent.num_retries=2", "agent.learning_rate=1e30", "seed=2")
+    overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1], ("agent=sac", "seed=4"))]
+    together = run_jobs(planned(tmp_path / "together", *overrides))
+    # Each of the two groups is one program for prefilling and one for training.
     assert counts == {"act": 4, "learn": 4}
+    table = capsys.readouterr().out
+    assert "3 members" in table and "1 member:" in table and "3 finished, 1 stopped" in table
+    alone = [run_jobs([one])[0] for one in planned(tmp_path / "alone", *overrides)]
+    for number, (of_all, own) in enumerate(zip(together, alone, strict=True)):
+        assert values(of_all.directory) == values(own.directory)
+        assert of_all.directory == tmp_path / "together" / str(number)
+        assert (of_all.status, of_all.score, of_all.reason) == (own.status, own.score, own.reason)
+        assert summary(of_all.directory)["env_steps"] == summary(own.directory)["env_steps"]
+        assert (of_all.directory / "plots" / "return.png").exists() and (of_all.directory / "policy").exists()
+        config = yaml.safe_load((of_all.directory / "config.yaml").read_text())
+        assert config["seed"] == (0, 2, 1, 4)[number]
+    assert [one.status for one in together] == ["finished", "stopped", "finished", "finished"]
+    assert together[1].score is None and "non-finite at gradient step" in together[1].reason
+    assert together[1].reason == summary(tmp_path / "together" / "1")["reason"]
+    assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
 
 
 def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):
@@ -209,23 +210,8 @@ def test_a_member_of_the_command_equals_its_own_command(swept):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["agent.num_retries=4,9"], "agent.num_retries=9"),
-        (["seed=0,1", "hydra.launcher.memory_gib=1e-9"], "hydra.launcher.memory_gib=1e-09: must be at least"),
-        (["seed=0,1", "hydra.launcher.memory_gib=-1"], "hydra.launcher.memory_gib=-1"),
-        (["seed=0,1", "hydra.launcher.memory=1"], "hydra.launcher.memory=1"),
-        (["seed=0,1", "hydra.sweep.subdir=same"], "hydra.sweep.subdir="),
-    ],
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_bad_input_is_refused_before_anything_is_made(arguments, expected, tmp_path):
-    done = command("-m", "hydra/launcher=population", *PROBE, *arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert len(done.stderr.splitlines()) == 1 and expected in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_sweep_and_leave_what_is_finished(number, status, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", "-m", "hydra/launcher=population", *PROBE,
@@ -302,6 +288,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
 import envs
 from agents import ReMAC
+from remac.devices import MemberSplit
 from remac.loop import TrainConfig, member, stack_members, train, train_population
 name, num_members, num_envs, total, options = sys.argv[1], *map(int, sys.argv[2:5]), eval(sys.argv[5])
 env = envs.make(name, num_envs=num_envs, **options)
@@ -316,9 +303,10 @@ alone = train(agents[last], env, config, keys[last])
 jax.tree.map(np.testing.assert_array_equal, member(together.agent_state, last), alone.agent_state)
 for of_all, own in zip(together.evaluations, alone.evaluations):
     assert {name: of_all.metrics[name][last] for name in own.metrics} == own.metrics
-leaf = jax.tree.leaves(together.agent_state)[0]
+leaf, split = jax.tree.leaves(together.agent_state)[0], MemberSplit(num_members)
 assert leaf.shape[0] == num_members
-print("devices in use", len(leaf.sharding.device_set))
+assert split.num_places > num_members or len(leaf.sharding.device_set) == split.num_devices
+print("devices in use", split.num_devices)
 """
 
 
@@ -331,11 +319,10 @@ def run_on_devices(name, num_members, num_envs, total, options="{}", timeout=120
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["probe/truncation", "mujoco/hopper"])
+@pytest.mark.parametrize("name", ["probe/truncation", pytest.param("mujoco/hopper", marks=pytest.mark.slow)])
 def test_members_are_split_over_devices(name):
-    """8 members on 4 devices, and 5 members, for which 3 devices do."""
-    assert "devices in use 4" in run_on_devices(name, 8, 4, 40)
-    run_on_devices(name, 5, 4, 40)
+    """There are four devices, of which five members need three."""
+    assert "devices in use 3" in run_on_devices(name, 5, 4, 40)
 
 
 @pytest.mark.slow

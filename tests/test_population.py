@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from experiments import population
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.population import PlannedJob, plan, run_jobs
+from experiments.wandb_logger import run_id
 from remac import loop, training
 from remac.machine import available_bytes, available_cpus
 from remac.types import InvalidValueError
@@ -196,7 +197,10 @@ def test_the_command_gives_every_job_all_that_a_run_has(swept):
     assert [run.name for run in runs] == [f"{number}_remac_hopper_seed0" for number in range(4)]
     for run, status in zip(runs, ("finished", "stopped") * 2, strict=True):
         assert summary(run)["status"] == status
-        assert list(run.glob("wandb/offline-run-*/*.wandb"))
+        number = int(run.name[0])
+        changed = [f"agent.num_retries={(1, 4)[number // 2]}", f"agent.learning_rate={('0.001', '1e+30')[number % 2]}"]
+        expected = run_id("runs", ",".join([*HOPPER, *changed]), 0)  # of the sweep, the arm and the seed
+        assert list(run.glob(f"wandb/offline-run-*-{expected}/*.wandb"))
         assert "agent.num_retries=1,4" in json.loads((run / "provenance.json").read_text())["command"]
     assert "800/800 env steps" in done.stderr.replace("\r", "\n")
 

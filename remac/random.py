@@ -2,7 +2,7 @@
 
 There JAX lowers Threefry to a rolled loop that writes its state to memory after every four rounds. Written out, the
 rounds stay in registers and fuse with what uses the bits: 24,576 words in 0.04 instead of 0.24 ms (one core of an Intel
-Xeon, 2.6 GHz), and a handful of words, of which a gradient step draws several, in 1 to 2 us instead of 50.
+Xeon at 2.6 GHz), 3,072 words in 0.004 instead of 0.017 ms.
 """
 
 import math
@@ -19,13 +19,13 @@ _KEY_PARITY = 0x1BD11BDA
 
 
 def unroll(keys: Key) -> Key:
-    """Returns the same Threefry keys in a form whose draws are the same numbers, computed without loops."""
+    """Returns Threefry keys whose draws are the same numbers as those of the given ones, computed without loops.
+
+    Keys of another kind, and keys on an accelerator, are returned as they are.
+    """
+    if jax.default_backend() != "cpu" or jax.random.key_impl(keys) != "threefry2x32":
+        return keys
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_UNROLLED)
-
-
-def roll(keys: Key) -> Key:
-    """Undoes ``unroll``."""
-    return jax.random.wrap_key_data(jax.random.key_data(keys), impl="threefry2x32")
 
 
 def _threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
@@ -62,9 +62,9 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.stack(_count(key, shape), axis=-1)
 
 
-def _fold_in(key: Array, data: Array) -> Array:
-    data = jnp.asarray(data, jnp.uint32)
-    return jnp.stack(_threefry(key, jnp.zeros_like(data), data))
+def _fold_in(key: Array, data: int) -> Array:
+    low = jnp.asarray(data, jnp.uint32)
+    return jnp.stack(_threefry(key, jnp.zeros_like(low), low))
 
 
 def _seed(seed: Array) -> Array:

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from experiments import compilation_cache
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.run_directory import require_unused
 from remac.loop import NonFiniteError
@@ -46,6 +47,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         config_name: File in ``conf/`` without its ending.
         task: Takes the composed configuration; what it returns is the score that sweepers see.
     """
+    compilation_cache.enable()
     register_schemas()
     # Hydra's own report is several lines and always exits with 1; with this variable it raises instead.
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"

@@ -270,7 +270,10 @@ class _Loop:
             (self.state, self.env_state), done = self.pacer.run_chunk(
                 f"rounds of {num_updates} updates",
                 num_rounds,
-                lambda size: self._epoch(num_updates, self.agents, self.state, self.env_state, size),
+                # The length goes to the device explicitly, and nothing else does.
+                lambda size: self._epoch(
+                    num_updates, self.agents, self.state, self.env_state, jax.device_put(np.int32(size))
+                ),
             )
             self.rounds_done += done
             num_rounds -= done

@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from experiments import compilation_cache
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.population import PlannedJob, plan, require_own_directories
 from remac.loop import NonFiniteError
@@ -50,6 +51,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         config_name: File in ``conf/`` without its ending.
         task: Takes the composed configuration; what it returns is the score that sweepers see.
     """
+    compilation_cache.enable()
     register_schemas()
     use_all_cpus()
     # Hydra's own report is several lines and always exits with 1; with this variable it raises instead.

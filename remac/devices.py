@@ -56,6 +56,10 @@ class MemberSplit:
             )
         return jax.device_put(tree, NamedSharding(self._mesh, SPLIT))
 
+    def share(self, tree: PyTree) -> PyTree:
+        """Puts a copy of a pytree that all members share on every device."""
+        return jax.device_put(tree, NamedSharding(self._mesh, WHOLE))
+
     def members(self, tree: PyTree) -> PyTree:
         """Returns the P members of a pytree with leading axis `[places]`."""
         if self.num_places == self.num_members:

@@ -298,7 +298,10 @@ class _Loop:
             (self.state, self.env_state), done = self.pacer.run_chunk(
                 f"rounds of {num_updates} updates",
                 num_rounds,
-                lambda size: self._epoch(num_updates)(self.agents, self.state, self.env_state, size),
+                # The length goes to the devices explicitly, and nothing else does.
+                lambda size: self._epoch(num_updates)(
+                    self.agents, self.state, self.env_state, self.split.share(np.int32(size))
+                ),
             )
             self.rounds_done += done
             num_rounds -= done

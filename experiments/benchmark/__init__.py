@@ -1,0 +1,1 @@
+"""Measurements of speed: ours, peers', and the limit."""

@@ -1,0 +1,124 @@
+"""Measures speed: ``python -m experiments.benchmark suite=<name> [size=full|small] [repeats=5] [out=<file>]``.
+
+Prints a table and writes it as JSON, with the machine in it. Columns named ``_min`` and ``_max`` are the spread of the
+one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+
+Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``environment``, ``train`` (end to end),
+``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries, installed from the
+package index; ``peers=sbx,rejax`` chooses among them).
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.benchmark import environment, estimators, peers, timing, train, update
+from experiments.figures import Row
+from remac.types import InvalidValueError
+from remac.validation import require_int, require_one_of
+
+SUITES: dict[str, Callable[[str, int], list[Row]]] = {
+    "update": update.run,
+    "environment": environment.run,
+    "train": train.run,
+    "estimators": estimators.run,
+    "population": train.run_population,
+    "peers": peers.run,
+}
+SIZES = ("full", "small")
+
+
+class Settings(NamedTuple):
+    """The command line, checked.
+
+    Attributes:
+        suite: One of ``SUITES``.
+        size: One of ``SIZES``; ``small`` only shows that it works.
+        repeats: Measurements of each row.
+        out: The JSON file.
+        peers: Peers that the suite of that name runs.
+    """
+
+    suite: str
+    size: str
+    repeats: int
+    out: Path
+    peers: tuple[str, ...]
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Reads ``key=value`` arguments.
+
+    Raises:
+        InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
+    """
+    values = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ",".join(peers.REQUIREMENTS)}
+    given = set()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in values or not equals:
+            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(values)}")
+        if key in given:
+            raise InvalidValueError(key, value, "must be given once")
+        given.add(key)
+        values[key] = value
+    require_one_of("suite", values["suite"], SUITES)
+    require_one_of("size", values["size"], SIZES)
+    require_int("repeats", int(values["repeats"]) if values["repeats"].isdecimal() else values["repeats"], 1)
+    chosen = tuple(values["peers"].split(","))
+    for peer in chosen:
+        require_one_of("peers", peer, peers.REQUIREMENTS)
+    if "peers" in given and values["suite"] != "peers":
+        raise InvalidValueError("peers", values["peers"], "is for suite=peers only")
+    out = Path(values["out"] or Path("runs", "benchmark", f"{values['suite']}.json"))
+    if out.is_dir():
+        raise InvalidValueError("out", out, "must be a file, and is a directory")
+    for path in out.parents:
+        if path.exists() and not path.is_dir():
+            raise InvalidValueError("out", out, f"must be a file in a directory, and {path} is a file")
+    return Settings(values["suite"], values["size"], int(values["repeats"]), out, chosen)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a suite and returns the exit status."""
+    try:
+        settings = parse(arguments)
+    except InvalidValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        before = timing.machine()
+        if settings.suite == "peers":
+            rows = peers.run(settings.size, settings.repeats, settings.peers)
+        else:
+            rows = SUITES[settings.suite](settings.size, settings.repeats)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    command = " ".join(("python -m experiments.benchmark", *arguments))
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    settings.out.write_text(json.dumps({"command": command, "machine": before, "rows": rows}, indent=2) + "\n")
+    print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
+    print(table(rows))
+    print(settings.out)
+    return 0
+
+
+def table(rows: list[Row]) -> str:
+    """Lays rows out as aligned columns; numbers have four figures."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([_text(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Suite ``environment``: steps per second of the environments alone, under random actions."""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import envs
+from experiments.benchmark import timing
+from experiments.figures import Row
+from remac.training import map_members
+from remac.types import Environment
+
+TASKS = (
+    *("mujoco/half_cheetah", "mujoco/hopper", "mujoco/ant", "mujoco/humanoid"),
+    *("brax/halfcheetah", "brax/ant", "probe/action"),
+)
+SECONDS = 1.0
+
+
+def run(size: str, repeats: int) -> list[Row]:
+    """Times tasks by number of environments and of members."""
+    tasks = TASKS if size == "full" else ("probe/action", "mujoco/reacher")
+    shapes = ((128, 1), (128, 4), (16, 1)) if size == "full" else ((2, 1),)
+    rows = []
+    for task, (num_envs, num_members) in itertools.product(tasks, shapes):
+        if task.startswith("brax/") and (num_envs, num_members) != shapes[0]:
+            continue  # half a minute of compilation each
+        measure = make_measurement(envs.make(task, num_envs=num_envs), num_members, SECONDS if size == "full" else 0.01)
+        rates = timing.interleave({"": measure}, repeats)[""]
+        rows.append(
+            {"task": task, "envs": num_envs, "members": num_members} | timing.summary(rates, "env_steps_per_second")
+        )
+    return rows
+
+
+def make_measurement(env: Environment, num_members: int, least_seconds: float) -> Callable[[], float]:
+    """Returns a measurement of steps per second, of all members and environments together."""
+    keys = jax.random.split(jax.random.key(0), num_members)
+    actions = np.random.default_rng(0).uniform(-1, 1, (num_members, env.num_envs, env.action_size)).astype(np.float32)
+    if env.on_device:
+        state = jax.jit(lambda keys: map_members(env.reset, keys))(keys)
+        device_actions = jnp.asarray(actions)
+        step = jax.jit(
+            lambda state: jax.lax.fori_loop(0, 10, lambda _, state: map_members(env.step, state, device_actions), state)
+        )
+        steps_per_call = 10
+    else:
+        state = env.reset(keys)
+        step, steps_per_call = lambda state: env.step(state, actions), 1
+
+    def measure() -> float:
+        nonlocal state
+        calls, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < least_seconds or not calls:
+            state = jax.block_until_ready(step(state))
+            calls += 1
+        return calls * steps_per_call * num_members * env.num_envs / elapsed if elapsed else 0.0
+
+    return measure

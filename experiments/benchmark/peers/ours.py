@@ -1,0 +1,11 @@
+"""Our SAC: ``python ours.py <num_envs> <seconds> <task>``."""
+
+import json
+import sys
+
+import envs
+from experiments.benchmark.train import measure
+
+if __name__ == "__main__":
+    num_envs, seconds, task = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+    print(json.dumps(measure("sac", envs.make(task, num_envs=num_envs), 1, seconds)))

@@ -1,0 +1,14 @@
+"""Stable-Baselines3's SAC on HalfCheetah-v5: ``python stable_baselines3.py <num_envs> <seconds>``."""
+
+import sys
+from pathlib import Path
+
+# This file has the name of the library, and Python looks beside the script first.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+from stable_baselines3 import SAC  # noqa: E402
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parent))
+    from _gymnasium_sac import main
+
+    main(SAC)

@@ -1,0 +1,80 @@
+"""Interleaved timing, its summary, and what machine it was made on."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GEMM_SHAPE = (4096, 64, 64)
+
+
+def interleave(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Runs every case once per repeat, in turn, so that what else the machine does falls on all of them alike.
+
+    Args:
+        cases: Functions that make one measurement each; they are called once more before, and that one is dropped.
+        repeats: Number of measurements of each.
+    """
+    for measure in cases.values():
+        measure()
+    results: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, measure in cases.items():
+            results[name].append(measure())
+    return results
+
+
+def seconds(program: Callable[[], Any]) -> float:
+    """Returns the wall time of a program to the end of its computation."""
+    started = time.perf_counter()
+    jax.block_until_ready(program())
+    return time.perf_counter() - started
+
+
+def summary(values: list[float], unit: str) -> dict[str, float]:
+    """Returns median, least and largest as three columns."""
+    return {
+        unit: float(np.median(values)),
+        f"{unit}_min": float(np.min(values)),
+        f"{unit}_max": float(np.max(values)),
+    }
+
+
+def make_gemm(length: int = 20) -> Callable[[], float]:
+    """Returns a measurement of the rate, in FLOP/s, of [4096, 64] x [64, 64]."""
+    rows, inner, columns = GEMM_SHAPE
+    left, right = jnp.ones((rows, inner)), jnp.eye(inner, columns)
+
+    @jax.jit
+    def products(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, length, lambda _, value: value @ right, left)
+
+    return lambda: 2.0 * rows * inner * columns * length / seconds(lambda: products(left, right))
+
+
+def machine() -> dict[str, Any]:
+    """Describes the machine and the software."""
+    model = platform.processor()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = jax.local_devices()[0]
+    return {
+        "cpu": model,
+        "cores": affinity,
+        "load_average": os.getloadavg()[0],
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": jax.local_device_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }

@@ -1,0 +1,127 @@
+"""Suite ``update``: one gradient step inside ``remac.training.learn``, against the FLOPs that it needs."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import SAC, ReMAC
+from agents.actor_critic import ActorCritic
+from experiments.benchmark import timing
+from experiments.figures import Row
+from remac import training
+from remac.loop import stack_members
+from remac.types import Transition
+
+# Half cheetah.
+OBSERVATION_SIZE, ACTION_SIZE, NUM_ENVS, CAPACITY = 17, 6, 128, 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    observation_size: int = OBSERVATION_SIZE
+    action_size: int = ACTION_SIZE
+
+
+def run(size: str, repeats: int) -> list[Row]:
+    """Times SAC and ReMAC by N and M, batch, width and members.
+
+    Returns:
+        Rows with the time per gradient step of one member, and ``times_limit``: that time over the step's FLOPs
+        divided by the GEMM rate measured in the same turn.
+    """
+    full = size == "full"
+    cases = [(*case, 64 if full else 8, 1) for case in itertools.product(_AGENTS, (256, 512) if full else (16,))]
+    if full:
+        cases += [("sac", 512, 256, 1), ("remac 8,4", 512, 256, 1), ("sac", 512, 64, 4), ("remac 8,4", 512, 64, 4)]
+    num_updates = 32 if full else 2
+    programs = {case: make_program(*case, num_updates) for case in cases}
+    gemm = timing.make_gemm()
+    measured: dict[Any, list[float]] = {case: [] for case in cases}
+    rates: dict[Any, list[float]] = {case: [] for case in cases}
+    for repeat in range(repeats + 1):
+        for case, program in programs.items():
+            rate, elapsed = gemm(), timing.seconds(program)
+            if repeat:  # the first one compiles
+                measured[case].append(elapsed / num_updates / case[3])
+                rates[case].append(rate)
+    rows = []
+    for case in cases:
+        name, batch_size, width, num_members = case
+        flops = update_flops(_agent(name, batch_size, width))
+        limit = [elapsed * rate / flops for elapsed, rate in zip(measured[case], rates[case], strict=True)]
+        rows.append(
+            {"agent": name, "batch": batch_size, "width": width, "members": num_members, "mflop": flops / 1e6}
+            | timing.summary([elapsed * 1e3 for elapsed in measured[case]], "ms")
+            | {"gflops": flops / np.median(measured[case]) / 1e9, "gemm_gflops": float(np.median(rates[case])) / 1e9}
+            | timing.summary(limit, "times_limit")
+        )
+    return rows
+
+
+_AGENTS = ("sac", "remac 8,4", "remac 16,8")
+
+
+def _agent(name: str, batch_size: int, width: int) -> ActorCritic:
+    options: dict[str, Any] = {"batch_size": batch_size, "hidden_sizes": (width, width)}
+    if name == "sac":
+        return SAC.create(OBSERVATION_SIZE, ACTION_SIZE, **options)
+    num_samples, num_retries = (int(number) for number in name.split()[1].split(","))
+    return ReMAC.create(OBSERVATION_SIZE, ACTION_SIZE, num_samples=num_samples, num_retries=num_retries, **options)
+
+
+def make_program(name: str, batch_size: int, width: int, num_members: int, num_updates: int) -> Callable[[], Any]:
+    """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
+    agents = stack_members([_agent(name, batch_size, width)] * num_members)
+    keys = jax.random.split(jax.random.key(0), num_members)
+    state, _ = jax.jit(training.init_train_state, static_argnums=(2, 3))(agents, keys, _Sizes(), CAPACITY)
+    learn = jax.jit(training.learn, static_argnums=3, donate_argnums=1)
+    new = _experience(num_members)
+    for _ in range(CAPACITY // NUM_ENVS // 10):
+        state = learn(agents, state, new, 0)
+
+    def program() -> Any:
+        nonlocal state
+        state = learn(agents, state, new, num_updates)
+        return state
+
+    return program
+
+
+def _experience(num_members: int) -> training.Experience:
+    keys = jax.random.split(jax.random.key(1), 4)
+    shape = (num_members, NUM_ENVS)
+    transition = Transition(
+        observation=jax.random.normal(keys[0], (*shape, OBSERVATION_SIZE)),
+        action=jnp.tanh(jax.random.normal(keys[1], (*shape, ACTION_SIZE))),
+        reward=jax.random.normal(keys[2], shape),
+        discount=jnp.ones(shape),
+        next_observation=jax.random.normal(keys[3], (*shape, OBSERVATION_SIZE)),
+    )
+    return training.Experience(transition, jnp.zeros(shape), jnp.zeros(shape, bool))
+
+
+def update_flops(agent: ActorCritic) -> int:
+    """Counts the floating-point operations of the matrix products that one gradient step cannot do without.
+
+    The observation's part of the critics' first layer is computed once per state, samples whose weight is zero get no
+    backward pass, and there is no gradient by observations.
+    """
+    widths = agent.hidden_sizes
+    hidden = sum(a * b for a, b in itertools.pairwise(widths))
+    policy_input = agent.observation_size * widths[0]
+    policy = policy_input + hidden + widths[-1] * 2 * agent.action_size
+    of_state, of_action_input = agent.observation_size * widths[0], agent.action_size * widths[0]
+    of_action = of_action_input + hidden + widths[-1]
+    num_samples, num_differentiated = agent.num_actor_samples(), 1
+    if isinstance(agent, ReMAC):
+        num_differentiated = int(np.count_nonzero(agent.rank_weights)) if agent.reparameterizes() else 0
+    actor = 3 * policy - policy_input
+    actor += agent.num_critics * (of_state + (num_samples + num_differentiated) * of_action)
+    next_value = policy + agent.num_critics * (of_state + of_action)
+    critics = agent.num_critics * (2 * (of_state + of_action) + of_action - of_action_input)
+    return 2 * agent.batch_size * (actor + next_value + critics)

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from agents import SAC, ReMAC
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.update import update_flops
+
+
+def test_flops_are_those_counted_by_hand():
+    """One unit of width one: every product is one multiplication and one addition per state."""
+    tiny = {"hidden_sizes": (1,), "batch_size": 1, "num_critics": 1}
+    sac = SAC.create(1, 1, **tiny)
+    # Policy 1 + 2, no gradient by the observation: 3 + 3 + 2; critic 1 + (1 + 1), actions' gradient 2: 5.
+    # Next value: 3 + 3. Critic: 3 forwards, 3 for weights, 1 between its layers.
+    assert update_flops(sac) == 2 * (8 + 5 + 6 + 7)
+    remac = ReMAC.create(1, 1, num_samples=8, num_retries=4, **tiny)
+    assert update_flops(remac) == 2 * (8 + (1 + 8 * 2 + 5 * 2) + 6 + 7)
+
+
+def test_flops_of_remac_beside_sacs():
+    sac = update_flops(SAC.create(17, 6))
+    ratios = [
+        update_flops(ReMAC.create(17, 6, num_samples=samples, num_retries=retries)) / sac
+        for samples, retries in ((8, 4), (16, 8))
+    ]
+    assert ratios == pytest.approx([2.17, 3.45], abs=0.01)
+
+
+@pytest.mark.parametrize("suite", ["update", "estimators", "environment"])
+def test_suites_write_what_they_print(suite, tmp_path, capsys):
+    out = tmp_path / "new" / "result.json"
+    assert benchmark.main([f"suite={suite}", "size=small", "repeats=1", f"out={out}"]) == 0
+    written = json.loads(out.read_text())
+    assert written["machine"]["cores"] >= 1 and written["command"].startswith("python -m experiments.benchmark suite=")
+    printed = capsys.readouterr().out
+    for row in written["rows"]:
+        assert all(name in printed for name in row)
+        medians = [name.removesuffix("_min") for name in row if name.endswith("_min")]
+        assert medians
+        for name in medians:
+            assert 0 < row[f"{name}_min"] <= row[name] <= row[f"{name}_max"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["train", "population"])
+def test_trainings_are_timed(suite, tmp_path):
+    out = tmp_path / "result.json"
+    assert benchmark.main([f"suite={suite}", "size=small", "repeats=1", f"out={out}"]) == 0
+    for row in json.loads(out.read_text())["rows"]:
+        assert row["env_steps_per_second"] > 0 and row["gradient_steps_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "suite=: must be one of update, environment"),
+        (["suite=updates"], "suite=updates: must be one of"),
+        (["suite=update", "size=tiny"], "size=tiny: must be one of full, small"),
+        (["suite=update", "repeats=0"], "repeats=0: must be an integer of at least 1"),
+        (["suite=update", "repeats=two"], "repeats=two: must be an integer"),
+        (["suite=update", "suite=update"], "must be given once"),
+        (["suite=update", "device=cpu"], "device=cpu: no such key"),
+        (["update"], "no such key"),
+        (["suite=peers", "peers=cleanrl"], "peers=cleanrl: must be one of sbx"),
+        (["suite=update", "peers=sbx"], "is for suite=peers only"),
+        (["suite=update", "out=tests/test_benchmark.py/x.json"], "is a file"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, capsys):
+    assert benchmark.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
+    from experiments.benchmark import peers
+
+    monkeypatch.setattr(peers, "install", lambda peer, directory: "no such package")
+    monkeypatch.setattr(peers, "_measure", lambda *arguments: 10.0)
+    rows = peers.run("small", 2, ("rejax",), tmp_path)
+    assert [(row["who"], row["error"]) for row in rows] == [("ours", ""), ("rejax", "no such package")]
+    assert rows[0]["ours_over_peer"] == 1.0 and "env_steps_per_second" not in rows[1]

@@ -73,7 +73,7 @@ def _log_prob(noise: Array, pre_tanh: Array, log_std: Array) -> Array:
 @jax.custom_jvp
 def _log_one_minus_tanh_square(x: Array) -> Array:
     size = jnp.abs(x)
-    # Not log1p, which on the CPU is not vectorised here and takes 20 times as long; the error is that of rounding 1.
+    # Not log1p, which on the CPU is not vectorised here and takes 10 times as long; the error is that of rounding 1.
     return 2.0 * (math.log(2.0) - size - jnp.log(1.0 + jnp.exp(-2.0 * size)))
 
 

@@ -24,7 +24,8 @@ ROOT = SCRIPTS.parents[2]
 REQUIREMENTS = {
     "sbx": ["sbx-rl", "gymnasium[mujoco]"],
     "stable_baselines3": ["stable-baselines3", "gymnasium[mujoco]"],
-    "rejax": ["rejax==0.1.2", "brax"],
+    # With gymnax 1 rejax 0.1.2 does not step Brax's environments.
+    "rejax": ["rejax==0.1.2", "gymnax<0.1", "brax"],
 }
 # Task of ours, number of environments, and who runs it.
 COMPARISONS = (

@@ -42,7 +42,7 @@ class DeviceEnvironment:
     Starts come from a pool that is drawn at ``reset``; every step replaces one start of the pool by a new one, so that
     auto-resets go on meeting new starts for the price of one start per step, however many environments end.
     Where a step both terminates and reaches the time limit, it counts as a termination. A step to a non-finite
-    observation or reward is handled as ``EnvState.diverged`` says, and a start with a non-finite observation is not used.
+    observation or reward is handled as ``EnvState.diverged`` says; a start with such an observation is not used.
 
     Attributes:
         name: Suite and task.

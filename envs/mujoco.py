@@ -331,7 +331,7 @@ class MujocoEnvironment:
             get_state(model, data, state[row], _STATE)
             for value, out in copies:
                 out[row] = value
-        if (warnings_counted != _NONE_NEW).any():  # rare, so which row it was is found by stepping them again one by one
+        if (warnings_counted != _NONE_NEW).any():  # rare, so the rows are found by stepping again one by one
             if last - first == 1:
                 diverged[first] = True
             else:

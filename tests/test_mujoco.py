@@ -154,7 +154,6 @@ def test_options_equal_gymnasium(task, options):
 
 
 def test_every_gymnasium_flag_is_an_option_with_its_default():
-    import dataclasses
     import inspect
 
     for task in suite.TASKS:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 import envs
 from experiments import command_line
 from experiments.run_directory import CONFIG
+from remac.devices import MemberSplit
 from remac.evaluation import Evaluator
 from remac.loop import stack_members
 from remac.pacing import Pacer
@@ -46,7 +47,7 @@ def main(config: DictConfig) -> float:
     if config.render and env.name.startswith("probe/"):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
     key = jax.random.key(config.eval_seed)
-    metrics = Evaluator(env)(stack_members([policy]), key, Pacer(lambda: None))
+    metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
     for name, value in result.items():
         print(f"{name:24} {value:12.3f}")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from remac.devices import SPLIT, WHOLE, MemberSplit
 from remac.order_statistics import max_at_k
 from remac.pacing import Pacer
 from remac.policy import Policy
@@ -40,18 +41,20 @@ class Evaluator:
     the same starts. Programs are compiled once.
     """
 
-    def __init__(self, env: Environment) -> None:
-        """Takes environments made for evaluation: E episodes at a time, none staggered."""
-        self._env = env
-        self._act = jax.jit(_act)
-        self._reset = jax.jit(jax.vmap(jax.vmap(env.reset))) if env.on_device else env.reset
-        self._rollout = jax.jit(self._steps)
+    def __init__(self, env: Environment, split: MemberSplit) -> None:
+        """Takes environments made for evaluation (E episodes at a time, none staggered), and where members live."""
+        self._env, self._split = env, split
+        self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
+        self._reset = env.reset
+        if env.on_device:
+            self._reset = split.program(jax.vmap(jax.vmap(env.reset)), (SPLIT,), SPLIT)
+            self._rollout = split.program(self._steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
         """Evaluates all members.
 
         Args:
-            policies: Leaves `[P, ...]`.
+            policies: Leaves `[places, ...]`.
             key: Consumed.
             pacer: Hands control to the caller now and then.
 
@@ -59,11 +62,10 @@ class Evaluator:
             Metrics `eval/...`, `[P]` each.
         """
         run = self._on_device if self._env.on_device else self._on_host
-        num_members = policies.normalizer.count.shape[0]
         reset_key, action_key = jax.random.split(key)
-        reset_keys = jnp.broadcast_to(reset_key, (num_members, NUM_MODES))
+        reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         episodes = run(policies, reset_keys, action_key, pacer)
-        return summarize(jax.tree.map(np.asarray, episodes))
+        return summarize(self._split.members(jax.tree.map(np.asarray, episodes)))
 
     def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
         env_state = self._reset(reset_keys)

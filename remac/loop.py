@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from remac import replay as replay_lib
+from remac.devices import SPLIT, WHOLE, MemberSplit
 from remac.evaluation import Evaluator
 from remac.pacing import Pacer
 from remac.policy import Policy
 from remac.training import (
+    TRAIN_STATE_SPLIT,
     Agent,
     TrainState,
     act,
@@ -113,11 +115,8 @@ class Evaluation:
     policies: Policy | None = None
 
 
-Callback = Callable[[Progress | Evaluation], None]
-
-
 class NonFiniteError(ArithmeticError):
-    """A metric became NaN or infinite, and with it the run.
+    """A metric of a member became NaN or infinite.
 
     Attributes:
         metric: Name of the first such metric.
@@ -131,16 +130,34 @@ class NonFiniteError(ArithmeticError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+    """A member became non-finite: it learns no more, and later metrics of it mean nothing.
+
+    Attributes:
+        member: Its index.
+        error: The metric and the gradient step.
+    """
+
+    member: int
+    error: NonFiniteError
+
+
+Callback = Callable[[Progress | Evaluation | Failure], None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """Outcome of a training.
 
     Attributes:
         agent_state: What the agent learned; leading axis `[P]` for a population.
         evaluations: All evaluations in order; metrics are floats for one run, `[P]` for a population.
+        failures: What became of the members that failed, by index.
     """
 
     agent_state: Any
     evaluations: list[Evaluation]
+    failures: dict[int, NonFiniteError]
 
 
 def train(
@@ -157,7 +174,7 @@ def train(
         env: Training environments, for example of ``envs.make``.
         config: How long and how often.
         key: Consumed.
-        callback: Called with ``Progress`` and ``Evaluation`` (metrics `[1]`); may raise to stop.
+        callback: Called with ``Progress``, ``Evaluation`` (metrics `[1]`) and ``Failure``; may raise to stop.
 
     Returns:
         The agent's state without a member axis, and the evaluations.
@@ -171,7 +188,7 @@ def train(
         dataclasses.replace(event, metrics={name: values[0] for name, values in event.metrics.items()})
         for event in result.evaluations
     ]
-    return Result(jax.tree.map(lambda leaf: leaf[0], result.agent_state), evaluations)
+    return Result(member(result.agent_state, 0), evaluations, {})
 
 
 def stack_members(agents: list[Agent]) -> Agent:
@@ -186,46 +203,58 @@ def train_population(
     keys: Key,
     callback: Callback | None = None,
 ) -> Result:
-    """Trains P agents side by side, each as if alone.
+    """Trains P agents side by side, each as if alone; with several devices, each device trains some of them.
+
+    A member that becomes non-finite does not disturb the others.
 
     Args:
         agents: Leaves `[P, ...]`, see ``stack_members``.
         env: Training environments of one member.
         config: How long and how often.
         keys: `[P]`, consumed.
-        callback: Called with ``Progress`` and ``Evaluation``; may raise to stop.
+        callback: Called with ``Progress``, ``Evaluation`` and ``Failure``; may raise to stop.
 
     Returns:
-        The agents' states `[P, ...]`, and the evaluations.
+        The agents' states `[P, ...]`, the evaluations and the failures.
 
     Raises:
         InvalidValueError: If the configuration is not allowed.
-        NonFiniteError: If a loss or a parameter became non-finite in any member.
+        NonFiniteError: If a loss or a parameter became non-finite in every member.
     """
     config.validate(env.num_envs, agents.batch_size)
     return _Loop(agents, env, config, keys, callback or (lambda event: None)).run()
 
 
 class _Loop:
-    """State of a training under way; ``run`` drives it."""
+    """State of a training under way; ``run`` drives it.
+
+    What changes, and so what a training could be continued from, is ``state``, ``env_state`` (leading axes
+    `[places, ...]`, see ``MemberSplit``), ``rounds_done``, ``evaluations`` and ``failures``.
+    """
 
     def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
-        self.agents, self.env, self.config, self.callback = agents, env, config, callback
+        self.env, self.config, self.callback = env, config, callback
         self.rounds_done = 0
         self.evaluations: list[Evaluation] = []
+        self.failures: dict[int, NonFiniteError] = {}
         self.evaluating = False
         self.pacer = Pacer(self._on_tick)
-        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes))
         self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
         self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
-        self.state, env_keys = jax.jit(init_train_state, static_argnums=(2, 3))(agents, keys, env, config.replay_rows)
-        reset = jax.jit(functools.partial(map_members, env.reset)) if env.on_device else env.reset
+        self.split = split = MemberSplit(keys.shape[0])
+        self.agents = split.place(agents)
+        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split)
+        init = functools.partial(init_train_state, env=env, replay_capacity=config.replay_rows)
+        self.state, env_keys = split.program(init, (SPLIT, SPLIT), (TRAIN_STATE_SPLIT, SPLIT))(
+            self.agents, split.place(keys)
+        )
+        reset = split.program(functools.partial(map_members, env.reset), (SPLIT,), SPLIT) if env.on_device else env.reset
         self.env_state: EnvState = reset(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
-        self._act = jax.jit(act)
-        self._learn = jax.jit(learn, static_argnums=3, donate_argnums=1)
-        self._epoch = jax.jit(self._device_rounds, static_argnums=0, donate_argnums=(2, 3))
-        self._reset_metrics = jax.jit(reset_metrics)
+        self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
+        self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
+        self._learn = functools.cache(self._make_learn)
+        self._epoch = functools.cache(self._make_epoch)
 
     @property
     def env_steps(self) -> int:
@@ -245,10 +274,10 @@ class _Loop:
                 self.run_rounds(min(next_eval, self.prefill_rounds) - self.rounds_done, 0)
             else:
                 self.run_rounds(next_eval - self.rounds_done, self.config.updates_per_round)
-            self._raise_if_failed()
+            self._note_failures()
             if self.rounds_done == next_eval:
                 self._evaluate()
-        return Result(self.state.agent, self.evaluations)
+        return Result(self.split.members(self.state.agent), self.evaluations, self.failures)
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         for _ in range(num_rounds):
@@ -256,11 +285,8 @@ class _Loop:
             action, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
             action = np.asarray(action)
             self.env_state = self.env.step(before, action)
-            self.state = self._learn(
-                self.agents,
-                dataclasses.replace(self.state, key=keys),
-                experience(before, action, self.env_state),
-                num_updates,
+            self.state = self._learn(num_updates)(
+                self.agents, dataclasses.replace(self.state, key=keys), experience(before, action, self.env_state)
             )
             self.rounds_done += 1
             self.pacer.tick()
@@ -270,23 +296,38 @@ class _Loop:
             (self.state, self.env_state), done = self.pacer.run_chunk(
                 f"rounds of {num_updates} updates",
                 num_rounds,
-                lambda size: self._epoch(num_updates, self.agents, self.state, self.env_state, size),
+                lambda size: self._epoch(num_updates)(self.agents, self.state, self.env_state, size),
             )
             self.rounds_done += done
             num_rounds -= done
             self.pacer.tick()
 
-    def _device_rounds(
-        self, num_updates: int, agents: Agent, state: TrainState, env_state: EnvState, num_rounds: int
-    ) -> tuple[TrainState, EnvState]:
-        def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
-            state, before = carry
-            action, keys = act(agents, state.agent, state.key, before.observation)
-            after = map_members(self.env.step, before, action)
-            state = learn(agents, dataclasses.replace(state, key=keys), experience(before, action, after), num_updates)
-            return state, after
+    def _make_learn(self, num_updates: int) -> Callable[..., TrainState]:
+        """Returns the program of a round's second half."""
+        return self.split.program(
+            lambda agents, state, new: learn(agents, state, new, num_updates),
+            (SPLIT, TRAIN_STATE_SPLIT, SPLIT),
+            TRAIN_STATE_SPLIT,
+            donate=(1,),
+        )
 
-        return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
+    def _make_epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
+        """Returns the program of many rounds, for suites on the device."""
+
+        def rounds(
+            agents: Agent, state: TrainState, env_state: EnvState, num_rounds: int
+        ) -> tuple[TrainState, EnvState]:
+            def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
+                state, before = carry
+                action, keys = act(agents, state.agent, state.key, before.observation)
+                after = map_members(self.env.step, before, action)
+                state = dataclasses.replace(state, key=keys)
+                return learn(agents, state, experience(before, action, after), num_updates), after
+
+            return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
+
+        both = (TRAIN_STATE_SPLIT, SPLIT)
+        return self.split.program(rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2))
 
     def _evaluate(self) -> None:
         self.evaluating = True
@@ -298,13 +339,14 @@ class _Loop:
         self.evaluating = False
         event = Evaluation(self.env_steps, self.gradient_steps, metrics)
         self.evaluations.append(event)
-        self.callback(dataclasses.replace(event, policies=policies))
+        self.callback(dataclasses.replace(event, policies=jax.device_get(self.split.members(policies))))
         for name, values in metrics.items():
-            if name != "train/episode_return" and not np.isfinite(values).all():
-                raise NonFiniteError(name, self.gradient_steps)
+            if name != "train/episode_return":
+                for index in np.flatnonzero(~np.isfinite(values)):
+                    self._fail(int(index), NonFiniteError(name, self.gradient_steps))
 
     def _training_means(self) -> dict[str, np.ndarray]:
-        sums = jax.device_get(self.state.metrics)
+        sums = self.split.members(jax.device_get(self.state.metrics))
         means = {}
         if sums.rounds.all():
             means = {name: total / sums.rounds for name, total in sums.totals.items()}
@@ -315,14 +357,23 @@ class _Loop:
         return means
 
     def _on_tick(self) -> None:
-        self._raise_if_failed()
+        self._note_failures()
         self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating))
 
-    def _raise_if_failed(self) -> None:
+    def _note_failures(self) -> None:
         sums = self.state.metrics
-        steps, metric = jax.device_get((sums.failed_step, sums.failed_metric))
-        for member in np.flatnonzero(steps >= 0):
-            raise NonFiniteError(sorted(sums.totals)[metric[member]], int(steps[member]))
+        steps, metric = self.split.members(jax.device_get((sums.failed_step, sums.failed_metric)))
+        for index in np.flatnonzero(steps >= 0):
+            self._fail(int(index), NonFiniteError(sorted(sums.totals)[metric[index]], int(steps[index])))
+
+    def _fail(self, index: int, error: NonFiniteError) -> None:
+        """Marks a member as failed, once; ends the training when no member is left."""
+        if index in self.failures:
+            return
+        self.failures[index] = error
+        self.callback(Failure(index, error))
+        if len(self.failures) == self.split.num_members:
+            raise error
 
 
 def member(tree: PyTree, index: int) -> PyTree:

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from remac import replay as replay_lib
+from remac.devices import SPLIT, WHOLE
 from remac.policy import Policy
 from remac.replay import ReplayState
 from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
@@ -110,6 +111,10 @@ class TrainState:
     metrics: MetricSums
     key: Key
     gradient_steps: Array
+
+
+# How a state is split over devices.
+TRAIN_STATE_SPLIT = TrainState(SPLIT, ReplayState(SPLIT, WHOLE, WHOLE), SPLIT, SPLIT, WHOLE)
 
 
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
@@ -209,6 +214,8 @@ def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> t
 def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -> TrainState:
     """Adds a round's experience to the replay and makes ``num_updates`` gradient steps (0 while prefilling).
 
+    A member with a non-finite metric keeps the agent state it had before that round, for good.
+
     Args:
         agents: Leaves `[P, ...]`.
         state: Before the round; donate it.
@@ -219,9 +226,9 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
     members = jnp.arange(state.key.shape[0], dtype=jnp.int32)
 
     def member(
-        index: Array, agent: Agent, agent_state: PyTree, key: Key, sums: MetricSums, new: Experience
+        index: Array, agent: Agent, before: PyTree, key: Key, sums: MetricSums, new: Experience
     ) -> tuple[PyTree, Key, MetricSums]:
-        agent_state = agent.observe(agent_state, new.transition.observation)
+        agent_state = agent.observe(before, new.transition.observation)
         sums = _add_episodes(sums, new)
         if not num_updates:
             return agent_state, key, sums
@@ -234,6 +241,7 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
         keys = jax.random.split(key, num_updates + 1)
         agent_state, metrics = jax.lax.scan(gradient_step, agent_state, keys[1:])
         sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
+        agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums
 
     agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)

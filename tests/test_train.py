@@ -16,6 +16,7 @@ from PIL import Image
 
 import envs
 from experiments.run_directory import RunDirectory, read_metrics, require_unused
+from remac.devices import MemberSplit
 from remac.evaluation import Evaluator
 from remac.loop import stack_members
 from remac.pacing import Pacer
@@ -137,7 +138,7 @@ def test_the_policy_acts_as_it_was_evaluated(finished):
     # With the key that training's last evaluation had, the loaded policy gets the returns that training logged.
     key = jax.random.fold_in(jax.random.key(1_000_003), 256)
     env = envs.make("mujoco/hopper", num_envs=4)
-    again = Evaluator(env)(stack_members([policy]), key, Pacer(lambda: None))
+    again = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     logged = json.loads((directory / "summary.json").read_text())["metrics"]
     assert {name: logged[name] for name in again} == {name: float(values[0]) for name, values in again.items()}
     (directory / "evaluation.json").unlink()

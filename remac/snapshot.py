@@ -6,6 +6,7 @@ alone, and runs that were made alone as a population.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,8 @@ def _assembled(
     whole = np.zeros((split.num_places, *shape), data.dtype)
     for place in range(split.num_places):
         array = arrays[min(place, len(arrays) - 1)]  # as ``MemberSplit.place`` fills places
-        whole[place][tuple(slice(length) for length in array.shape) or ...] = array  # type: ignore[union-attr]
+        filled: tuple[Any, ...] = (place, *(slice(length) for length in array.shape))  # type: ignore[union-attr]
+        whole[filled] = array
     if isinstance(like, np.ndarray):
         return whole
     placed = jax.device_put(whole, data.sharding)  # type: ignore[union-attr]

@@ -13,7 +13,6 @@ whose observation or reward is not finite, ends the episode as a termination; se
 
 import importlib.util
 import math
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import numpy as np
 from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
+from remac.machine import available_cpus
 from remac.types import EnvState, InvalidValueError, Key
 from remac.validation import require_bool, require_int
 
@@ -122,7 +122,7 @@ class MujocoEnvironment:
         require_int("num_envs", num_envs, 1)
         if num_threads is not None:
             require_int("num_threads", num_threads, 1)
-        self.num_threads = _available_cpus() if num_threads is None else num_threads
+        self.num_threads = available_cpus() if num_threads is None else num_threads
         self.num_envs = num_envs
         self.name, self.task, self.episode_length = name, task, task.episode_length
         self.model = _load_model(self.task.xml_file)
@@ -377,11 +377,6 @@ class MujocoEnvironment:
 def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
     """Gives every array of a flat state the leading axes."""
     return jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
-
-
-def _available_cpus() -> int:
-    """Number of CPUs that this process may use; the affinity is Linux's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_model(xml_file: str) -> mujoco.MjModel:

@@ -3,6 +3,7 @@
 Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (non-finite), 130 SIGINT, 143 SIGTERM.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import hydra
+import jax
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,6 +27,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.run_directory import require_unused
 from remac.loop import NonFiniteError
+from remac.machine import available_cpus
 from remac.types import InvalidValueError
 
 LONG_FLAGS = (
@@ -47,6 +50,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         task: Takes the composed configuration; what it returns is the score that sweepers see.
     """
     register_schemas()
+    use_all_cpus()
     # Hydra's own report is several lines and always exits with 1; with this variable it raises instead.
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -82,6 +86,19 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
     sys.exit(0)
 
 
+def use_all_cpus() -> None:
+    """Gives JAX one host device for each CPU that the process may use, so that members of a population share them.
+
+    A single run is on one of these devices, and is the same bit for bit whatever their number. Nothing happens if JAX
+    has started already, or if the number is set by ``JAX_NUM_CPU_DEVICES`` or in ``XLA_FLAGS``.
+    """
+    cpus = available_cpus()
+    os.environ.setdefault("PJRT_NPROC", str(cpus))  # XLA's threads; by itself it knows of no cgroup
+    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cpus)
+
+
 class ValidateJobs(Callback):
     """Checks every job of a run or a sweep before the first directory is made."""
 
@@ -91,6 +108,9 @@ class ValidateJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks every job of the sweep."""
+        if config.hydra.launcher._target_.endswith(("JoblibLauncher", "LocalLauncher")):
+            # Its jobs are processes that share the device, and this one only waits for them.
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         self._check(lambda: sweep_jobs(config), lambda job: f"{job.hydra.sweep.dir}/{job.hydra.sweep.subdir}")
 
     def _check(self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str]) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import psutil
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from agents import AGENTS
 from remac.loop import TrainConfig
+from remac.machine import available_bytes
 from remac.types import Environment, InvalidValueError
 from remac.validation import require_int, require_one_of
 
@@ -226,22 +226,12 @@ def _require_memory(config: TrainConfig, env: Environment) -> None:
 
 
 def available_memory_bytes() -> int:
-    """Returns the memory that JAX's default device has left, or on the CPU this process, its cgroup respected."""
+    """Returns the memory that JAX's default device has left, or on the CPU this process."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         statistics = device.memory_stats() or {}
         return statistics.get("bytes_limit", 2**62) - statistics.get("bytes_in_use", 0)
-    available = psutil.virtual_memory().available
-    for folder, limit, usage in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            used = int((folder / usage).read_text())
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            reclaimable = int(statistics.get("inactive_file", 0))  # page cache, which gives way
-            available = min(available, int((folder / limit).read_text()) - used + reclaimable)
-    return max(available, 0)
+    return available_bytes()
 
 
 @contextlib.contextmanager

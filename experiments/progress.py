@@ -1,6 +1,8 @@
 """The progress bar: env steps, their rate, the time left, and the latest return and entropy."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -9,7 +11,10 @@ _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elap
 
 
 class ProgressBar:
-    """A bar on standard error that also moves while programs compile, since a thread redraws it."""
+    """A bar on standard error that also moves while programs compile, since a thread redraws it.
+
+    The steps of all members count.
+    """
 
     def __init__(self, total_env_steps: int) -> None:
         """Starts the bar at 0."""
@@ -20,10 +25,25 @@ class ProgressBar:
         self._thread = threading.Thread(target=self._redraw, daemon=True, name="progress")
         self._thread.start()
 
+    @property
+    def env_steps(self) -> int:
+        """Where it stands."""
+        return int(self._bar.n)
+
     def update(self, env_steps: int, phase: str) -> None:
         """Moves the bar to a number of env steps, with a word for what is going on."""
-        self._bar.set_description_str(phase, refresh=False)
+        self.phase(phase)
         self._bar.update(min(env_steps, self._bar.total) - self._bar.n)
+
+    def phase(self, phase: str) -> None:
+        """Changes the word for what is going on."""
+        self._bar.set_description_str(phase, refresh=False)
+
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Makes way for lines that are printed meanwhile."""
+        with self._bar.external_write_mode():
+            yield
 
     def show(self, **values: float) -> None:
         """Replaces the numbers behind the bar."""

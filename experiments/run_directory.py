@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -102,6 +103,7 @@ def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float
     return series
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Returns the commit of the source tree, marked if it has changes, or None where there is no git."""
     root = Path(__file__).resolve().parent.parent

@@ -114,7 +114,7 @@ class TrainState:
 
 
 # How a state is split over devices.
-TRAIN_STATE_SPLIT: Any = TrainState(SPLIT, ReplayState(SPLIT, WHOLE, WHOLE), SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
+TRAIN_STATE_SPLIT = TrainState(SPLIT, ReplayState(SPLIT, WHOLE, WHOLE), SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
 
 
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import command_line, train
+from experiments.population import Outcome
 
 QUICK = (
     "env=probe/one_step",
@@ -158,13 +159,16 @@ def assert_refused(status, out, err, expected, directory):
 
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
-    monkeypatch.setattr(train, "train_jobs", lambda *jobs: sys.exit("bad input reached the training"))
+    monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
 
 
 def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(train, "train_jobs", lambda jobs, *rest: seen.append(jobs[0].config["agent"]["name"]) or [0.0])
+    outcome = Outcome(tmp_path, "finished", 0.0)
+    monkeypatch.setattr(
+        train, "run_jobs", lambda planned: seen.append(planned[0].job.config["agent"]["name"]) or [outcome]
+    )
     status, _, err = call(["-m", "env=probe/action", "agent=glob(*,exclude=*_schema)"])
     assert status == 0, err
     assert seen == ["remac", "sac"]

@@ -1,0 +1,277 @@
+"""Runs jobs: those that differ in numbers only are one program, and one job is a population of one."""
+
+import collections
+import dataclasses
+import json
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Job, LoggerConfig, available_memory_bytes
+from experiments.progress import ProgressBar
+from experiments.recorder import Recorder
+from experiments.run_directory import RunDirectory, require_unused
+from remac.loop import NonFiniteError, stack_members, train_population
+from remac.types import InvalidValueError, PyTree
+from remac.validation import require_number
+
+LOGGER_KEYS = ("logger", *(f"logger.{spec.name}" for spec in dataclasses.fields(LoggerConfig)))
+# What is left for the working memory of the programs, which is not known before they are compiled.
+MEMORY_SHARE = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedJob:
+    """A job and where it goes.
+
+    Attributes:
+        job: What to run.
+        directory: Its run directory, new or empty.
+        sweep: What it belongs to, which is W&B's group.
+        overrides: What the command line changed, for tables and W&B's tags.
+    """
+
+    job: Job
+    directory: Path
+    sweep: str
+    overrides: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        directory: Its run directory.
+        status: ``finished``, ``stopped`` (a metric became non-finite) or ``crashed``, as in ``summary.json``.
+        score: Final return with the mean action, or None if the job did not finish.
+        reason: Why it did not finish, in one line.
+        error: The exception behind the reason.
+        summary: What ``summary.json`` holds.
+    """
+
+    directory: Path
+    status: str
+    score: float | None
+    reason: str | None = None
+    error: Exception | None = None
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) -> list[Outcome]:
+    """Trains every job; groups of jobs that differ in numbers only are one program each.
+
+    A job that becomes non-finite, or a group that crashes, does not end the others.
+
+    Args:
+        planned: The jobs.
+        memory_gib: Memory that a group may take, or it is split; by default what the devices have left.
+
+    Returns:
+        What came of each job, in the order given.
+
+    Raises:
+        InvalidValueError: If a directory is in use or a single job does not fit the memory. Nothing is made then.
+    """
+    _require_own_directories(planned)
+    parts = plan(planned, memory_gib)
+    print("\n".join(_announcement([planned[index] for index in part]) for part in parts), flush=True)
+    outcomes: dict[int, Outcome] = {}
+    bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in planned))
+    try:
+        for part in parts:
+            outcomes |= zip(part, _run_part([planned[index] for index in part], bar), strict=True)
+    finally:
+        bar.close()
+    in_order = [outcomes[index] for index in range(len(planned))]
+    print(_table(planned, in_order) if len(planned) > 1 else _report(planned[0], in_order[0]), flush=True)
+    return in_order
+
+
+def plan(planned: Sequence[PlannedJob], memory_gib: float | None = None) -> list[list[int]]:
+    """Groups jobs that differ in seed and in the agents' leaves only, and splits groups that need too much memory.
+
+    Args:
+        planned: The jobs.
+        memory_gib: As in ``run_jobs``.
+
+    Returns:
+        Indices of the jobs of each program, in the order of their first jobs.
+
+    Raises:
+        InvalidValueError: If a single job does not fit.
+    """
+    if memory_gib is not None:
+        require_number("hydra.launcher.memory_gib", memory_gib, 0, open_minimum=True)
+    groups: dict[Any, list[int]] = {}
+    for index, one in enumerate(planned):
+        groups.setdefault(_structure(one.job), []).append(index)
+    parts = []
+    for group in groups.values():
+        if len(group) == 1 and memory_gib is None:
+            parts.append(group)  # that a job fits by itself has been checked with its configuration
+            continue
+        needed, memory = _member_bytes(planned[group[0]].job), _memory_bytes(memory_gib)
+        if memory_gib is not None and needed > memory:
+            raise InvalidValueError(
+                "hydra.launcher.memory_gib", memory_gib, f"must be at least {needed / 2**30:.3g}, what one job needs"
+            )
+        num_parts = -(-len(group) // max(memory // needed, 1))
+        parts += [[int(index) for index in part] for part in np.array_split(group, num_parts)]
+    return parts
+
+
+def _structure(job: Job) -> Any:
+    """Returns what jobs of one program have in common."""
+    leaves, structure = jax.tree.flatten(job.agent)
+    env = {name: job.config["env"][name] for name in ("suite", "task", "options")}
+    return (
+        structure,
+        tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves),
+        json.dumps([env, job.config["num_envs"]], sort_keys=True, default=str),
+        job.train_config,
+    )
+
+
+def _member_bytes(job: Job) -> int:
+    """Returns what one member needs: replay, agent, and the environments of suites on the device."""
+    key = jax.random.key(0)
+    held = [jax.eval_shape(job.agent.init, key)]
+    if job.env.on_device:
+        evaluation = job.env.for_evaluation(job.train_config.num_eval_episodes)
+        both_modes = jax.eval_shape(lambda keys: jax.vmap(evaluation.reset)(keys), jax.random.split(key))
+        held += [jax.eval_shape(job.env.reset, key), both_modes]
+    return job.train_config.replay_bytes(job.env) + _num_bytes(held)
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _memory_bytes(memory_gib: float | None) -> int:
+    if memory_gib is not None:
+        return int(memory_gib * 2**30)
+    devices = jax.local_devices()
+    # Host devices share the machine's memory.
+    num_memories = 1 if devices[0].platform == "cpu" else len(devices)
+    return int(available_memory_bytes() * num_memories * MEMORY_SHARE)
+
+
+def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar) -> list[Outcome]:
+    """Trains the jobs of one program."""
+    first = planned[0].job
+    bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
+    runs = [RunDirectory(one.directory, one.job.config) for one in planned]
+    recorder = Recorder(bar, runs, [_make_logger(one, run) for one, run in zip(planned, runs, strict=True)])
+    agents = stack_members([one.job.agent for one in planned])
+    keys = jnp.stack([jax.random.key(one.job.config["seed"]) for one in planned])
+    failures: dict[int, Exception] = {}
+    try:
+        failures |= train_population(agents, first.env, first.train_config, keys, recorder).failures
+        recorder.close("finished")
+    except NonFiniteError as error:
+        failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
+    except Exception as error:
+        recorder.close("crashed", _one_line(error))
+        if len(planned) > 1:
+            traceback.print_exception(error)
+        failures |= dict.fromkeys(range(len(planned)), error)
+    except BaseException as error:
+        recorder.close("interrupted", str(error))
+        raise
+    bar.update(bar_end, "training")
+    return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
+
+
+def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) -> Outcome:
+    status = summary["status"]
+    score = summary["metrics"]["eval/return"] if status == "finished" else None
+    return Outcome(directory, status, score, summary.get("reason"), error, summary)
+
+
+def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
+    config = planned.job.config
+    if config["logger"]["name"] != "wandb":
+        return None
+    from experiments.wandb_logger import WandbLogger
+
+    untold = ("seed", *LOGGER_KEYS)
+    told = [text for text in planned.overrides if text.lstrip("+").split("=")[0] not in untold]
+    return WandbLogger(
+        config["logger"],
+        config,
+        run.path,
+        sweep=planned.sweep,
+        arm=config["arm"] or ",".join(told) or "default",
+        seed=config["seed"],
+        overrides=planned.overrides,
+    )
+
+
+def _require_own_directories(planned: Sequence[PlannedJob]) -> None:
+    seen: set[Path] = set()
+    for one in planned:
+        require_unused(one.directory)
+        path = Path(one.directory).absolute()
+        if path in seen:
+            raise InvalidValueError("hydra.sweep.subdir", one.directory, "is the directory of two jobs")
+        seen.add(path)
+
+
+def _announcement(planned: Sequence[PlannedJob]) -> str:
+    first, count = planned[0].job, len(planned)
+    devices = jax.local_devices()
+    config = first.train_config
+    mebibytes = config.replay_bytes(first.env, count) / 2**20
+    memory = f"replay of {config.replay_rows:,} rows a member, {mebibytes:,.1f} MiB in all"
+    if count > 1:
+        memory += f"; with agents and environments {count * _member_bytes(first) / 2**20:,.1f} MiB"
+    return (
+        f"{first.config['agent']['name']} on {first.env.name}, {devices[0].platform} ({devices[0].device_kind}), "
+        f"{count} member{'s' * (count > 1)}: {config.total_env_steps:,} env steps each; {memory}"
+    )
+
+
+def _report(planned: PlannedJob, outcome: Outcome) -> str:
+    summary, config = outcome.summary, planned.job.config
+    if outcome.status != "finished":
+        return f"run directory: {outcome.directory}"
+    metrics = summary["metrics"]
+    minutes, seconds = divmod(round(summary["wall_seconds"]), 60)
+    return (
+        f"{config['agent']['name']} on {planned.job.env.name}, seed {config['seed']}: "
+        f"{summary['env_steps']:,} env steps and "
+        f"{summary['gradient_steps']:,} gradient steps in {minutes} min {seconds} s\n"
+        f"return {metrics['eval/return']:.1f} (mean action), {metrics['eval/return_stochastic']:.1f} (sampled action); "
+        f"entropy {metrics['eval/entropy']:.2f} nats; "
+        f"standard deviation before tanh {metrics.get('actor/pre_tanh_std', float('nan')):.3f}\n"
+        f"run directory: {outcome.directory}"
+    )
+
+
+def _table(planned: Sequence[PlannedJob], outcomes: Sequence[Outcome]) -> str:
+    """Returns one line a job, and one that counts what became of them."""
+    in_all = set.intersection(*(set(one.overrides) for one in planned))
+    rows = [("job", "status", "return", "entropy", "what differs", "run directory")]
+    for number, (one, outcome) in enumerate(zip(planned, outcomes, strict=True)):
+        numbers = ["-", "-"]
+        if outcome.score is not None:
+            numbers = [f"{outcome.summary['metrics'][name]:.1f}" for name in ("eval/return", "eval/entropy")]
+        differs = " ".join(text for text in one.overrides if text not in in_all) or "-"
+        where = str(outcome.directory) + (f" ({outcome.reason})" if outcome.reason else "")
+        rows.append((str(number), outcome.status, *numbers, differs, where))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:5], widths, strict=True)), row[5]]) for row in rows
+    ]
+    counts = collections.Counter(outcome.status for outcome in outcomes)
+    return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))])
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

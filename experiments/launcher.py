@@ -48,10 +48,10 @@ class PopulationLauncher(Launcher):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
-            sweep = Path(config.hydra.sweep.dir)
+            sweep, overrides = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             configs.append(config)
-            planned.append(PlannedJob(make_job(config), directory, sweep.name, list(config.hydra.overrides.task)))
+            planned.append(PlannedJob(make_job(config, overrides), directory, sweep.name, overrides))
         outcomes = run_jobs(planned, memory_gib=self.memory_gib)
         # The Optuna sweeper writes there after the last batch.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from remac.files import write_whole
+
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
 INIT_TIMEOUT_SECONDS = 6.5
 CLEANUP_SECONDS = 2.0
 FINISH_TIMEOUT_SECONDS = 60.0
 _TAG_LENGTH, _NAME_LENGTH = 64, 128
+_JOURNAL = Path("wandb", "last_row.json")  # in the run directory
 
 
 def run_id(sweep: str, arm: str, seed: int) -> str:
@@ -25,7 +28,7 @@ def run_id(sweep: str, arm: str, seed: int) -> str:
 
 def make_tags(tags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Returns the given tags and those made from overrides, each once, and of a length that W&B takes."""
-    untold = ("hydra.", "hydra/", "logger.", "logger=")
+    untold = ("hydra.", "hydra/", "logger.", "logger=", "checkpoint.", "resume=")
     told = [text for text in overrides if not text.lstrip("+~").startswith(untold)]
     stripped = [text.strip() for text in (*tags, *told)]
     return list(dict.fromkeys(_shorten(text, _TAG_LENGTH) for text in stripped if text))
@@ -69,6 +72,8 @@ class WandbLogger:
             overrides: What the command line changed; each becomes a tag.
         """
         self._id = run_id(sweep, arm, seed)
+        self._journal = Path(directory) / _JOURNAL
+        last = _read_row(self._journal)
         self._run: Any = None
         self._env_steps = 0
         self._sync_command = ""
@@ -88,13 +93,21 @@ class WandbLogger:
         }
         self._is_offline = settings["mode"] != "online"
         self._attempt(self._start, exit_code=1)
+        self._logged = -1
+        if last is not None:  # a process that was killed may have written it down and not logged it
+            self.log(last.pop("env_steps"), last)
 
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Logs all metrics of one evaluation as one row."""
-        if self._run is None:
+        """Logs all metrics of one evaluation as one row; a row that is there already is not logged again.
+
+        A resumed run comes to some evaluations for the second time, with other times and on a GPU with other values.
+        So each row is written down first: what may have been logged is logged again as it was, or not at all.
+        """
+        if self._run is None or env_steps <= self._logged:
             return
-        self._env_steps = int(env_steps)
-        self._attempt(lambda: self._log_row({name: float(value) for name, value in metrics.items()}), exit_code=1)
+        self._env_steps = self._logged = int(env_steps)
+        row = {name: float(value) for name, value in metrics.items()}
+        self._attempt(lambda: self._write_down_and_log(row), exit_code=1)
 
     def finish(self, summary: Mapping[str, Any], plots: Sequence[Path], exit_code: int) -> None:
         """Logs what is known at the end, closes the run, and prints how to upload it, or its address if it is there."""
@@ -161,6 +174,11 @@ class WandbLogger:
             self._log_row(images)
         self._run.finish(exit_code=exit_code)
 
+    def _write_down_and_log(self, row: Mapping[str, float]) -> None:
+        self._journal.parent.mkdir(exist_ok=True)
+        write_whole(self._journal, json.dumps({"env_steps": self._env_steps, **row}).encode())
+        self._log_row(row)
+
     def _log_row(self, values: Mapping[str, Any]) -> None:
         self._run.log({"env_steps": self._env_steps, **values})
 
@@ -184,6 +202,14 @@ class WandbLogger:
         if WandbLogger._is_client_broken and not WandbLogger._alive:
             WandbLogger._is_client_broken = False
             _tear_down()
+
+
+def _read_row(path: Path) -> dict[str, Any] | None:
+    """Returns the last row that an earlier process wrote down, if there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        row = json.loads(path.read_text())
+        return row if isinstance(row, dict) and "env_steps" in row else None
+    return None
 
 
 def _tear_down() -> None:

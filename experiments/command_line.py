@@ -1,6 +1,7 @@
 """The way in: Hydra's main with one-line errors, exit statuses, and checks before anything is made or compiled.
 
-Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (non-finite, or the simulation diverged), 130 SIGINT, 143 SIGTERM.
+Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (a metric became non-finite, or the simulation diverged
+too often), 130 SIGINT, 143 SIGTERM.
 """
 
 import contextlib

@@ -89,11 +89,7 @@ class Recorder:
             self._latest[index] = values
             run = self._runs[index]
             run.log(event.env_steps, event.gradient_steps, values)
-            self._try(
-                "policy",
-                run,
-                lambda run=run, index=index: save_policy(member(event.policies, index), run.path / POLICY),
-            )
+            self._try("policy", run, save_policy, member(event.policies, index), run.path / POLICY)
             if (logger := self._loggers[index]) is not None:
                 logger.log(event.env_steps, values)
         self._bar.show(**{name: np.mean(event.metrics[f"eval/{name}"][going_on]) for name in ("return", "entropy")})
@@ -106,9 +102,7 @@ class Recorder:
             return
         self._bar.phase("saving")
         for index in self._going_on():
-            self._try(
-                "checkpoint", self._runs[index], lambda index=index: self._save_member(index, env_steps, snapshot)
-            )
+            self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
         self._saved = place
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
@@ -135,18 +129,18 @@ class Recorder:
         for index in indices:
             run = self._runs[index]
             self.summaries[index] = summary = run.summary(status, self._latest[index], **details)
-            plots = self._try("plots", run, lambda run=run: plot_run(run.path)) or []
+            plots = self._try("plots", run, plot_run, run.path) or []
             if (logger := self._loggers[index]) is not None:
                 with self._bar.hidden():
                     logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
-            self._try("summary", run, lambda run=run, summary=summary: run.write_summary(summary))
+            self._try("summary", run, run.write_summary, summary)
             if status == "finished":
                 run.checkpoints.remove()
 
-    def _try(self, what: str, run: RunDirectory, write: Callable[[], Any]) -> Any:
+    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> Any:
         """Writes something that training can go on without."""
         try:
-            return write()
+            return write(*arguments)
         except OSError as error:
             with self._bar.hidden():
                 why = error.strerror or str(error)

@@ -59,7 +59,7 @@ class Policy:
 
 
 def save_policy(policy: Policy, directory: Path | str) -> None:
-    """Writes a policy as arrays and JSON into a directory, which is made; an earlier one is replaced when all is ready."""
+    """Writes a policy as arrays and JSON into a directory, which is made; no file is ever there in part."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shape = {field: getattr(policy, field) for field in _STATIC_FIELDS}

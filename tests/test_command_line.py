@@ -216,6 +216,7 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     run = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *QUICK, "total_env_steps=100000000", "replay_capacity=1000",
+         "checkpoint.every_env_steps=50000000",
          f"hydra.run.dir={run}"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -228,3 +229,5 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     assert process.returncode == status, err[-2000:]
     assert "Traceback" not in err
     assert '"interrupted"' in (run / "summary.json").read_text()
+    (saved,) = (run / "checkpoints").iterdir()
+    assert (saved / "manifest.json").exists() and int(saved.name) > 0

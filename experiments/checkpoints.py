@@ -45,9 +45,16 @@ class SavedRun:
     run: dict[str, Any]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Reads the state; arrays only, so that reading never runs code."""
-        with np.load(self.path / STATE, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        """Reads the state; arrays only, so that reading never runs code.
+
+        Raises:
+            UnusableError: If the file holds anything else.
+        """
+        try:
+            with np.load(self.path / STATE, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # whatever NumPy and zipfile throw at what they do not know
+            raise UnusableError(f"{self.path / STATE}: holds other things than arrays") from error
 
 
 class Checkpoints:

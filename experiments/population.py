@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.checkpoints import SavedRun
+from experiments.checkpoints import SavedRun, UnusableError
 from experiments.config import FREE_KEYS, Job, available_memory_bytes
 from experiments.progress import ProgressBar
 from experiments.recorder import Recorder
@@ -21,6 +21,7 @@ from experiments.resume import align, find_start, require_resumable
 from experiments.run_directory import OutputError, RunDirectory, finished_summary, require_unused
 from experiments.signals import StopSignals
 from remac.loop import StoppedError, stack_members, train_population
+from remac.snapshot import MisfitError
 from remac.types import InvalidValueError, PyTree
 from remac.validation import require_number
 
@@ -218,6 +219,10 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder) -> dict[int, Excep
             start = [one.start.arrays() for one in planned if one.start is not None]
         failures |= train_population(agents, first.env, first.train_config, keys, recorder, start).failures
         recorder.close("finished")
+    except (UnusableError, MisfitError) as error:
+        found = planned[0].start.path if planned[0].start is not None else "none"
+        allowed = f"{found} cannot be continued from ({error}); use the version of the code that made it"
+        raise InvalidValueError("resume", planned[0].directory, allowed) from None
     except StoppedError as error:
         failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
     except Exception as error:

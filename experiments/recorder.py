@@ -45,10 +45,13 @@ class Recorder:
         self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
+        self._to_begin = [run for run, start in zip(runs, starts, strict=True) if start is not None]
         self.summaries: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
         """Records an event; ends training where a signal asks for it."""
+        while self._to_begin:
+            self._to_begin.pop().begin()
         if isinstance(event, Evaluation):
             self._record(event)
         elif isinstance(event, Checkpoint):

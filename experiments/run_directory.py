@@ -135,17 +135,24 @@ class RunDirectory:
         content = yaml.safe_dump(dict(config), sort_keys=False).encode()
         if not is_begun(self.path):
             (self.path / CONFIG).write_bytes(content)  # in place, since this is the file that is locked
-        known = self._read_provenance()
-        self.origin = dict(known.get("origin") or origin or {})
-        now = provenance()
-        if known:
-            now = known | {"resumed": [*known.get("resumed", []), {"env_steps": start.env_steps if start else 0} | now]}
-        self._write_json(PROVENANCE, now | {"origin": self.origin})
+        self._start, self._known = start, self._read_provenance()
+        self.origin = dict(self._known.get("origin") or origin or {})
         if start is None:
-            self._write(METRICS, _csv([METRIC_COLUMNS]))
+            self.begin()
         else:
             self._started -= start.run["wall_seconds"]
-            os.truncate(self.path / METRICS, start.run["metrics_bytes"])
+
+    def begin(self) -> None:
+        """Makes the files fit the start of training; with a checkpoint, to be called once that has been read."""
+        now = provenance()
+        if self._known:
+            place = {"env_steps": 0 if self._start is None else self._start.env_steps}
+            now = self._known | {"resumed": [*self._known.get("resumed", []), place | now]}
+        self._write_json(PROVENANCE, now | {"origin": self.origin})
+        if self._start is None:
+            self._write(METRICS, _csv([METRIC_COLUMNS]))
+        else:
+            os.truncate(self.path / METRICS, self._start.run["metrics_bytes"])
 
     def close(self) -> None:
         """Lets other processes have it."""

@@ -234,7 +234,7 @@ def train(
     Raises:
         InvalidValueError: If the configuration is not allowed.
         StoppedError: If a loss or a parameter became non-finite, or the simulation diverged too often.
-        ValueError: If ``start`` is not of such a training.
+        MisfitError: If ``start`` is not of such a training.
     """
     result = train_population(
         stack_members([agent]), env, config, key[None], callback, None if start is None else [start]
@@ -279,7 +279,7 @@ def train_population(
     Raises:
         InvalidValueError: If the configuration is not allowed.
         StoppedError: If no member can go on.
-        ValueError: If ``start`` is not of such a training.
+        MisfitError: If ``start`` is not of such a training.
     """
     config.validate(env.num_envs, agents.batch_size)
     loop = _Loop(agents, env, config, keys, callback or (lambda event: None))

@@ -18,6 +18,11 @@ from remac.types import EnvState, PyTree
 
 Arrays = dict[str, np.ndarray]
 REPLAY = "state/replay/storage/"
+COUNTERS = ("rounds_done", "evaluated_round")
+
+
+class MisfitError(ValueError):
+    """Arrays that are not those of such a training; the message names the first that does not fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Snapshot:
             replay: Whether to include the transitions; only rows in use are.
         """
         size = int(self.state.replay.size)
-        arrays = {"rounds_done": np.asarray(self.rounds_done), "evaluated_round": np.asarray(self.evaluated_round)}
+        arrays = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         for name, leaf, is_split in _named_leaves(self.state, self.env_state):
             if name.startswith(REPLAY):
                 if replay:
@@ -63,13 +68,13 @@ class Snapshot:
             split: Of the population to be.
 
         Raises:
-            ValueError: If the arrays are not those of such a training; names the first that does not fit.
+            MisfitError: If the arrays are not those of such a training.
         """
-        counters = {(int(arrays["rounds_done"]), int(arrays["evaluated_round"])) for arrays in members}
+        counters = {tuple(int(arrays.get(name, -1)) for name in COUNTERS) for arrays in members}
         if len(counters) != 1:
-            raise ValueError("the members are not at the same round")
+            raise MisfitError("the members are not at the same round")
         has_replay = any(name.startswith(REPLAY) for name in members[0])
-        leaves, known = [], {"rounds_done", "evaluated_round"}
+        leaves, known = [], set(COUNTERS)
         for name, leaf, is_split in _named_leaves(self.state, self.env_state):
             known.add(name)
             if name.startswith(REPLAY) and not has_replay:
@@ -80,7 +85,7 @@ class Snapshot:
                 leaves.append(_assembled(name, leaf, is_split, [arrays.get(name) for arrays in members], split))
         for name in members[0]:
             if name not in known:
-                raise ValueError(f"{name}: this version has no such array")
+                raise MisfitError(f"{name}: this version has no such array")
         structure = jax.tree.structure((self.state, self.env_state))
         state, env_state = jax.tree.unflatten(structure, leaves)
         return Snapshot(state, env_state, *counters.pop())
@@ -128,11 +133,11 @@ def _assembled(
     shape = data.shape[1:] if is_split else data.shape
     for array in arrays:
         if array is None:
-            raise ValueError(f"{name}: is missing")
+            raise MisfitError(f"{name}: is missing")
         rows = name.startswith(REPLAY)
         fits = array.shape[1:] == shape[1:] and len(array) <= shape[0] if rows else array.shape == shape
         if array.dtype != data.dtype or not fits:
-            raise ValueError(f"{name}: is {array.dtype}{list(array.shape)} and must be {data.dtype}{list(shape)}")
+            raise MisfitError(f"{name}: is {array.dtype}{list(array.shape)} and must be {data.dtype}{list(shape)}")
     if not is_split:
         return jnp.asarray(arrays[0])
     whole = np.zeros((split.num_places, *shape), data.dtype)

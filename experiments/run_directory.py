@@ -279,7 +279,18 @@ def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float
 def _git_commit() -> str | None:
     """Returns the commit of the source tree, marked if it has changes, or None where there is no git."""
     root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Without its locks: a run that is killed must not leave one in the source tree.
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -1,8 +1,10 @@
 """Pictures of one run, drawn from its ``metrics.csv``."""
 
+import io
 from pathlib import Path
 
 from experiments.run_directory import PLOTS, read_metrics
+from remac.files import write_whole
 
 # File name: (label of the y axis, {metric: label of its line}).
 FIGURES = {
@@ -34,6 +36,8 @@ def plot_run(directory: Path | str) -> list[Path]:
         axes.legend(frameon=False)
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")
-        figure.savefig(files[-1], dpi=120)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
         plt.close(figure)
+        write_whole(files[-1], content.getvalue())
     return files

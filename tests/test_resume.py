@@ -165,3 +165,32 @@ def test_a_run_killed_at_random_moments(tmp_path, env):
     assert done.returncode == 0, done.stderr
     assert kills >= 5, "the run is too short for this test"
     assert_same_run(run, reference)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_its_members_were(tmp_path):
+    """One program of three members, killed while the second is being saved; then a sweep in which one has finished."""
+    arguments = ["env=probe/action", *QUICK[1:], "total_env_steps=200"]
+    sweep = ["-m", *arguments, "seed=1,2,3", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=${seed}"]
+    sweep += ["hydra/launcher=population", "resume=auto"]
+    done = train(*sweep, killed_at=("before a checkpoint has its name", 8))  # the third time, of the second member
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    newest = [
+        max(path.name for path in (tmp_path / "sweep" / str(seed) / "checkpoints").iterdir()) for seed in (1, 2, 3)
+    ]
+    assert newest == [f"{steps:012d}" for steps in (120, 80, 80)]
+    done = train(f"resume={tmp_path / 'sweep' / '2'}")
+    assert done.returncode == 0, done.stderr
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "2").rglob("*")}
+    done = train(*sweep)
+    assert done.returncode == 0, done.stderr
+    assert "2: has finished already" in done.stdout and "2 members" in done.stdout
+    assert "continuing at 80 env steps" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "2").rglob("*")}
+    for seed in (1, 2, 3):
+        alone = tmp_path / f"alone{seed}"
+        done = train(*arguments, f"seed={seed}", f"hydra.run.dir={alone}")
+        assert done.returncode == 0, done.stderr
+        assert_same_run(tmp_path / "sweep" / str(seed), alone)
+    done = train(*sweep)
+    assert done.returncode == 0 and done.stdout.count("has finished already") == 3

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -26,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas
-from experiments.resume import require_resumable
-from experiments.run_directory import OutputError, is_begun, require_unused
+from experiments.population import PlannedJob, plan, require_own_directories
+from experiments.run_directory import OutputError, is_begun
 from remac.loop import StoppedError
 from remac.machine import available_cpus
 from remac.types import InvalidValueError
@@ -109,23 +110,26 @@ class ValidateJobs(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the only job."""
-        self._check(lambda: iter([config]), lambda job: job.hydra.run.dir)
+        self._check(lambda: iter([config]), lambda job: job.hydra.run.dir, config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks every job of the sweep."""
         if config.hydra.launcher._target_.endswith(("JoblibLauncher", "LocalLauncher")):
             # Its jobs are processes that share the device, and this one only waits for them.
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        self._check(lambda: sweep_jobs(config), lambda job: f"{job.hydra.sweep.dir}/{job.hydra.sweep.subdir}")
+        self._check(lambda: sweep_jobs(config), lambda job: f"{job.hydra.sweep.dir}/{job.hydra.sweep.subdir}", config)
 
-    def _check(self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str]) -> None:
+    def _check(
+        self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str], config: DictConfig
+    ) -> None:
         try:
-            for job in jobs():
-                made = make_job(job, list(job.hydra.overrides.task))
-                if made.resume:
-                    require_resumable(directory(job), made.config)
-                else:
-                    require_unused(directory(job))
+            planned = [
+                PlannedJob(make_job(job, list(job.hydra.overrides.task)), Path(directory(job)), "", ())
+                for job in jobs()
+            ]
+            require_own_directories(planned)
+            if "memory_gib" in config.hydra.launcher:
+                plan(planned, config.hydra.launcher.memory_gib)
         except BAD_INPUT as error:
             _exit(2, describe(error, sys.argv[1:]))
         except Exception as error:

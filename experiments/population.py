@@ -85,7 +85,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     Raises:
         InvalidValueError: If a directory is in use or a single job does not fit the memory. Nothing is made then.
     """
-    _require_own_directories(planned)
+    require_own_directories(planned)
     outcomes: dict[int, Outcome] = {}
     for index, one in enumerate(planned):
         if one.job.resume and (summary := finished_summary(one.directory)):
@@ -275,7 +275,12 @@ def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
     )
 
 
-def _require_own_directories(planned: Sequence[PlannedJob]) -> None:
+def require_own_directories(planned: Sequence[PlannedJob]) -> None:
+    """Requires that every job has a directory of its own, new or empty, or with the run that it resumes.
+
+    Raises:
+        InvalidValueError: If one has not.
+    """
     seen: set[Path] = set()
     for one in planned:
         if one.job.resume:

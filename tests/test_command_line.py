@@ -9,6 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import command_line, train
+from experiments.launcher import register_launcher
 from experiments.population import Outcome
 
 QUICK = (
@@ -155,6 +156,22 @@ def assert_refused(status, out, err, expected, directory):
     for part in expected:
         assert part in err, f"{part!r} is missing in: {err}"
     assert not list(directory.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["agent.num_retries=4,9"], ["agent.num_retries=9"]),
+        (["seed=0,1", "hydra.launcher.memory_gib=1e-9"], ["hydra.launcher.memory_gib=1e-09: must be at least"]),
+        (["seed=0,1", "hydra.launcher.memory_gib=-1"], ["hydra.launcher.memory_gib=-1"]),
+        (["seed=0,1", "hydra.launcher.memory_gib=much"], ["hydra.launcher.memory_gib=much", "Float"]),
+        (["seed=0,1", "hydra.launcher.memory=1"], ["hydra.launcher.memory=1"]),
+        (["seed=0,1", "hydra.sweep.subdir=same"], ["hydra.sweep.subdir=", "two jobs"]),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_is_made(call, tmp_path, arguments, expected):
+    register_launcher()
+    assert_refused(*call(["-m", "hydra/launcher=population", *QUICK, *arguments]), expected, tmp_path)
 
 
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])

@@ -1,0 +1,331 @@
+"""Sweeps as one program: members equal single runs, groups, failures, devices, and Hydra's sweepers and launchers."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import hydra
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments import population
+from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.population import PlannedJob, plan, run_jobs
+from remac import loop, training
+from remac.machine import available_bytes, available_cpus
+from remac.types import InvalidValueError
+
+QUICK = (
+    "total_env_steps=200",
+    "prefill_env_steps=40",
+    "eval_every_env_steps=80",
+    "num_eval_episodes=2",
+    "num_envs=4",
+    "agent.hidden_sizes=[8]",
+    "agent.batch_size=8",
+)
+PROBE = ("env=probe/truncation", *QUICK)
+HOPPER = ("env=mujoco/hopper", "+env.options.episode_length=20", *QUICK)
+MIXED = (
+    ("agent.num_retries=1", "seed=0"),
+    ("agent.num_retries=8", "agent.actor_adam_epsilon=0.1", "agent.learning_rate=3e-3", "seed=1"),
+)
+
+
+def make_jobs(*overrides):
+    """Composes jobs as the command line would."""
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return [make_job(hydra.compose("train", list(one))) for one in overrides]
+
+
+def planned(directory, *overrides):
+    jobs = make_jobs(*overrides)
+    return [
+        PlannedJob(job, directory / str(number), "sweep", one)
+        for number, (job, one) in enumerate(zip(jobs, overrides, strict=True))
+    ]
+
+
+def values(directory):
+    """All that ``metrics.csv`` holds but times, as text."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["name"].startswith("time/")]
+    assert rows
+    return [{name: text for name, text in row.items() if name != "wall_seconds"} for row in rows]
+
+
+def summary(directory):
+    return json.loads((directory / "summary.json").read_text())
+
+
+def command(*arguments, cwd, module="train", **environment):
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """How often the training functions are traced."""
+    counts = {"act": 0, "learn": 0}
+    for name in counts:
+        original = getattr(training, name)
+
+        def counted(*args, original=original, name=name):
+            counts[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(loop, name, counted)
+    return counts
+
+
+def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_path, capsys, counts):
+    failing = ("agent.num_retries=2", "agent.learning_rate=1e30", "seed=2")
+    overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1], ("agent=sac", "seed=4"))]
+    together = run_jobs(planned(tmp_path / "together", *overrides))
+    # Each of the two groups is one program for prefilling and one for training.
+    assert counts == {"act": 4, "learn": 4}
+    table = capsys.readouterr().out
+    assert "3 members" in table and "1 member:" in table and "3 finished, 1 stopped" in table
+    alone = [run_jobs([one])[0] for one in planned(tmp_path / "alone", *overrides)]
+    for number, (of_all, own) in enumerate(zip(together, alone, strict=True)):
+        assert values(of_all.directory) == values(own.directory)
+        assert of_all.directory == tmp_path / "together" / str(number)
+        assert (of_all.status, of_all.score, of_all.reason) == (own.status, own.score, own.reason)
+        assert summary(of_all.directory)["env_steps"] == summary(own.directory)["env_steps"]
+        assert (of_all.directory / "plots" / "return.png").exists() and (of_all.directory / "policy").exists()
+        config = yaml.safe_load((of_all.directory / "config.yaml").read_text())
+        assert config["seed"] == (0, 2, 1, 4)[number]
+    assert [one.status for one in together] == ["finished", "stopped", "finished", "finished"]
+    assert together[1].score is None and "non-finite at gradient step" in together[1].reason
+    assert together[1].reason == summary(tmp_path / "together" / "1")["reason"]
+    assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
+
+
+def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):
+    base = ("env=probe/action", "num_envs=4")
+    same = [
+        (),
+        ("seed=5",),
+        ("agent.num_retries=1",),
+        ("agent.objective=median",),
+        ("agent.gamma=0.5", "agent.tau=0.1", "agent.target_update_period=7"),
+        ("agent.actor_adam_epsilon=0.1", "agent.critic_adam_epsilon=0.2", "agent.learning_rate=1"),
+        ("arm=other",),
+    ]
+    other = [
+        ("agent=sac",),
+        ("agent.num_samples=16",),
+        ("agent.hidden_sizes=[8]",),
+        ("agent.gradient=score_function",),
+        ("env=probe/one_step",),
+        ("env.options.stagger_first_episodes=true",),
+        ("num_envs=8",),
+        ("total_env_steps=1000",),
+        ("eval_seed=3",),
+    ]
+    mixed = [pair for both in zip(same, other, strict=False) for pair in both] + other[len(same) :]
+    groups = plan(planned(tmp_path, *((*base, *one) for one in mixed)))
+    assert sorted(map(len, groups)) == [1] * len(other) + [len(same)]
+    assert [mixed[index] for index in max(groups, key=len)] == same
+    assert [group[0] for group in groups] == sorted(group[0] for group in groups)
+    assert sorted(index for group in groups for index in group) == list(range(len(mixed)))
+
+
+def test_a_group_is_split_to_fit_the_memory(tmp_path):
+    jobs = planned(tmp_path, *((*PROBE, "total_env_steps=100000", f"seed={seed}") for seed in range(5)))
+    gibibytes = 100_000 * 5 * 4 / 2**30  # a replay: observation, action, reward, discount, next observation
+    assert plan(jobs) == [[0, 1, 2, 3, 4]]
+    assert plan(jobs, 5.5 * gibibytes) == [[0, 1, 2, 3, 4]]
+    assert plan(jobs, 4.9 * gibibytes) == [[0, 1, 2], [3, 4]]
+    assert plan(jobs, 1.5 * gibibytes) == [[0], [1], [2], [3], [4]]
+    for too_little in (0.9 * gibibytes, 0, float("nan")):
+        with pytest.raises(InvalidValueError, match=r"hydra\.launcher\.memory_gib"):
+            plan(jobs, too_little)
+    with pytest.raises(InvalidValueError, match="two jobs"):
+        run_jobs([jobs[0], jobs[0]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_that_crashes_leaves_the_others(tmp_path, monkeypatch, capsys):
+    original = population.train_population
+
+    def crash_for_sac(agents, *args):
+        if type(agents).__name__ == "SAC":
+            raise MemoryError("out of\nmemory")
+        return original(agents, *args)
+
+    monkeypatch.setattr(population, "train_population", crash_for_sac)
+    outcomes = run_jobs(planned(tmp_path, (*PROBE, "agent=sac"), (*PROBE, "agent=remac")))
+    assert [one.status for one in outcomes] == ["crashed", "finished"]
+    assert summary(tmp_path / "0")["reason"] == outcomes[0].reason == "MemoryError: out of memory"
+    output = capsys.readouterr()
+    assert "1 crashed, 1 finished" in output.out
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep by the real command, from a folder that is not the repository's, with one member that fails."""
+    directory = tmp_path_factory.mktemp("sweep")
+    swept = ["agent.num_retries=1,4", "agent.learning_rate=1e-3,1e30", f"hydra.sweep.dir={directory / 'runs'}"]
+    arguments = ["-m", "hydra/launcher=population", *HOPPER, "logger=wandb", "logger.mode=offline", *swept]
+    environment = {f"WANDB_{name}_DIR": str(directory / "w") for name in ("CONFIG", "CACHE", "DATA")}
+    done = command(*arguments, cwd=directory, **environment)
+    return directory, done
+
+
+def test_the_command_gives_every_job_all_that_a_run_has(swept):
+    directory, done = swept
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr and "non-finite at gradient step" in done.stderr.splitlines()[-1]
+    lines = done.stdout.strip().splitlines()
+    assert "4 members" in lines[0] and "MiB" in lines[0]
+    assert lines[-1] == "2 finished, 2 stopped" and done.stdout.count("wandb sync ") == 4
+    runs = sorted((directory / "runs").glob("?_*"))
+    assert [run.name for run in runs] == [f"{number}_remac_hopper_seed0" for number in range(4)]
+    for run, status in zip(runs, ("finished", "stopped") * 2, strict=True):
+        assert summary(run)["status"] == status
+        assert list(run.glob("wandb/offline-run-*/*.wandb"))
+        assert "agent.num_retries=1,4" in json.loads((run / "provenance.json").read_text())["command"]
+    assert "800/800 env steps" in done.stderr.replace("\r", "\n")
+
+
+def test_a_member_of_the_command_equals_its_own_command(swept):
+    directory, _ = swept
+    run = f"hydra.run.dir={directory / 'alone'}"
+    done = command(*HOPPER, "agent.num_retries=4", "agent.learning_rate=0.001", run, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    assert values(directory / "alone") == values(directory / "runs" / "2_remac_hopper_seed0")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_signals_end_a_sweep_and_leave_what_is_finished(number, status, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", "-m", "hydra/launcher=population", *PROBE,
+         "total_env_steps=200,100000000", "replay_capacity=1000", "seed=0,1", f"hydra.sweep.dir={tmp_path}"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    long_run = tmp_path / "2_remac_truncation_seed0" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not long_run.exists() or long_run.read_text().count("eval/return,") < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err[-2000:]
+    assert "Traceback" not in err
+    statuses = [summary(run)["status"] for run in sorted(tmp_path.glob("?_*"))]
+    assert statuses == ["finished", "finished", "interrupted", "interrupted"]
+
+
+def test_the_optuna_sweeper_tunes_on_top(tmp_path):
+    sweep = tmp_path / "sweep"
+    done = command(
+        "-m", "hydra/launcher=population", "hydra/sweeper=optuna", "env=probe/action", *PROBE[1:],
+        "agent.learning_rate=interval(1e-4,1e-2)", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1", f"hydra.sweep.dir={sweep}", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 members") == 2
+    results = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
+    scores = {}
+    for run in sweep.glob("?_*"):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        scores[config["agent"]["learning_rate"]] = summary(run)["metrics"]["eval/return"]
+    assert len(scores) == 4 and results["best_value"] == max(scores.values())
+    assert scores[results["best_params"]["agent.learning_rate"]] == results["best_value"]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_other_launchers_run_a_sweep(launcher, tmp_path):
+    sweep = tmp_path / "sweep"
+    settings = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]
+    done = command(
+        "-m", f"hydra/launcher={launcher}", *settings, *PROBE, "seed=0,1", f"hydra.sweep.dir={sweep}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [summary(run)["status"] for run in sorted(sweep.glob("?_*"))] == ["finished"] * 2
+
+
+def test_limits_come_from_the_cgroup(tmp_path):
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert available_cpus(tmp_path) == len(os.sched_getaffinity(0)) and available_bytes(tmp_path) > 2**20
+    write("proc/self/cgroup", "0::/slurm/job_1/step_0\n")
+    write("sys/fs/cgroup/slurm/job_1/step_0/cpu.max", "max 100000\n")
+    write("sys/fs/cgroup/slurm/job_1/cpu.max", "150000 100000\n")
+    write("sys/fs/cgroup/slurm/job_1/step_0/memory.max", "max\n")
+    for name, text in {"memory.max": 3 * 2**20, "memory.current": 2**21, "memory.stat": "inactive_file 4096"}.items():
+        write(f"sys/fs/cgroup/slurm/job_1/{name}", f"{text}\n")
+    assert available_cpus(tmp_path) == 1 and available_bytes(tmp_path) == 2**20 + 4096
+    write("proc/self/cgroup", "7:memory:/job\n3:cpu,cpuacct:/job\n0::/\n")
+    write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n")
+    write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "100000\n")
+    write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us", "100000\n")
+    for name, text in {"limit_in_bytes": 2**20, "usage_in_bytes": 2**19, "stat": "inactive_file 0"}.items():
+        write(f"sys/fs/cgroup/memory/job/memory.{name}", f"{text}\n")
+    assert available_cpus(tmp_path) == 1 and available_bytes(tmp_path) == 2**19
+
+
+DEVICES = """
+import sys, time, jax
+jax.config.update("jax_num_cpu_devices", 4)
+import numpy as np
+import envs
+from agents import ReMAC
+from remac.devices import MemberSplit
+from remac.loop import TrainConfig, member, stack_members, train, train_population
+name, num_members, num_envs, total, options = sys.argv[1], *map(int, sys.argv[2:5]), eval(sys.argv[5])
+env = envs.make(name, num_envs=num_envs, **options)
+config = TrainConfig(total_env_steps=total, updates_per_round=2, prefill_env_steps=num_envs,
+    eval_every_env_steps=total, num_eval_episodes=2)
+agents = [ReMAC.create(env.observation_size, env.action_size, num_retries=1 + index % 8, batch_size=16,
+    hidden_sizes=(16,)) for index in range(num_members)]
+keys = jax.random.split(jax.random.key(0), num_members)
+together = train_population(stack_members(agents), env, config, keys)
+last = num_members - 1
+alone = train(agents[last], env, config, keys[last])
+jax.tree.map(np.testing.assert_array_equal, member(together.agent_state, last), alone.agent_state)
+for of_all, own in zip(together.evaluations, alone.evaluations):
+    assert {name: of_all.metrics[name][last] for name in own.metrics} == own.metrics
+leaf, split = jax.tree.leaves(together.agent_state)[0], MemberSplit(num_members)
+assert leaf.shape[0] == num_members
+assert split.num_places > num_members or len(leaf.sharding.device_set) == split.num_devices
+print("devices in use", split.num_devices)
+"""
+
+
+def run_on_devices(name, num_members, num_envs, total, options="{}", timeout=120):
+    arguments = [name, num_members, num_envs, total, options]
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["probe/truncation", pytest.param("mujoco/hopper", marks=pytest.mark.slow)])
+def test_members_are_split_over_devices(name):
+    """There are four devices, of which five members need three."""
+    assert "devices in use 3" in run_on_devices(name, 5, 4, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mujoco/half_cheetah", "brax/hopper"])
+def test_members_are_split_over_devices_at_real_size(name):
+    assert "devices in use 4" in run_on_devices(name, 8, 128, 128 * 8, "{'episode_length': 20}", timeout=900)

@@ -86,7 +86,7 @@ class Checkpoints:
                 sync(new / name)
             (new / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
             sync(new / MANIFEST)
-            self._set_aside(final)
+            self._make_way(final)
             new.rename(final)
             sync(self.path)
         except OSError:
@@ -110,6 +110,11 @@ class Checkpoints:
                 problems.append(str(error))
                 self._damaged.add(path)
 
+    def find_damaged(self) -> None:
+        """Finds the checkpoints that are damaged, which are never removed."""
+        for _ in self.usable([]):
+            pass
+
     def remove(self) -> None:
         """Removes all checkpoints but those that were found damaged."""
         for path in (*self._sound(), self.path / _NEW):
@@ -123,8 +128,13 @@ class Checkpoints:
     def _of(self, env_steps: int) -> Path:
         return self.path / f"{env_steps:012d}"
 
-    def _set_aside(self, path: Path) -> None:
-        """Makes way where a damaged checkpoint has the name; it is kept."""
+    def _make_way(self, path: Path) -> None:
+        """Makes way where a checkpoint has the name, which a run that went further back comes to again.
+
+        A damaged one is kept under another name.
+        """
+        if path.exists() and path not in self._damaged:
+            shutil.rmtree(path)
         number = 0
         while path.exists():
             other = path.with_name(f"{path.name}{_DAMAGED}{number}")

@@ -1,6 +1,7 @@
 """The Hydra launcher that runs a sweep as few programs: ``hydra/launcher=population``."""
 
 import dataclasses
+import importlib.util
 import sys
 import types
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ def register_launcher() -> None:
     module = types.ModuleType(MODULE)
     module.PopulationLauncher = PopulationLauncher  # type: ignore[attr-defined]
     sys.modules[MODULE] = module
+    package = MODULE.partition(".")[0]
+    if importlib.util.find_spec(package) is None:  # it comes with any other plugin
+        sys.modules[package] = types.ModuleType(package)
+    setattr(importlib.import_module(package), MODULE.partition(".")[2], module)
     PopulationLauncher.__module__ = MODULE
     plugins.register(PopulationLauncher)
     ConfigStore.instance().store(

@@ -141,6 +141,7 @@ class RunDirectory:
             self.begin()
         else:
             self._started -= start.run["wall_seconds"]
+            self.checkpoints.find_damaged()
 
     def begin(self) -> None:
         """Makes the files fit the start of training; with a checkpoint, to be called once that has been read."""

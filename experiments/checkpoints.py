@@ -141,6 +141,7 @@ class Checkpoints:
             if not other.exists():
                 path.rename(other)
             number += 1
+        self._damaged.discard(path)
 
 
 def verified(path: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_every_metric_is_there_at_every_evaluation(finished):
         names.setdefault((int(row["env_steps"]), int(row["gradient_steps"])), set()).add(row["name"])
     assert list(names) == [(0, 0), (128, 64), (256, 192)]
     assert names[0, 0] == EVALUATION | {"time/evaluation_seconds"}
-    everything = EVALUATION | TRAINING | TIMING | {"temperature"}
+    everything = EVALUATION | TRAINING | TIMING | {"temperature", "env/diverged"}
     assert names[128, 64] - {"train/episode_return"} == everything
     assert names[256, 192] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"
 

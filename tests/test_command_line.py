@@ -1,10 +1,14 @@
 """Bad input: status 2, one line on standard error that says what and what instead, and no trace left behind."""
 
+import importlib.util
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -248,3 +252,22 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     assert '"interrupted"' in (run / "summary.json").read_text()
     (saved,) = (run / "checkpoints").iterdir()
     assert (saved / "manifest.json").exists() and int(saved.name) > 0
+
+
+def test_physics_that_diverges_too_often_stops_the_run_with_status_3(call, tmp_path):
+    """Half cheetah with ten times its time step: MuJoCo's accelerations become huge."""
+    gymnasium = importlib.util.find_spec("gymnasium").submodule_search_locations[0]
+    source = Path(gymnasium, "envs", "mujoco", "assets", "half_cheetah.xml")
+    model = tmp_path / "coarse.xml"
+    model.write_text(source.read_text().replace('timestep="0.01"', 'timestep="0.1"'))
+    run = tmp_path / "run"
+    options = ["env=mujoco/half_cheetah", f"+env.options.xml_file={model}", "+env.options.episode_length=30"]
+    status, _, err = call([*options, *QUICK[1:], f"hydra.run.dir={run}"])
+    assert status == 3
+    last = err.strip().splitlines()[-1]
+    assert "the simulation diverged in" in last and "max_diverged_fraction=0.01" in last
+    assert not Path("MUJOCO_LOG.TXT").exists()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "stopped" and summary["reason"] == last
+    metrics = summary["metrics"]
+    assert metrics["env/diverged"] > 1.28 and all(np.isfinite(value) for value in metrics.values())

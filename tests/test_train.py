@@ -203,6 +203,9 @@ def test_used_directories_are_refused(tmp_path):
     run.log(8, 0, {"eval/return": 1.5})
     run.log(16, 4, {"eval/return": 2.5, "critic/loss": 0.1})
     assert read_metrics(run.path) == {"eval/return": ([8, 16], [1.5, 2.5]), "critic/loss": ([16], [0.1])}
+    with pytest.raises(InvalidValueError, match="in use by another process"):
+        RunDirectory(tmp_path / "new", {})
+    run.close()
     with pytest.raises(InvalidValueError, match="holds a run already"):
         RunDirectory(tmp_path / "new", {})
     (tmp_path / "other").mkdir()

@@ -238,8 +238,8 @@ class ActorCritic:
             distribution = self._policy_network().apply(policy, batch.observation)
             num_samples, reparameterize = self.num_actor_samples(), self.reparameterizes()
             action, log_prob = distribution.sample(key, num_samples, reparameterize=reparameterize)
-            q_values = self._critic_network().apply(state.critics, batch.observation, action)
-            objective = self.actor_objective(state, self._aggregate(q_values), log_prob)
+            q_values = self._critic_network().apply(state.critics, batch.observation, action, for_actor=self._aggregate)
+            objective = self.actor_objective(state, q_values, log_prob)
             return -jnp.mean(objective), (distribution, action, log_prob)
 
         (loss, aux), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.policy)

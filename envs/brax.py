@@ -9,6 +9,7 @@
 | humanoidstandup | 244 | 17 torques | height / time + 1 - 0.1 control | never | 1000 |
 | pusher | 23: arm, object, goal | 7 torques | -distances (m) - 0.1 control | never | 100 |
 | reacher | 11: joint angles, target | 2 torques | -distance (m) - control | never | 50 |
+| sparse_reacher, sparse_reacher_hard | 11 | 2 torques | 1 where distance < ``reach`` (0.05 m, 0.01 m) | never | 50 |
 | swimmer | 8 | 2 torques | forward - 1e-4 control | never | 1000 |
 | walker2d | 17 | 6 torques | forward + 1 - 0.001 control | unhealthy height or angle | 1000 |
 
@@ -40,10 +41,13 @@ EPISODE_LENGTHS = {
     "humanoidstandup": 1000,
     "pusher": 100,
     "reacher": 50,
+    "sparse_reacher": 50,
+    "sparse_reacher_hard": 50,
     "swimmer": 1000,
     "walker2d": 1000,
 }
 TASKS = tuple(EPISODE_LENGTHS)
+REACHES = {"sparse_reacher": 0.05, "sparse_reacher_hard": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,13 +72,33 @@ class BraxTask:
 
     def start(self, key: Key) -> tuple[Any, Array]:
         """Draws a start."""
-        state = self.env.reset(jax.random.key_data(key))
+        with _quiet():
+            state = self.env.reset(jax.random.key_data(key))
         return state, state.obs
 
     def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
         """Applies an action `[action_dim]`."""
-        state = self.env.step(physics, action)
+        with _quiet():
+            state = self.env.step(physics, action)
         return state, state.obs, state.reward, state.done.astype(bool)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseReacher(BraxTask):
+    """Reacher that pays 1 for every step with the fingertip in reach of the target, and nothing else.
+
+    Attributes:
+        reach: Distance (m) below which a step is paid.
+    """
+
+    reach: float
+
+    def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
+        """Applies an action `[action_dim]`."""
+        state, observation, _, termination = super().advance(physics, action)
+        # Brax's own measure of the distance: the observation's last three numbers are fingertip - target.
+        near = -state.metrics["reward_dist"] < self.reach
+        return state, observation, near.astype(observation.dtype), termination
 
 
 def make(
@@ -93,13 +117,19 @@ def make(
     """
     require_one_of("backend", backend, BACKENDS)
     episode_length = EPISODE_LENGTHS[task] if episode_length is None else episode_length
+    reach = REACHES.get(task)
+    if reach is not None and "reach" in options:
+        reach = options.pop("reach")
+        require_number("reach", reach, 0)
+    braxs_name = "reacher" if reach is not None else task
     with _quiet():
         from brax import envs
 
         if options:
-            _check_options(task, options, type(envs.get_environment(task)))
-        env = envs.get_environment(task, backend=backend, **options)
-    return DeviceEnvironment(f"brax/{task}", BraxTask(env), num_envs, episode_length, stagger_first_episodes)
+            _check_options(task, options, type(envs.get_environment(braxs_name)))
+        env = envs.get_environment(braxs_name, backend=backend, **options)
+    episode = BraxTask(env) if reach is None else SparseReacher(env, reach)
+    return DeviceEnvironment(f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes)
 
 
 def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
@@ -122,7 +152,7 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what Brax and MJX say about optional packages and their own future when they are imported."""
+    """Keeps back what Brax and MJX say, imported or traced, about devices, optional packages and their own future."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The eleven MuJoCo tasks: Gymnasium's v5 definitions, vectorised over a batch of environments.
+"""The MuJoCo tasks: Gymnasium's eleven v5 definitions, vectorised over a batch of environments, and a sparse reacher.
 
 x, z: position of the body or joint (m); angle in rad; velocity in m/s or rad/s; control in the actuator's own unit
 (torque or force before its gear); dt = frame_skip x timestep (s). v is the forward velocity, (x after - x before) / dt;
@@ -16,7 +16,7 @@ Observation (positions without x, and without y where there is one, unless
 | swimmer | positions, velocities | 8 | 2 torques, 1 |
 | ant | positions, velocities, clipped contact forces of all bodies | 105 | 8 torques, 1 |
 | humanoid, humanoid_standup | positions, velocities, inertia and velocity of bodies, actuator forces, contact forces | 348 | 17 torques, 0.4 |
-| reacher | cos and sin of 2 angles, target (m), 2 velocities, fingertip - target (m) | 10 | 2 torques, 1 |
+| reacher, sparse ones | cos, sin of 2 angles, target (m), 2 velocities, fingertip - target (m) | 10 | 2 torques, 1 |
 | pusher | 7 angles, 7 velocities, position of fingertip, object and goal (m) | 23 | 7 torques, 2 |
 | inverted_pendulum | x, angle, velocities | 4 | 1 force, 3 |
 | inverted_double_pendulum | x, sin and cos of 2 angles, velocities clipped to 10, constraint force clipped to 10 | 9 | 1 force, 1 |
@@ -32,12 +32,13 @@ Reward per step (all are dimensionless sums) and termination:
 | humanoid | w_forward v + healthy_reward - w_ctrl c - clip(w_contact sum(f^2)) | z leaves its healthy range |
 | humanoid_standup | w_uph z / timestep + 1 - w_ctrl c - clip(w_impact sum(f^2)) | never |
 | reacher | - w_dist distance(fingertip, target) - w_control c | never |
+| sparse_reacher, sparse_reacher_hard | 1 where distance(fingertip, target) < reach (0.05 m, 0.01 m) | never |
 | pusher | - w_dist distance(object, goal) - w_near distance(object, fingertip) - w_control c | never |
 | inverted_pendulum | 1, or 0 on the step that terminates | angle beyond 0.2 rad |
 | inverted_double_pendulum | healthy_reward (0 if terminating) - 0.01 x^2 - (z - 2)^2 - 0.001 w1^2 - 0.005 w2^2 | tip z at most 1 m |
 
-Time limits: 1000 steps, reacher 50, pusher 100. Source: Gymnasium (Towers et al., 2024, arXiv 2407.17032), version 5 of
-its MuJoCo environments.
+Time limits: 1000 steps, reachers 50, pusher 100. Source: Gymnasium (Towers et al., 2024, arXiv 2407.17032), version 5 of
+its MuJoCo environments; the sparse reachers' reward is that of arXiv 2606.05888.
 """  # noqa: E501
 
 # ruff: noqa: D102 - what the methods of every task mean is documented once, on Task
@@ -356,14 +357,12 @@ class HumanoidStandup(_HumanoidBody, _NoisyStart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reacher(Task):
-    """Two-link arm that reaches for a target, drawn uniformly in a disc of radius 0.2 m."""
+class _Arm(Task):
+    """Two-link arm and a target, drawn uniformly in a disc of radius 0.2 m."""
 
     xml_file: str = "reacher.xml"
     frame_skip: int = 2
     episode_length: int = 50
-    reward_dist_weight: float = 1.0
-    reward_control_weight: float = 1.0
 
     derived: ClassVar[tuple[str, ...]] = ("xpos",)
 
@@ -381,13 +380,39 @@ class Reacher(Task):
         parts = [np.cos(angles), np.sin(angles), readings.qpos[:, 2:], readings.qvel[:, :2], gap[:, :2]]
         return np.concatenate(parts, axis=1)
 
+    def _gap(self, readings: Readings) -> np.ndarray:
+        return _body(readings, "fingertip") - _body(readings, "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reacher(_Arm):
+    """Reaches for the target."""
+
+    reward_dist_weight: float = 1.0
+    reward_control_weight: float = 1.0
+
     def outcome(self, readings, velocity):
         distance = np.linalg.norm(self._gap(readings), axis=1)
         cost = self.reward_dist_weight * distance + self.reward_control_weight * _sum_of_squares(readings.ctrl)
         return -cost, np.zeros(len(velocity), bool)
 
-    def _gap(self, readings: Readings) -> np.ndarray:
-        return _body(readings, "fingertip") - _body(readings, "target")
+
+@dataclass(frozen=True, kw_only=True)
+class SparseReacher(_Arm):
+    """Reacher that pays 1 for every step with the fingertip in reach of the target, and nothing else."""
+
+    reach: float = 0.05
+
+    def outcome(self, readings, velocity):
+        distance = np.linalg.norm(self._gap(readings), axis=1)
+        return (distance < self.reach).astype(float), np.zeros(len(velocity), bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseReacherHard(SparseReacher):
+    """The same with a fifth of the reach."""
+
+    reach: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -474,6 +499,8 @@ TASKS: dict[str, type[Task]] = {
     "humanoid_standup": HumanoidStandup,
     "swimmer": Swimmer,
     "reacher": Reacher,
+    "sparse_reacher": SparseReacher,
+    "sparse_reacher_hard": SparseReacherHard,
     "pusher": Pusher,
     "inverted_pendulum": InvertedPendulum,
     "inverted_double_pendulum": InvertedDoublePendulum,

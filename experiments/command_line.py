@@ -41,7 +41,7 @@ FLAGS = (
     *(f"--{name}" for name in LONG_FLAGS),
     *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
 )
-GROUPS = ("agent", "env", "logger")
+GROUPS = ("agent", "env", "logger", "experiment")
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
 
@@ -235,8 +235,18 @@ def _check_arguments(arguments: list[str]) -> None:
             raise InvalidValueError(key, value or None, f"no such flag; there are {' '.join(FLAGS)}")
         if not key.strip("+~ "):
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
-        if key in GROUPS and re.fullmatch(r"[-+.\d]*", value):
-            raise InvalidValueError(key, value, f"no such file in conf/{key}; there are {_listing(key)}")
+        if key.lstrip("+") in GROUPS and not _may_be_a_file(argument):
+            group = key.lstrip("+")
+            raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {_listing(group)}")
+
+
+def _may_be_a_file(argument: str) -> bool:
+    """Returns whether the value of a group can be a name; Hydra crashes on numbers, truth values and dictionaries."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return True  # a syntax error, which Hydra reports itself
+    return override.is_sweep_override() or (isinstance(override.value(), str) and bool(override.value()))
 
 
 def _run_where_resumed(arguments: list[str]) -> list[str]:
@@ -266,5 +276,6 @@ def _terminate(signal_number: int, frame: Any) -> NoReturn:
 
 
 def _exit(status: int, message: str) -> NoReturn:
-    print(message, file=sys.stderr)
+    # What was typed may hold line breaks and other characters that do not show.
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
     sys.exit(status)

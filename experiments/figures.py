@@ -1,6 +1,7 @@
 """What all studies share: tables of numbers, their files, and the look of all figures."""
 
 import csv
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ Row = dict[str, Any]
 COLOURS_OF_RETRIES = {1: "#000000", 2: "#56B4E9", 4: "#E69F00", 8: "#D55E00"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
+COLOURS_OF_AGENTS = {"sac": "#009E73", "ppo": "#0072B2"}
+_OTHER_COLOURS = ("#CC79A7", "#0072B2", "#F0E442")
 
 
 def new_figure(
@@ -49,6 +53,48 @@ def label(axes: "Axes", *, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_ylabel(y, fontsize=8)
 
 
+def colour_of(agent: str, num_retries: int | None) -> str:
+    """Returns the colour that an agent, or a number of retries, has in every figure."""
+    if num_retries is None:
+        return COLOURS_OF_AGENTS.get(agent, "#999999")
+    return COLOURS_OF_RETRIES.get(num_retries, _OTHER_COLOURS[num_retries % len(_OTHER_COLOURS)])
+
+
+def shade(number: int, count: int) -> tuple[float, ...]:
+    """Returns one of an ordered range of colours, dark to light, which are none of those of M."""
+    from matplotlib import colormaps
+
+    return colormaps["magma"](0.15 + 0.6 * number / max(count - 1, 1))
+
+
+def caption(figure: "Figure", text: str) -> None:
+    """Writes small print under a figure, as wide as the figure is."""
+    width = int(figure.get_figwidth() * 24)
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontsize=5.5, color="#555555", parse_math=False
+    )
+
+
+def legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
+    """Puts one legend above all panels, with an entry for each label in any of them."""
+    entries = {}
+    for panel in axes:
+        for handle, text in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(text, handle)
+    if entries:
+        longest = max(map(len, entries)) * 0.07 + 0.5
+        columns = max(1, min(len(entries), int(figure.get_figwidth() / longest)))
+        figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns, frameon=False, fontsize=7)
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Writes a table whose rows have equal keys."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
 def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[Path]:
     """Writes a study's numbers and picture: `<name>.csv`, `<name>.png` and `<name>.pdf`.
 
@@ -65,11 +111,10 @@ def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[
 
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{name}.{ending}" for ending in ("csv", "png", "pdf")]
-    with files[0].open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    write_csv(files[0], rows)
     figure.savefig(files[1], dpi=200)
+    # The layout stays as it is: finding it takes most of the time.
+    figure.set_layout_engine("none")
     # Fonts as outlines that publishers accept, and no date, so that equal numbers give equal files.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(files[2], metadata={"CreationDate": None})
@@ -92,4 +137,6 @@ def unique(rows: Iterable[Row], name: str) -> list[Any]:
 
 
 def _text(value: Any) -> Any:
-    return f"{float(value):.8g}" if not isinstance(value, str | int) else value
+    if value is None:
+        return ""
+    return value if isinstance(value, str | int) else f"{float(value):.8g}"

@@ -29,7 +29,7 @@ except ImportError:  # not a POSIX system: two processes in one run directory go
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
-PLOTS, POLICY = "plots", "policy"
+PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
 

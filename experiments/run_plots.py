@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+from experiments.figures import COLOURS, label, new_figure
 from experiments.run_directory import PLOTS, read_metrics
 from remac.files import write_whole
 
@@ -16,28 +17,22 @@ FIGURES = {
 
 def plot_run(directory: Path | str) -> list[Path]:
     """Draws every figure whose metrics exist into ``plots/``, and returns the files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     directory = Path(directory)
     series = read_metrics(directory)
     files = []
-    for name, (label, lines) in FIGURES.items():
+    for name, (y_label, lines) in FIGURES.items():
         present = {metric: line for metric, line in lines.items() if metric in series}
         if not present:
             continue
-        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-        for metric, line in present.items():
-            axes.plot(*series[metric], marker=".", label=line)
-        axes.set(xlabel="env steps", ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        figure, axes = new_figure(1, 1, panel=(5, 3.2))
+        for colour, (metric, line) in zip(COLOURS, present.items(), strict=False):
+            axes[0, 0].plot(*series[metric], marker=".", color=colour, label=line)
+        label(axes[0, 0], x="env steps", y=y_label)
+        axes[0, 0].grid(alpha=0.3)
+        axes[0, 0].legend(frameon=False, fontsize=8)
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=120)
-        plt.close(figure)
         write_whole(files[-1], content.getvalue())
     return files

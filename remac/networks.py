@@ -1,6 +1,7 @@
 """Flax networks: the policy, and an ensemble of critics evaluated together."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,7 +18,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
     "tanh": nn.tanh,
 }
+Aggregate = Callable[[Array], Array]
 LOG_STD_RANGE = (-10.0, 2.0)
+# Features of so many rows, forwards and backwards, stay in a CPU core's cache.
+_ROWS_IN_CACHE = 512
 
 
 class PolicyNetwork(nn.Module):
@@ -61,18 +65,20 @@ class CriticNetworks(nn.Module):
     activation: str
 
     @nn.compact
-    def __call__(self, observation: Array, action: Array) -> Array:
+    def __call__(self, observation: Array, action: Array, *, for_actor: Aggregate | None = None) -> Array:
         """Values actions at states.
 
         Args:
             observation: Normalised, `[B, obs_dim]`.
             action: `[N, B, action_dim]`: N actions for each state.
+            for_actor: Makes one value `[n, B]` of the critics' `[C, n, B]`. Where it is given, gradients flow to the
+                actions alone, and once; they are found together with the values, on the CPU in pieces that its cache
+                holds.
 
         Returns:
-            Q-values `[C, N, B]`.
+            Q-values `[C, N, B]`; with ``for_actor`` `[N, B]`.
         """
-        num_samples, batch_size, action_size = action.shape
-        obs_size = observation.shape[-1]
+        action_size, obs_size = action.shape[-1], observation.shape[-1]
         widths = (obs_size + action_size, *self.hidden_sizes, 1)
         kernel_init = nn.initializers.lecun_normal(batch_axis=(0,))
         layers = [
@@ -83,16 +89,75 @@ class CriticNetworks(nn.Module):
             for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths))
         ]
         activate = ACTIVATIONS[self.activation]
-        flat_action = action.reshape(num_samples * batch_size, action_size)
 
-        def value(params: list[tuple[Array, Array]]) -> Array:
-            (kernel, bias), *rest = params
-            from_observation = observation @ kernel[:obs_size] + bias[None]
-            from_action = (flat_action @ kernel[obs_size:]).reshape(num_samples, batch_size, -1)
-            features = (from_observation[None] + from_action).reshape(num_samples * batch_size, -1)
-            for kernel, bias in rest:
-                features = activate(features) @ kernel + bias[None]
-            return features.reshape(num_samples, batch_size)
+        def make_value(params: list[tuple[Array, Array]]) -> Callable[[Array], Array]:
+            (first_kernel, first_bias), *rest = params
+            from_observation = observation @ first_kernel[:obs_size] + first_bias[None]
+
+            def value(action: Array) -> Array:
+                num_samples, batch_size, _ = action.shape
+                from_action = action.reshape(-1, action_size) @ first_kernel[obs_size:]
+                features = from_action.reshape(num_samples, batch_size, -1) + from_observation[None]
+                features = features.reshape(num_samples * batch_size, -1)
+                for kernel, bias in rest:
+                    features = activate(features) @ kernel + bias[None]
+                return features.reshape(num_samples, batch_size)
+
+            return value
 
         # A Python loop, not vmap: on the CPU XLA runs a batched matrix product far below the rate of single ones.
-        return jnp.stack([value(jax.tree.map(lambda leaf, i=i: leaf[i], layers)) for i in range(self.num_critics)])
+        critics = [make_value(jax.tree.map(lambda leaf, i=i: leaf[i], layers)) for i in range(self.num_critics)]
+
+        def values(action: Array) -> Array:
+            return jnp.stack([value(action) for value in critics])
+
+        if for_actor is None:
+            return values(action)
+        return _value_with_gradient(lambda piece: for_actor(values(piece)), action)
+
+
+def _value_with_gradient(function: Callable[[Array], Array], action: Array) -> Array:
+    """Evaluates a function of actions and, in the same pass, its gradient, for a backward pass to use.
+
+    Args:
+        function: From `[n, B, action_dim]` to `[n, B]`, each action by itself.
+        action: `[N, B, action_dim]`.
+
+    Returns:
+        Values `[N, B]`.
+    """
+
+    def evaluate(piece: Array) -> tuple[Array, Array]:
+        value, pullback = jax.vjp(function, piece)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    num_samples, batch_size, action_size = action.shape
+    pieces = jax.lax.stop_gradient(action).reshape(
+        -1, _samples_per_piece(num_samples, batch_size), batch_size, action_size
+    )
+    value, gradient = jax.lax.map(evaluate, pieces) if len(pieces) > 1 else evaluate(pieces[0])
+    return _attach_gradient(action, value.reshape(num_samples, batch_size), gradient.reshape(action.shape))
+
+
+@jax.custom_vjp
+def _attach_gradient(action: Array, value: Array, gradient: Array) -> Array:
+    """Returns values `[N, B]` that have the given gradient by the actions, `[N, B, action_dim]`."""
+    return value
+
+
+def _attach_gradient_forward(action: Array, value: Array, gradient: Array) -> tuple[Array, Array]:
+    return value, gradient
+
+
+def _attach_gradient_backward(gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
+    return cotangent[..., None] * gradient, None, None
+
+
+_attach_gradient.defvjp(_attach_gradient_forward, _attach_gradient_backward)
+
+
+def _samples_per_piece(num_samples: int, batch_size: int) -> int:
+    """Returns how many of N samples are worked on together: all on an accelerator, a divisor of N on the CPU."""
+    if jax.default_backend() != "cpu":
+        return num_samples
+    return math.gcd(num_samples, 2 ** int(math.log2(max(1, _ROWS_IN_CACHE // batch_size))))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from remac import random
 from remac import replay as replay_lib
 from remac.devices import SPLIT, WHOLE
 from remac.policy import Policy
@@ -239,7 +240,7 @@ def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -
             return agent.update(agent_state, update_key, batch)
 
         keys = jax.random.split(key, num_updates + 1)
-        agent_state, metrics = jax.lax.scan(gradient_step, agent_state, keys[1:])
+        agent_state, metrics = jax.lax.scan(gradient_step, agent_state, random.unroll(keys[1:]))
         sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
         agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums

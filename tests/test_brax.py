@@ -12,8 +12,8 @@ from remac.loop import TrainConfig, train
 from remac.types import InvalidValueError
 
 
-def compare_with_brax(task, num_steps):
-    env = envs.make(f"brax/{task}", num_envs=2)
+def compare_with_brax(task, num_steps, **options):
+    env = envs.make(f"brax/{task}", num_envs=2, **options)
     assert env.episode_length == EPISODE_LENGTHS[task]
     state = jax.jit(env.reset)(jax.random.key(0))
     start = jax.tree.map(lambda leaf: leaf[0], state.physics[0])
@@ -22,7 +22,11 @@ def compare_with_brax(task, num_steps):
         action = jax.random.uniform(jax.random.key(number), (2, env.action_size), minval=-1.0)
         state, start = step(state, action), own_step(start, action[0])
         np.testing.assert_allclose(state.final_observation[0], start.obs, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(state.reward[0], start.reward, rtol=1e-3, atol=1e-3)
+        reach = getattr(env.task, "reach", None)
+        distance = np.linalg.norm(start.obs[-3:]) if reach else None
+        reward = start.reward if reach is None else distance < reach
+        assert reach is None or abs(distance - reach) > 1e-4  # rounding does not decide
+        np.testing.assert_allclose(state.reward[0], reward, rtol=1e-3, atol=1e-3)
         assert bool(state.termination[0]) == bool(start.done)
         if state.termination[0]:
             break
@@ -37,17 +41,29 @@ def test_reacher_is_brax_reacher_and_ends_at_its_time_limit():
     assert not np.allclose(state.observation[0], state.observation[1])
 
 
+def test_sparse_reacher_is_paid_in_reach_only():
+    _, state = compare_with_brax("sparse_reacher", 50, reach=0.15)
+    assert 0 < state.episode_return[0] < 50
+    assert envs.make("brax/sparse_reacher_hard", num_envs=1).task.reach == 0.01
+    with pytest.raises(InvalidValueError, match="reach=-1"):
+        envs.make("brax/sparse_reacher", num_envs=1, reach=-1)
+
+
 def test_backends_and_options():
     assert envs.make("brax/reacher", num_envs=1, backend="spring").task.env.backend == "spring"
     with pytest.raises(InvalidValueError, match="backend=bullet"):
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
-def test_building_is_quiet(capfd):
+def test_building_and_tracing_are_quiet(capfd, caplog):
+    caplog.set_level("INFO")
     with _quiet():
         print("nothing of this is seen")
-    envs.make("brax/reacher", num_envs=1)
-    assert capfd.readouterr() == ("", "")
+    env = envs.make("brax/reacher", num_envs=1)
+    caplog.set_level("INFO")
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((1, 2), jnp.float32))
+    assert capfd.readouterr() == ("", "") and not caplog.records
 
 
 @pytest.mark.slow

@@ -8,11 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from experiments import command_line, train
+from experiments.config import CONFIG_DIRECTORY, register_schemas
 from experiments.launcher import register_launcher
 from experiments.population import Outcome
 
@@ -191,6 +196,44 @@ def test_bad_sweeps_are_refused_before_anything_is_made(call, tmp_path, argument
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
+
+
+def keys_of(config, prefix=""):
+    """Yields every key of a composed configuration."""
+    for key in config:
+        yield f"{prefix}{key}"
+        if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
+            yield from keys_of(config[key], f"{prefix}{key}.")
+
+
+def train_keys():
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        keys = [
+            *keys_of(hydra.compose("train")),
+            *(f"agent.{key}" for key in hydra.compose("train", ["agent=sac"]).agent),
+        ]
+    return sorted(set(keys))
+
+
+SCALARS = (
+    st.integers(-(2**70), 2**70).map(str)
+    | st.floats().map(str)
+    | st.sampled_from(
+        ["true", "null", "", "[]", "{}", "[1,[2]]", "{a:1}", "${seed}", "${nothing:1}", "???", "0x10", "1e400", "-0.0"]
+    )
+    | st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
+def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
+    monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
+    status, _, err = call([f"{sign}{key}={value}"])
+    assert status in (0, 2), err
+    assert len(err.strip().splitlines()) == (1 if status else 0), err
 
 
 def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):

@@ -49,3 +49,29 @@ def test_gaussian_entropy_is_scipys():
     distribution = TanhGaussian(jnp.zeros((1, 3)), jnp.array([[0.0, -1.0, 0.5]]))
     expected = sum(stats.norm(0, np.exp(log_std)).entropy() for log_std in (0.0, -1.0, 0.5))
     np.testing.assert_allclose(distribution.gaussian_entropy(), [expected], rtol=1e-6)
+
+
+def test_log_prob_gradients_are_those_of_the_plain_form():
+    """Against automatic differentiation of the textbook formula, where tanh does not saturate."""
+
+    def plain(mean, log_std, pre_tanh):
+        log_normal = -0.5 * ((pre_tanh - mean) / jnp.exp(log_std)) ** 2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+        return jnp.sum(log_normal - jnp.log(1 - jnp.tanh(pre_tanh) ** 2))
+
+    def ours(mean, log_std, pre_tanh):
+        return jnp.sum(TanhGaussian(mean, log_std).log_prob(pre_tanh))
+
+    arguments = (jnp.array([[0.3, -0.2]]), jnp.array([[-0.5, 0.2]]), jnp.linspace(-2, 2, 10).reshape(5, 1, 2))
+    broadcast = [jnp.broadcast_to(argument, (5, 1, 2)) for argument in arguments]
+    expected = jax.grad(plain, argnums=(0, 1, 2))(*broadcast)
+    gradients = jax.grad(ours, argnums=(0, 1, 2))(*arguments)
+    for gradient, of_plain in zip(gradients[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(gradient, of_plain.sum(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[2], expected[2], rtol=1e-4, atol=1e-5)
+
+
+def test_samples_are_the_scaled_noise():
+    mean, log_std = jnp.arange(12.0).reshape(3, 4) / 10, jnp.linspace(-2, 0, 12).reshape(3, 4)
+    action, _ = TanhGaussian(mean, log_std).sample(jax.random.key(0), 5)
+    noise = jax.random.normal(jax.random.key(0), (5, 3, 4))
+    np.testing.assert_allclose(action, jnp.tanh(mean[None] + jnp.exp(log_std)[None] * noise), rtol=1e-5, atol=1e-6)

@@ -10,7 +10,16 @@ import pytest
 import envs
 from agents import SAC, ReMAC
 from remac import loop, training
-from remac.loop import Evaluation, NonFiniteError, Progress, TrainConfig, stack_members, train, train_population
+from remac.loop import (
+    Evaluation,
+    Failure,
+    NonFiniteError,
+    Progress,
+    TrainConfig,
+    stack_members,
+    train,
+    train_population,
+)
 from remac.types import InvalidValueError
 
 CONFIG = TrainConfig(
@@ -285,6 +294,21 @@ def test_a_non_finite_metric_stops_the_run_and_is_named(suite, options, metric):
     assert error.value.gradient_step > 0 and error.value.metric in str(error.value)
     if metric:
         assert error.value.metric.startswith(metric) and error.value.gradient_step == 1
+
+
+def test_a_failed_member_keeps_its_last_finite_state_and_the_others_go_on():
+    env = make_env("device")
+    events = []
+    agents = [make_agent(env, learning_rate=1e30), make_agent(env), make_agent(env, learning_rate=1e30)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    result = train_population(stack_members(agents), env, CONFIG, keys, events.append)
+    assert sorted(result.failures) == [0, 2]
+    failures = [event for event in events if isinstance(event, Failure)]
+    assert {event.member: event.error for event in failures} == result.failures and len(failures) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.agent_state))
+    assert result.agent_state.gradient_steps.tolist() == [0, 80, 0]
+    with pytest.raises(NonFiniteError):
+        train_population(stack_members(agents[::2]), env, CONFIG, keys[::2])
 
 
 class _Scaled:

@@ -136,7 +136,7 @@ def compare_with_gymnasium(task, options, num_steps, num_envs=3):
     return num_ends
 
 
-@pytest.mark.parametrize("task", suite.TASKS)
+@pytest.mark.parametrize("task", GYMNASIUM)
 def test_trajectories_equal_gymnasium(task):
     num_ends = compare_with_gymnasium(task, {}, 200)
     terminates = ("hopper", "walker2d", "humanoid", "inverted_pendulum", "inverted_double_pendulum")
@@ -156,7 +156,7 @@ def test_options_equal_gymnasium(task, options):
 def test_every_gymnasium_flag_is_an_option_with_its_default():
     import inspect
 
-    for task in suite.TASKS:
+    for task in GYMNASIUM:
         parameters = inspect.signature(type(reference(task)).__init__).parameters
         flags = {
             name: parameter.default
@@ -167,6 +167,23 @@ def test_every_gymnasium_flag_is_an_option_with_its_default():
         assert fields == flags | {"episode_length": gymnasium.spec(GYMNASIUM[task]).max_episode_steps}
 
 
+@pytest.mark.parametrize(("task", "reach"), [("sparse_reacher", 0.05), ("sparse_reacher_hard", 0.01)])
+def test_sparse_reacher_is_reacher_but_for_its_reward(task, reach):
+    sparse, dense = (build(name, num_envs=400) for name in (task, "reacher"))
+    state = sparse.reset(jax.random.key(1))
+    action = np.random.default_rng(0).uniform(-1, 1, (400, 2))
+    paid = 0
+    for _ in range(20):
+        theirs = dense.step(state, action)
+        state = sparse.step(state, action)
+        np.testing.assert_array_equal(state.final_observation, theirs.final_observation)
+        near = np.linalg.norm(state.final_observation[:, -2:].astype(float), axis=1) < reach
+        np.testing.assert_array_equal(state.reward, near)
+        paid += near.sum()
+    assert 0 < paid < 4000
+    assert build(task, reach=0.2).task.reach == 0.2
+
+
 def test_uph_cost_weight_weighs_the_height():
     plain, weighted = build("humanoid_standup"), build("humanoid_standup", uph_cost_weight=3.0)
     state, action = plain.reset(jax.random.key(1)), np.zeros((3, 17))
@@ -175,7 +192,7 @@ def test_uph_cost_weight_weighs_the_height():
     np.testing.assert_allclose(weighted.step(state, action).reward, after.reward + 2 * height)
 
 
-@pytest.mark.parametrize("task", suite.TASKS)
+@pytest.mark.parametrize("task", GYMNASIUM)
 def test_reset_noise_is_distributed_as_gymnasiums(task):
     count, env, other = 1500, build(task, num_envs=1500), reference(task)
     qpos, qvel = coordinates(env, env.reset(jax.random.key(3)))
@@ -427,7 +444,7 @@ def test_for_evaluation_is_the_same_task():
 def test_the_models_are_those_that_gymnasium_loads():
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        for task in suite.TASKS:
+        for task in GYMNASIUM:
             models = build(task).model, mujoco.MjModel.from_xml_path(reference(task).fullpath)
             buffers = [np.empty(mujoco.mj_sizeModel(model), np.uint8) for model in models]
             for model, buffer in zip(models, buffers, strict=True):

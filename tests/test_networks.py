@@ -44,3 +44,29 @@ def test_policy_clips_the_log_std():
     for bias, bound in ((1e3, LOG_STD_RANGE[1]), (-1e3, LOG_STD_RANGE[0])):
         variables["params"]["log_std"]["bias"] = jnp.full((2,), bias)
         np.testing.assert_array_equal(policy.apply(variables, observation).log_std, np.full((3, 2), bound))
+
+
+@pytest.mark.parametrize("aggregate", [lambda q: q.min(axis=0), lambda q: q.mean(axis=0)], ids=["min", "mean"])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 600), (8, 256), (6, 200), (3, 10)])
+def test_values_for_the_actor_have_the_plain_values_and_gradients(num_samples, batch_size, aggregate):
+    """In one piece, in pieces of several samples, and in pieces of one."""
+    critics = CriticNetworks(num_critics=2, hidden_sizes=(16, 8), activation="relu")
+    keys = jax.random.split(jax.random.key(0), 4)
+    observation = jax.random.normal(keys[0], (batch_size, 4))
+    action = jax.random.normal(keys[1], (num_samples, batch_size, 2))
+    weights = jax.random.normal(keys[2], (num_samples, batch_size))
+    variables = critics.init(keys[3], observation, action)
+
+    def plain(action):
+        values = aggregate(critics.apply(variables, observation, action))
+        return jnp.sum(weights * values), values
+
+    def for_actor(action):
+        values = critics.apply(variables, observation, action, for_actor=aggregate)
+        return jnp.sum(weights * values), values
+
+    (gradient, values), (expected_gradient, expected) = (
+        jax.jit(jax.grad(function, has_aux=True))(action) for function in (for_actor, plain)
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)

@@ -1,56 +1,224 @@
 import csv
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic_runs import write_run, write_sweep
 
 from experiments import plot
+from experiments.comparisons import Look, draw_all, factors, grid
+from experiments.figures import COLOURS_OF_RETRIES, colour_of
+from experiments.loading import load
 from experiments.run_directory import RunDirectory
 from remac.types import InvalidValueError
+
+FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
+ALL = {**FINAL, "actor/gaussian_entropy": 1.0, "actor/grad_norm": 1.0}
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def curves_of(panel):
+    """Returns what carries a label in a panel: the lines of the arms."""
+    handles, labels = panel.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds of two arms, of which one seed stopped early."""
+    """Two seeds of two arms, of which one seed stopped early; no metric of sampled actions."""
     for agent, level in (({"name": "sac"}, 0.0), ({"name": "remac", "num_retries": 4}, 100.0)):
         for seed in (0, 1):
             config = {"agent": agent, "env": {"suite": "probe", "task": "action"}, "seed": seed}
             run = RunDirectory(tmp_path / f"{agent['name']}{seed}", config)
-            for step in range(0, 30 if (agent["name"], seed) == ("sac", 1) else 50, 10):
+            killed = (agent["name"], seed) == ("sac", 1)
+            for step in range(0, 30 if killed else 50, 10):
                 run.log(step, step, {"eval/return": level + 10 * seed + step, "time/x": 1.0})
                 run.log(step, step, {"actor/pre_tanh_std": 0.5, "actor/entropy": -1.0, "actor/gaussian_entropy": 1.0})
+            if not killed:
+                run.write_summary("finished", {})
     return sorted(path for path in tmp_path.iterdir())
 
 
 def test_figures_and_tables_hold_the_runs(runs, tmp_path, capsys):
     out = tmp_path / "figures"
     plot.main([*map(str, runs), f"out={out}"])
-    assert capsys.readouterr().out.strip() == str(out / "curves.png")
-    assert np.asarray(Image.open(out / "curves.png")).std() > 5
-    assert (out / "curves.pdf").read_bytes().startswith(b"%PDF")
-    with (out / "curves.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(out / f"{name}.png") for name in ("curves", "final", "paired")]
+    assert printed.err.strip() == f"{runs[3]}: unfinished at 20 env steps, no number of it counts"
+    for name in ("curves", "final", "paired"):
+        assert np.asarray(Image.open(out / f"{name}.png")).std() > 5
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    rows = read(out / "curves.csv")
     returns = [row for row in rows if row["name"] == "eval/return"]
     assert len(returns) == 3 * 5 + 3
     assert {(row["arm"], row["seed"]) for row in rows} == {("SAC", "0"), ("SAC", "1"), ("M=4", "0"), ("M=4", "1")}
-    with (out / "final.csv").open(newline="") as file:
-        final = {(row["arm"], row["seed"]): row for row in csv.DictReader(file)}
-    assert final["M=4", "1"]["eval/return"] == "150" and final["SAC", "1"]["eval/return"] == "30"
+    final = {(row["arm"], row["seed"]): row for row in read(out / "final.csv")}
+    assert set(final) == {("SAC", "0"), ("M=4", "0"), ("M=4", "1")}, "the run that was killed has no final value"
+    assert final["M=4", "1"]["eval/return"] == "150" and final["SAC", "0"]["eval/return"] == "40"
     assert "time/x" not in final["SAC", "0"]
+    paired = read(out / "paired.csv")
+    assert {(row["arm"], row["metric"], row["n"], row["mean"]) for row in paired} >= {
+        ("M=4", "eval/return", "1", "100")
+    }
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_not_merged(tmp_path):
-    for number, epsilon in enumerate((1e-8, 0.1)):
-        agent = {"name": "remac", "num_retries": 4, "actor_adam_epsilon": epsilon}
-        run = RunDirectory(tmp_path / str(number), {"agent": agent, "env": {"suite": "a", "task": "b"}, "seed": 0})
-        run.log(0, 0, {"eval/return": 1.0})
-    runs = [plot.load_run(tmp_path / str(number)) for number in range(2)]
-    plot.name_arms(runs)
-    assert [run["arm"] for run in runs] == ["M=4 actor_adam_epsilon=1e-08", "M=4 actor_adam_epsilon=0.1"]
+def test_the_line_is_the_interquartile_mean_of_finished_seeds(tmp_path):
+    for seed, level in enumerate((0.0, 1.0, 2.0, 3.0, 100.0)):
+        write_run(tmp_path / str(seed), seed=seed, final={"eval/return_stochastic": level})
+    write_run(tmp_path / "going", seed=9, final={"eval/return_stochastic": 1e6}, status=None)
+    found = load([tmp_path])
+    figure = draw_all(found, Look(("eval/return_stochastic",), command="as typed"), [])[0].figure
+    line = curves_of(figure.axes[0])["SAC"]
+    np.testing.assert_allclose(line.get_ydata()[-1], 2.0)
+    assert len(figure.axes[0].lines) == 7, "every seed is a thin line"
+    small_print = " ".join(figure.get_supxlabel().split())
+    assert "as typed" in small_print and "commit 0123456789ab" in small_print and "seeds: 0-4" in small_print
 
 
-def test_what_is_not_a_run_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match="is not a run directory"):
-        plot.main([str(tmp_path)])
-    with pytest.raises(InvalidValueError, match="at least one"):
-        plot.main([])
+@pytest.mark.parametrize(("x", "last"), [("gradient_steps", 1000.0), ("wall_clock", 1.0)])
+def test_other_x_axes(tmp_path, x, last):
+    for seed in (1, 2):
+        path = write_run(tmp_path / str(seed), seed=seed, final={"eval/return_stochastic": 1.0})
+        lines = (path / "metrics.csv").read_text().splitlines()
+        rows = [line.split(",") for line in lines[1:]]
+        # The second seed is half as fast.
+        text = [",".join([a, b, str(seed * int(a) / 1000), *rest]) for a, b, _, *rest in rows]
+        (path / "metrics.csv").write_text("\n".join([lines[0], *text]) + "\n")
+    drawing = draw_all(load([tmp_path]), Look(("eval/return_stochastic",), x=x), [])[0]
+    line = curves_of(drawing.figure.axes[0])["SAC"]
+    assert line.get_xdata()[-1] == pytest.approx(last)
+    if x == "wall_clock":  # at one second: the first seed's end, and the second's middle
+        assert line.get_ydata()[-1] == pytest.approx((1 + 500 / 950) / 2, rel=1e-3)
+    assert drawing.rows[-1][x] == pytest.approx(last * 2 if x == "wall_clock" else last)
+
+
+def test_what_varies_decides_which_figures_there_are(tmp_path):
+    arms = [{"final": FINAL}]
+    arms += [{"retries": m, "actor_adam_epsilon": e, "final": FINAL} for m in (1, 8) for e in (1e-8, 1.0)]
+    found = load([write_sweep(tmp_path, arms, seeds=(1, 2), tasks=("mujoco/ant", "mujoco/hopper"))])
+    assert factors(found) == ["num_retries", "actor_adam_epsilon"]
+    drawings = draw_all(found, Look(("eval/return_stochastic", "actor/entropy")), [])
+    assert [drawing.name for drawing in drawings] == [
+        *("curves", "grid_return_stochastic", "grid_entropy", "final"),
+        *("final_against_num_retries", "final_against_actor_adam_epsilon", "paired", "aggregate"),
+    ]
+    assert all(drawing.rows and len({tuple(row) for row in drawing.rows}) == 1 for drawing in drawings)
+    assert all(drawing.description.endswith(".") or drawing.name == "aggregate" for drawing in drawings)
+    # A column per epsilon, a line per M in its colour, and SAC in each.
+    axes = grid(found, "actor/entropy", Look(("actor/entropy",))).figure.axes
+    assert len(axes) == 4 and all(list(curves_of(panel)) == ["SAC", "M=1", "M=8"] for panel in axes)
+    assert curves_of(axes[0])["M=8"].get_color() == COLOURS_OF_RETRIES[8] == colour_of("remac", 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("learning_rate", (1e-4, 1e-3), "final_against_learning_rate"),
+        ("num_samples", (8, 16), "final_against_num_samples"),
+        ("actor_optimizer", ("adam", "sgd"), "final_against_actor_optimizer"),
+    ],
+)
+def test_final_values_against_a_setting(tmp_path, key, values, expected):
+    arms = [{"retries": 4, key: v, "final": {"actor/entropy": 2.0 + i}} for i, v in enumerate(values)]
+    drawings = draw_all(load([write_sweep(tmp_path, arms)]), Look(("actor/entropy",)), [])
+    drawing = next(drawing for drawing in drawings if drawing.name == expected)
+    assert [(row["at"], row["n"], row["mean"]) for row in drawing.rows] == [
+        (f"{v:g}" if isinstance(v, float) else str(v), 3, pytest.approx(2.0 + i)) for i, v in enumerate(values)
+    ]
+    line = curves_of(drawing.figure.axes[0])["M=4"]
+    np.testing.assert_allclose(line.get_ydata(), [2.0, 3.0])
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / f"sac{seed}", seed=seed, final={"eval/return_stochastic": 100.0 * seed})
+        if seed > 1:
+            write_run(tmp_path / f"m{seed}", retries=2, seed=seed, final={"eval/return_stochastic": 100.0 * seed + 5})
+    notes = []
+    drawings = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), notes)
+    (paired,) = [drawing for drawing in drawings if drawing.name == "paired"]
+    (row,) = paired.rows
+    assert (row["arm"], row["seeds"], row["mean"], row["std"]) == ("M=2", "2-3", pytest.approx(5), pytest.approx(0))
+
+
+def test_returns_over_tasks_are_scaled_by_task(tmp_path):
+    for task, scale in (("mujoco/ant", 1.0), ("mujoco/hopper", 1000.0)):
+        arms = [{"final": {"eval/return_stochastic": 4 * scale}}]
+        arms += [{"retries": 2, "final": {"eval/return_stochastic": 3 * scale}}]
+        write_sweep(tmp_path / task.replace("/", "_"), arms, tasks=(task,), start=2 * scale)
+    drawings = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), [])
+    rows = {row["arm"]: row for row in drawings[-1].rows}
+    assert drawings[-1].name == "aggregate" and rows["SAC"]["iqm"] == pytest.approx(1)
+    assert rows["M=2"]["iqm"] == pytest.approx(0.5) and rows["M=2"]["runs"] == "3+3"
+
+
+def test_many_arms_do_not_share_a_panel(tmp_path):
+    arms = [{"retries": m, "actor_adam_epsilon": e, "final": FINAL} for m in (1, 2, 4) for e in (1e-8, 1e-2, 0.1, 1.0)]
+    notes = []
+    drawing = draw_all(load([write_sweep(tmp_path, arms, seeds=(1,))]), Look(("actor/entropy",)), notes)[0]
+    assert len(curves_of(drawing.figure.axes[0])) == 3
+    assert notes == [
+        "curves: too many arms for one panel; shown are those with Adam's epsilon (actor) 1e-08, the grids have all"
+    ]
+
+
+def test_runs_that_are_still_going_have_curves_only(tmp_path):
+    write_sweep(tmp_path, [{"final": FINAL}, {"retries": 4, "final": FINAL}], status=None)
+    notes = []
+    (drawing,) = draw_all(load([tmp_path]), Look(("actor/entropy",)), notes)
+    assert notes == ["no run has finished: there are no final values"]
+    assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["--"] * 6
+
+
+def test_missing_metrics_leave_a_panel_that_says_so(tmp_path):
+    write_run(tmp_path / "a", task="mujoco/ant", final={"actor/entropy": 1.0})
+    write_run(tmp_path / "b", task="mujoco/hopper", final={"eval/return_stochastic": 1.0})
+    drawings = draw_all(load([tmp_path]), Look(("actor/entropy",)), [])
+    assert [panel.texts[0].get_text() if panel.texts else "" for panel in drawings[0].figure.axes] == ["", "no data"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "directories=none: must name at least one"),
+        (["nowhere"], "directory=nowhere: does not exist"),
+        (["RUN", "x=time"], "x=time: must be one of"),
+        (["RUN", "metric=actor/nothing"], "metric=actor/nothing: must be one of"),
+        (["RUN", "reference=M=3"], "reference=M=3: must be one of"),
+        (["RUN", "outt=a"], "outt=a: no such key; there are out=, x=, metric=, reference="),
+        (["RUN", "out=a", "out=b"], "out=b: must be given once"),
+        (["RUN", "out="], "out='': has no value"),
+        (["RUN", "--help"], "--help='': no such key"),
+        (["RUN", "out=RUN/config.yaml"], "must be a folder, and"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "RUN", final=ALL)
+    with pytest.raises(InvalidValueError) as error:
+        plot.main(arguments)
+    assert str(error.value).startswith(message) or message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["RUN"]
+
+
+def test_bad_input_is_one_line_and_exit_status_2(tmp_path):
+    command = [sys.executable, "-m", "experiments.plot", str(tmp_path)]
+    root = Path(plot.__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "hold no run" in done.stderr
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "seed=1", final=ALL)
+    plot.main(["seed=1", "out=figures", "metric=actor/entropy"])
+    assert {row["name"] for row in read(tmp_path / "figures/curves.csv")} == {"actor/entropy"}

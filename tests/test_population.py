@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from experiments import population
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.population import PlannedJob, plan, run_jobs
+from experiments.wandb_logger import run_id
 from remac import loop, training
 from remac.machine import available_bytes, available_cpus
 from remac.types import InvalidValueError
@@ -196,7 +197,10 @@ def test_the_command_gives_every_job_all_that_a_run_has(swept):
     assert [run.name for run in runs] == [f"{number}_remac_hopper_seed0" for number in range(4)]
     for run, status in zip(runs, ("finished", "stopped") * 2, strict=True):
         assert summary(run)["status"] == status
-        assert list(run.glob("wandb/offline-run-*/*.wandb"))
+        number = int(run.name[0])
+        changed = [f"agent.num_retries={(1, 4)[number // 2]}", f"agent.learning_rate={('0.001', '1e+30')[number % 2]}"]
+        expected = run_id("runs", ",".join([*HOPPER, *changed]), 0)  # of the sweep, the arm and the seed
+        assert list(run.glob(f"wandb/offline-run-*-{expected}/*.wandb"))
         assert "agent.num_retries=1,4" in json.loads((run / "provenance.json").read_text())["command"]
     assert "800/800 env steps" in done.stderr.replace("\r", "\n")
 
@@ -292,7 +296,7 @@ from remac.devices import MemberSplit
 from remac.loop import TrainConfig, member, stack_members, train, train_population
 name, num_members, num_envs, total, options = sys.argv[1], *map(int, sys.argv[2:5]), eval(sys.argv[5])
 env = envs.make(name, num_envs=num_envs, **options)
-config = TrainConfig(total_env_steps=total, updates_per_round=2, prefill_env_steps=num_envs,
+config = TrainConfig(total_env_steps=total, updates_per_round=2, prefill_env_steps=0,
     eval_every_env_steps=total, num_eval_episodes=2)
 agents = [ReMAC.create(env.observation_size, env.action_size, num_retries=1 + index % 8, batch_size=16,
     hidden_sizes=(16,)) for index in range(num_members)]
@@ -310,7 +314,7 @@ print("devices in use", split.num_devices)
 """
 
 
-def run_on_devices(name, num_members, num_envs, total, options="{}", timeout=120):
+def run_on_devices(name, num_members, num_envs, total, options="{}", timeout=300):
     arguments = [name, num_members, num_envs, total, options]
     done = subprocess.run(
         [sys.executable, "-c", DEVICES, *map(str, arguments)], capture_output=True, text=True, timeout=timeout
@@ -326,6 +330,6 @@ def test_members_are_split_over_devices(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mujoco/half_cheetah", "brax/hopper"])
+@pytest.mark.parametrize("name", ["mujoco/half_cheetah", "brax/reacher"])
 def test_members_are_split_over_devices_at_real_size(name):
     assert "devices in use 4" in run_on_devices(name, 8, 128, 128 * 8, "{'episode_length': 20}", timeout=900)

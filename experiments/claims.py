@@ -1,0 +1,254 @@
+"""Checks the paper's claims against runs: ``python -m experiments.claims <directories> [json=<file>]``.
+
+Each claim is judged per task, and then over all tasks: pass, fail, or not enough data. A claim about every M or every
+epsilon passes only if all of the protocol's are there; one counterexample fails it. Returns are those of sampled actions.
+A value of an arm is the mean over its finished seeds, of which there must be two. What other metrics would say stands
+beside, and decides nothing.
+
+| claim | statement | decided on |
+|---|---|---|
+| a | at epsilon 1e-8, the entropy of every M > 1 exceeds that of M = 1 | `actor/entropy`, last 10% |
+| b | at epsilon 1e-8, the final standard deviation rises with M | `actor/pre_tanh_std`, last 10% |
+| c | the entropy of M = 8 exceeds that of M = 1 at every epsilon | `actor/entropy`, last 10% |
+| d (SAC) | the best M > 1 is at most one standard deviation of SAC's seeds below SAC | `eval/return_stochastic`, last 10% |
+| d (PPO) | the best M > 1 is above PPO, on most tasks | `eval/return_stochastic`, last 10% |
+| e | the share of updates that raise sigma grows with M | `actor/raises_std`, whole training |
+| f (gradient) | the actor's gradient norm falls with M | `actor/grad_norm`, last 10% |
+| f (update) | with Adam at epsilon 1e-8 the update norm does not: M = 8 is at most one standard deviation of M = 1's seeds below M = 1 | `actor/update_norm`, last 10% |
+
+Where several arms fit (one M and epsilon, but other settings too), the one counts that deviates least from the task's
+values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e.
+
+Exit statuses: 0 done, whatever the verdicts; 2 bad input (one line on stderr).
+"""  # noqa: E501
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.arguments import command_of, exit_with, parse, require_folder
+from experiments.judgements import (
+    FAIL,
+    NOT_ENOUGH,
+    PASS,
+    Judge,
+    Judgement,
+    Reduce,
+    above_one,
+    above_one_at_every_epsilon,
+    best_against,
+    does_not_fall,
+    rises,
+)
+from experiments.loading import load
+from experiments.runs import Run, Runs
+
+WINDOWS: dict[str, Reduce] = {"last 10%": Run.final, "whole training": Run.mean}
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim and how it is decided.
+
+    Attributes:
+        name: Its letter, and part.
+        statement: In words.
+        metric: Decides.
+        window: Over which part of training it is averaged, one of ``WINDOWS``.
+        beside: Metrics and windows that are shown with it.
+        judge: Takes the runs, the task, a metric and a window's function.
+        most: Whether it need only hold on most tasks.
+    """
+
+    name: str
+    statement: str
+    metric: str
+    window: str
+    beside: tuple[tuple[str, str], ...]
+    judge: Judge
+    most: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A claim on all tasks.
+
+    Attributes:
+        claim: The claim.
+        verdict: Over all tasks.
+        tasks: Task to judgement.
+        beside: Task to the judgements of other metrics, by metric and window.
+    """
+
+    claim: Claim
+    verdict: str
+    tasks: dict[str, Judgement]
+    beside: dict[str, dict[tuple[str, str], Judgement]]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints every claim's verdict."""
+    paths, settings = parse(arguments, {"json": ""})
+    file = Path(settings["json"]) if settings["json"] else None
+    if file is not None:
+        require_folder("json", file.parent)
+    runs = load(paths)
+    results = check_all(runs)
+    print(as_text(results))
+    for note in runs.notes:
+        print(f"note: {note}")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = as_json(results, runs, command_of("experiments.claims", arguments))
+        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def check_all(runs: Runs) -> list[Result]:
+    """Judges every claim on every task."""
+    results = []
+    for claim in CLAIMS:
+        tasks = {task: claim.judge(runs, task, claim.metric, WINDOWS[claim.window]) for task in runs.tasks}
+        beside = {
+            task: {
+                (metric, window): claim.judge(runs, task, metric, WINDOWS[window]) for metric, window in claim.beside
+            }
+            for task in runs.tasks
+        }
+        results.append(Result(claim, _overall([one.verdict for one in tasks.values()], claim.most), tasks, beside))
+    return results
+
+
+def as_text(results: Sequence[Result]) -> str:
+    """Writes the results for a terminal."""
+    lines = []
+    for result in results:
+        claim = result.claim
+        lines += ["", f"{claim.name}. {claim.statement}: {result.verdict.upper()}"]
+        lines.append(f"   decided on {claim.metric}, {claim.window}; mean ± standard deviation over seeds")
+        for task, judgement in result.tasks.items():
+            lines.append(f"   {task}: {judgement.verdict}: {judgement.text()}")
+            for (metric, window), other in result.beside[task].items():
+                if other.values:
+                    lines.append(f"      beside, {metric}, {window}: {other.verdict}: {other.text()}")
+    return "\n".join(lines[1:])
+
+
+def as_json(results: Sequence[Result], runs: Runs, command: str) -> dict[str, Any]:
+    """Returns the results as plain data."""
+
+    def plain(judgement: Judgement) -> dict[str, Any]:
+        return {
+            "verdict": judgement.verdict,
+            "comment": judgement.comment,
+            "values": [value.as_json() for value in judgement.values],
+            "differences": judgement.differences(),
+        }
+
+    claims = [
+        {
+            "claim": result.claim.name,
+            "statement": result.claim.statement,
+            "metric": result.claim.metric,
+            "window": result.claim.window,
+            "verdict": result.verdict,
+            "tasks": {
+                task: plain(judgement)
+                | {
+                    "beside": [
+                        {"metric": metric, "window": window, **plain(other)}
+                        for (metric, window), other in result.beside[task].items()
+                    ]
+                }
+                for task, judgement in result.tasks.items()
+            },
+        }
+        for result in results
+    ]
+    commits = sorted({str(run.provenance.get("commit")) for run in runs.used})
+    return {"command": command, "commits": commits, "claims": claims, "notes": runs.notes}
+
+
+def _overall(verdicts: Sequence[str], most: bool) -> str:
+    if most and verdicts and NOT_ENOUGH not in verdicts:
+        return PASS if verdicts.count(PASS) > len(verdicts) / 2 else FAIL
+    if FAIL in verdicts and not most:
+        return FAIL
+    return NOT_ENOUGH if NOT_ENOUGH in verdicts or not verdicts else PASS
+
+
+_LAST, _WHOLE = "last 10%", "whole training"
+_OTHER_ENTROPIES = (("actor/gaussian_entropy", _LAST), ("eval/entropy", _LAST))
+CLAIMS = (
+    Claim(
+        "a",
+        "At epsilon 1e-8, the entropy of every M > 1 exceeds that of M = 1",
+        "actor/entropy",
+        _LAST,
+        _OTHER_ENTROPIES,
+        above_one,
+    ),
+    Claim(
+        "b",
+        "At epsilon 1e-8, the final standard deviation of the policy rises with M",
+        "actor/pre_tanh_std",
+        _LAST,
+        (),
+        rises(16),
+    ),
+    Claim(
+        "c",
+        "The entropy of M = 8 exceeds that of M = 1 at every epsilon",
+        "actor/entropy",
+        _LAST,
+        _OTHER_ENTROPIES,
+        above_one_at_every_epsilon,
+    ),
+    Claim(
+        "d (SAC)",
+        "The best M > 1 is at most one standard deviation of SAC's seeds below SAC",
+        "eval/return_stochastic",
+        _LAST,
+        (("eval/return", _LAST),),
+        best_against("sac", 1.0),
+    ),
+    Claim(
+        "d (PPO)",
+        "The best M > 1 is above PPO on most tasks",
+        "eval/return_stochastic",
+        _LAST,
+        (("eval/return", _LAST),),
+        best_against("ppo", 0.0),
+        most=True,
+    ),
+    Claim(
+        "e",
+        "The share of updates that raise sigma grows with M",
+        "actor/raises_std",
+        _WHOLE,
+        (("actor/raises_std", _LAST),),
+        rises(16),
+    ),
+    Claim(
+        "f (gradient)",
+        "The actor's gradient norm falls with M",
+        "actor/grad_norm",
+        _LAST,
+        (("actor/grad_norm", _WHOLE),),
+        rises(None, sign=-1),
+    ),
+    Claim(
+        "f (update)",
+        "With Adam at epsilon 1e-8 the update norm does not fall with M: that of M = 8 is at most one standard "
+        "deviation of M = 1's seeds below that of M = 1",
+        "actor/update_norm",
+        _LAST,
+        (("actor/update_norm", _WHOLE),),
+        does_not_fall,
+    ),
+)
+
+
+if __name__ == "__main__":
+    exit_with(main)

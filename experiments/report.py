@@ -1,0 +1,368 @@
+"""One page about runs: ``python -m experiments.report <directories> [out=<file>] [x=] [metric=] [reference=]``.
+
+Writes one HTML file (``report.html``) that needs no other file, network or script: what ran, on what, with which seeds;
+the figures of ``experiments.plot``; tables of final values; the claims of ``experiments.claims``; and what is missing
+against the plans (``plan.json``) of the sweeps among the directories.
+
+Exit statuses: 0 done, 2 bad input (one line on stderr).
+"""
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from experiments.arguments import command_of, exit_with, parse, require_folder
+from experiments.claims import Result, check_all
+from experiments.comparisons import Drawing, draw_all
+from experiments.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.loading import TUNING_EXPERIMENTS, load
+from experiments.panels import LABELS
+from experiments.plot import make_look
+from experiments.runs import FINISHED, X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.statistics import describe
+from experiments.tuning import learning_rates
+from remac.types import InvalidValueError
+from remac.validation import require_one_of
+
+STYLE = """
+:root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --text: #1b1b1b; --page: #fff; --link: #0b57d0;
+  --pass: #0a6640; --fail: #a4260f; --unknown: #6b5900; }
+@media (prefers-color-scheme: dark) { :root { --line: #555; --soft: #262626; --text: #e8e8e8; --page: #161616;
+  --link: #9ec1ff; --pass: #6fd6a5; --fail: #ff9d88; --unknown: #e3cf72; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
+  max-width: 72rem; padding: 1rem 1.5rem 4rem; }
+a { color: var(--link); } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; list-style: none; padding: 0; }
+.wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid var(--link); }
+table { border-collapse: collapse; margin: 0.75rem 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
+th, td { border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
+td:first-child { white-space: nowrap; } thead th { background: var(--soft); }
+code { font-size: 0.875em; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; }
+figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
+figcaption { font-size: 0.875rem; } .pass { color: var(--pass); } .fail { color: var(--fail); }
+.unknown { color: var(--unknown); } .verdict { font-weight: 700; } .beside { font-size: 0.875rem; opacity: 0.85; }
+"""
+CLASSES = {PASS: "pass", FAIL: "fail", NOT_ENOUGH: "unknown"}
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page."""
+    defaults = {"out": "report.html", "x": "env_steps", "metric": "", "reference": ""}
+    paths, settings = parse(arguments, defaults)
+    out = Path(settings["out"])
+    if out.is_dir():
+        raise InvalidValueError("out", out, "is a folder; must be the name of an HTML file")
+    require_folder("out", out.parent)
+    require_one_of("x", settings["x"], X_AXES)
+    runs = load(paths, keep_tuning=True)
+    look = make_look(runs, settings, command_of("experiments.report", arguments))
+    notes = list(runs.notes)
+    drawings = draw_all(runs, look, notes)
+    page = write_page(runs, drawings, check_all(runs), look.metrics, notes, look.command)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    print(out)
+
+
+def write_page(
+    runs: Runs,
+    drawings: Sequence[Drawing],
+    results: Sequence[Result],
+    metrics: Sequence[str],
+    notes: Sequence[str],
+    command: str,
+) -> str:
+    """Returns the whole page."""
+    experiments = {run.experiment for run in runs.used} | {plan.experiment for plan in runs.plans}
+    names = ", ".join(sorted(name.replace("_", " ") for name in experiments if name)) or "runs"
+    title = f"{names[0].upper()}{names[1:]} on {', '.join(runs.tasks)}"
+    sections = [
+        ("summary", "Summary", _summary(runs, results)),
+        ("missing", "What is missing", _missing(runs, notes)),
+        ("claims", "Claims", _claims(results)),
+        ("figures", "Figures", "".join(map(_figure, drawings))),
+        ("tables", "Final values", _tables(runs, metrics)),
+        ("ran", "What ran, and on what", _what_ran(runs, command)),
+    ]
+    if _is_tuning(runs):
+        sections.insert(1, ("tuning", "The learning rate of each task", _tuning(runs)))
+    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
+    body = "".join(f'<section id="{name}"><h2>{heading}</h2>{text}</section>' for name, heading, text in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f'<body><header><h1>{escape(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
+        f"<main>{body}</main></body></html>\n"
+    )
+
+
+def compare_with_plans(runs: Runs) -> list[dict[str, Any]]:
+    """Returns the planned cells of which not every seed has finished: task, arm, seeds, and what became of the rest."""
+    found = {run.directory.resolve(): run for run in runs.all}
+    lacking = []
+    for plan in runs.plans:
+        cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for entry in plan.runs:
+            cells.setdefault((str(entry["task"]), str(entry["arm"])), []).append(entry)
+        for (task, arm), entries in cells.items():
+            states = [(entry["seed"], _state(found.get(Path(entry["directory"])))) for entry in entries]
+            rest = [f"seed {seed}: {state}" for seed, state in states if state != FINISHED]
+            if rest:
+                finished = as_ranges(seed for seed, state in states if state == FINISHED)
+                planned = as_ranges(seed for seed, _ in states)
+                lacking.append(
+                    {"experiment": plan.experiment, "task": task, "arm": arm, "planned": planned}
+                    | {"finished": finished or "none", "rest": "; ".join(rest)}
+                )
+    return lacking
+
+
+def _state(run: Run | None) -> str:
+    if run is None:
+        return "not started (no run directory)"
+    return FINISHED if run.status == FINISHED else f"{run.status} at {run.env_steps:,} env steps ({run.reason})"
+
+
+def _summary(runs: Runs, results: Sequence[Result]) -> str:
+    states = Counter(run.status for run in runs.all)
+    seeds = as_ranges(run.seed for cell in runs.cells for run in cell.finished)
+    items = [
+        f"{len(runs.all)} runs: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.",
+        f"Tasks: {', '.join(runs.tasks)}; {len(runs.arms)} arms; finished seeds {seeds or 'none'}.",
+        "A final value is the mean over the last tenth of a run's training; only finished runs count.",
+        f"Claims: {', '.join(f'{result.claim.name} {result.verdict}' for result in results)}.",
+    ]
+    if _is_tuning(runs):
+        items.insert(0, "These runs tune a hyperparameter: none of their numbers may be reported.")
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+
+
+def _is_tuning(runs: Runs) -> bool:
+    return all(run.experiment in TUNING_EXPERIMENTS for run in runs.used)
+
+
+def _tuning(runs: Runs) -> str:
+    rows = [
+        (
+            row["task"],
+            value_text(row["learning_rate"]),
+            ", ".join(f"M={m}: {value:.4g}" for m, value in row["returns"].items()),
+            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items()) or "not every M has finished",
+            row["worst"] or "",
+            "chosen" if row["chosen"] else "",
+        )
+        for row in learning_rates(runs)
+    ]
+    header = ("task", "learning rate", "mean final return", "rank", "worst rank", "")
+    return _table("The best worst rank over all M is chosen; among equals the least sum of ranks", header, rows)
+
+
+def _missing(runs: Runs, notes: Sequence[str]) -> str:
+    lacking = compare_with_plans(runs)
+    parts = []
+    if not runs.plans:
+        parts.append("<p>No plan is among the directories, so what was planned is not known.</p>")
+    elif lacking:
+        header = ("experiment", "task", "arm", "seeds planned", "seeds finished", "the rest")
+        parts.append(
+            _table("Cells with fewer finished seeds than planned", header, [tuple(c.values()) for c in lacking])
+        )
+    else:
+        parts.append("<p>Every planned seed has finished.</p>")
+    unfinished = [run for run in runs.all if run.status != FINISHED]
+    if unfinished:
+        rows = [(run.directory, run.task, run.seed, run.status, f"{run.env_steps:,}", run.reason) for run in unfinished]
+        header = ("directory", "task", "seed", "status", "env steps", "reason")
+        parts.append(_table("Runs that failed or have not finished", header, rows))
+    everyone = {task: {run.seed for cell in runs.on(task) for run in cell.finished} for task in runs.tasks}
+    fewer = [
+        (cell.task, cell.arm, as_ranges(r.seed for r in cell.finished) or "none", as_ranges(everyone[cell.task]))
+        for cell in runs.cells
+        if {run.seed for run in cell.finished} != everyone[cell.task]
+    ]
+    if fewer:
+        header = ("task", "arm", "finished seeds", "seeds of any arm on the task")
+        parts.append(_table("Arms without some of the other arms' seeds", header, fewer))
+    if notes:
+        parts.append("<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
+    return "".join(parts)
+
+
+def _claims(results: Sequence[Result]) -> str:
+    parts = [
+        "<p>Judged per task; over all tasks one failure fails a claim, except where it says most tasks. Numbers are "
+        "mean ± standard deviation over seeds. Other metrics stand beside and decide nothing.</p>"
+    ]
+    for result in results:
+        claim = result.claim
+        rows = []
+        for task, judgement in result.tasks.items():
+            beside = [
+                Html(f'<div class="beside">{escape(f"{metric}, {window}: {other.verdict}: {other.text()}")}</div>')
+                for (metric, window), other in result.beside[task].items()
+                if other.values
+            ]
+            rows.append((task, _verdict(judgement.verdict), judgement.text(), Html("".join(beside) or "none")))
+        parts.append(
+            f"<h3>{escape(claim.name)}. {escape(claim.statement)}: {_verdict(result.verdict)}</h3>"
+            f"<p>Decided on <code>{escape(claim.metric)}</code>, {escape(claim.window)}.</p>"
+        )
+        parts.append(_table("", ("task", "verdict", "numbers", "beside"), rows))
+    return "".join(parts)
+
+
+def _verdict(verdict: str) -> Html:
+    return Html(f'<span class="verdict {CLASSES[verdict]}">{verdict}</span>')
+
+
+def _figure(drawing: Drawing) -> str:
+    buffer = io.BytesIO()
+    drawing.figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<figure id="figure-{escape(drawing.name)}"><img alt="{escape(drawing.description)}" '
+        f'src="data:image/png;base64,{data}"><figcaption><strong>{escape(drawing.title)}.</strong> '
+        f"{escape(drawing.description)}</figcaption></figure>"
+    )
+
+
+def _tables(runs: Runs, metrics: Sequence[str]) -> str:
+    speed = "time/env_steps_per_second"
+    names = [*metrics, *(name for name in (speed,) if any(name in run.metrics for run in runs.used))]
+    header = ("arm", "seeds", *(" ".join(LABELS.get(name, name).split()) for name in names))
+    parts = [
+        "<p>Mean ± standard deviation over finished seeds; in brackets the interquartile mean and its 95% bootstrap "
+        "interval, which is too short for few seeds.</p>"
+    ]
+    for task in runs.tasks:
+        rows = [
+            (
+                cell.arm,
+                as_ranges(run.seed for run in cell.finished) or "none",
+                *(_numbers(cell, name) for name in names),
+            )
+            for cell in runs.on(task)
+        ]
+        parts.append(_table(task, header, rows))
+    return "".join(parts)
+
+
+def _numbers(cell: Cell, metric: str) -> str:
+    values = list(cell.by_seed(metric).values())
+    if not values:
+        return "no value"
+    numbers = {key: f"{value:.{2 if key == 'std' else 4}g}" for key, value in describe(values).items()}
+    if len(values) == 1:
+        return f"{numbers['mean']} (one seed)"
+    short = "" if len(values) == len(cell.finished) else f", {len(values)} seeds"
+    return Html("{mean} ± {std}<br>[{iqm}; {low}, {high}]".format(**numbers) + short)
+
+
+def _what_ran(runs: Runs, command: str) -> str:
+    parts = [f"<p>This page: <code>{escape(command)}</code></p>"]
+    if runs.plans:
+        rows = [
+            (
+                plan.experiment,
+                plan.scale,
+                plan.folder,
+                len(plan.runs),
+                Html(f"<code>{escape(' '.join(plan.command))}</code>"),
+            )
+            for plan in runs.plans
+        ]
+        parts.append(_table("Sweeps", ("experiment", "scale", "folder", "planned runs", "command"), rows))
+    rows = [
+        (cell.task, cell.arm, cell.runs[0].experiment or "", *_settings(cell), as_ranges(run.seed for run in cell.runs))
+        for cell in runs.cells
+    ]
+    header = (
+        "task",
+        "arm",
+        "experiment",
+        "agent",
+        "M",
+        "N",
+        "epsilon",
+        "learning rate",
+        "optimiser",
+        "env steps",
+        "seeds",
+    )
+    parts.append(_table("Arms", header, rows))
+    parts.append(_machines(runs.used))
+    rows = [
+        (run.directory, run.task, run.seed, run.status, *_times(run), Html(f"<code>{escape(_command(run))}</code>"))
+        for run in runs.all
+    ]
+    header = ("directory", "task", "seed", "status", "env steps", "started", "seconds", "command")
+    parts.append(f"<details><summary>Every run ({len(rows)})</summary>{_table('', header, rows)}</details>")
+    return "".join(parts)
+
+
+def _settings(cell: Cell) -> tuple[str, ...]:
+    keys = ("name", "num_retries", "num_samples", "actor_adam_epsilon", "learning_rate", "actor_optimizer")
+    values = [cell.agent.get(key) for key in keys]
+    lengths = sorted({run.env_steps for run in cell.runs})
+    return (*("" if value is None else value_text(value) for value in values), ", ".join(f"{n:,}" for n in lengths))
+
+
+def _machines(runs: Iterable[Run]) -> str:
+    """Tabulates commit, device, machine and versions, with the number of runs that had them."""
+    kinds: Counter[str] = Counter()
+    for run in runs:
+        kinds[json.dumps({key: run.provenance.get(key) for key in ("commit", "device", "machine", "versions")})] += 1
+    rows = []
+    for text, count in kinds.most_common():
+        kind = json.loads(text)
+        device, machine = kind["device"] or {}, kind["machine"] or {}
+        versions = ", ".join(f"{name} {version}" for name, version in (kind["versions"] or {}).items() if version)
+        what = f"{device.get('count', '?')} x {device.get('platform', '?')} ({device.get('kind', '?')})"
+        rows.append((count, kind["commit"] or "unknown", what, " ".join(map(str, machine.values())), versions))
+    return _table("Commits, machines and versions", ("runs", "commit", "device", "system and Python", "versions"), rows)
+
+
+def _times(run: Run) -> tuple[str, str, str]:
+    seconds = (run.summary or {}).get("wall_seconds")
+    return (
+        f"{run.env_steps:,}",
+        str(run.provenance.get("started") or "unknown"),
+        "" if seconds is None else f"{seconds:g}",
+    )
+
+
+def _command(run: Run) -> str:
+    command = run.provenance.get("command")
+    return " ".join(map(str, command)) if isinstance(command, list) else "unknown"
+
+
+def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a table that scrolls by itself if it is wider than the page."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    lines = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    name = escape(caption or header[0])
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="Table: {name}"><table>{title}'
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, Html) else escape(str(value))
+
+
+if __name__ == "__main__":
+    exit_with(main)

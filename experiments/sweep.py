@@ -1,0 +1,180 @@
+"""Runs a preset: ``python -m experiments.sweep experiment=adam_epsilon scale=laptop``.
+
+A preset, ``conf/experiment/<name>.yaml``, lists arms (named sets of overrides); every arm runs on every task with every
+seed, and runs that differ in numbers only share one program. The same command again runs what is missing.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+import envs
+from experiments import command_line, plot
+from experiments.config import Job, make_job
+from experiments.population import PlannedJob, run_jobs
+from experiments.run_directory import CONFIG, PLAN, SUMMARY
+from remac.types import InvalidValueError
+from remac.validation import require_number, require_one_of
+
+SUITES = ("mujoco", "brax")
+# Keys of a run that the sweep decides itself.
+OWN_KEYS = ("env", "seed", "arm", "experiment", "hydra.run.dir")
+
+
+@dataclasses.dataclass
+class Preset:
+    """The runs of one figure: tasks by suite, arms as lists of overrides, and seeds where they are not the scale's."""
+
+    tasks: dict[str, list[str]] = MISSING
+    arms: dict[str, list[str]] = MISSING
+    seeds: list[int] | None = None
+
+
+@dataclasses.dataclass
+class Scale:
+    """How much of a preset to run."""
+
+    seeds: list[int] = MISSING
+    num_tasks: int = MISSING
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclasses.dataclass
+class SweepConfig:
+    """One sweep; the fields are explained in ``conf/sweep.yaml``."""
+
+    experiment: Preset = field(default_factory=Preset)
+    scales: dict[str, Scale] = field(default_factory=dict)
+    suite: str = MISSING
+    scale: str = MISSING
+    directory: str = MISSING
+    tasks: list[str] | None = None
+    arms: list[str] | None = None
+    seeds: list[int] | None = None
+    overrides: list[str] = field(default_factory=list)
+    memory_gib: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One cell of the grid and its run directory."""
+
+    task: str
+    arm: str
+    seed: int
+    overrides: tuple[str, ...]
+    directory: Path
+    job: Job
+
+
+def main(config: DictConfig) -> None:
+    """Runs what is missing of a sweep, and draws its figures."""
+    name = HydraConfig.get().runtime.choices["experiment"]
+    directory = Path(config.directory)
+    runs = plan(config, name, directory)
+    missing = [run for run in runs if not is_finished(run)]
+    write_plan(directory, runs, experiment=name, suite=config.suite, scale=config.scale)
+    print(f"{name}: {len(runs)} runs in {directory}, {len(runs) - len(missing)} of them finished before", flush=True)
+    planned = [PlannedJob(run.job, run.directory, directory.name, run.overrides) for run in missing]
+    outcomes = run_jobs(planned, memory_gib=config.memory_gib) if planned else []
+    plot.main([str(directory), f"out={directory / 'figures'}"])
+    failed = [outcome for outcome in outcomes if outcome.score is None]
+    if failed:
+        raise failed[0].error or RuntimeError(failed[0].reason)
+
+
+def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedRun]:
+    """Composes and checks every run of a sweep; nothing is made on disk.
+
+    Args:
+        config: A composed ``SweepConfig``.
+        name: The preset's name.
+        directory: The sweep's folder; a run's own is ``<task>/<arm>/seed<seed>`` in it.
+
+    Raises:
+        InvalidValueError: Naming the key, its value and what is allowed.
+        omegaconf.errors.OmegaConfBaseException: If an override does not fit.
+    """
+    preset, scales = config.experiment, config.scales
+    require_one_of("suite", config.suite, SUITES)
+    require_one_of("scale", config.scale, scales)
+    if config.memory_gib is not None:
+        require_number("memory_gib", config.memory_gib, 0, open_minimum=True)
+    scale = scales[config.scale]
+    tasks = config.tasks or preset.tasks[config.suite][: scale.num_tasks]
+    known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{config.suite}/")]
+    for task in tasks:
+        require_one_of("tasks", task, known)
+    for arm in config.arms or []:
+        require_one_of("arms", arm, preset.arms)
+    seeds = config.seeds or preset.seeds or scale.seeds
+    for override in config.overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in OWN_KEYS:
+            raise InvalidValueError("overrides", override, f"the sweep sets {key} itself")
+    runs = []
+    for task in tasks:
+        for arm in config.arms or preset.arms:
+            overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
+            composed = hydra.compose("train", list(overrides))
+            for seed in seeds:
+                job = make_job(OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed}))
+                cell = directory / task / arm / f"seed{seed}"
+                runs.append(PlannedRun(f"{config.suite}/{task}", arm, seed, (*overrides, f"seed={seed}"), cell, job))
+    return runs
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Returns whether a run is done already.
+
+    Raises:
+        InvalidValueError: If its directory holds a run with another configuration.
+    """
+    config, summary = run.directory / CONFIG, run.directory / SUMMARY
+    if not config.is_file():
+        return False
+    found, wanted = (dict(_leaves(tree)) for tree in (yaml.safe_load(config.read_text()), run.job.config))
+    for key in wanted | found:
+        if not key.startswith("logger.") and found.get(key) != wanted.get(key):
+            allowed = f"holds a run with {key}={found.get(key)}, not {wanted.get(key)}; take another directory"
+            raise InvalidValueError("directory", run.directory, allowed)
+    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_plan(directory: Path, runs: list[PlannedRun], **names: Any) -> None:
+    """Writes what was planned, and keeps what earlier commands had planned in the same folder."""
+    file = directory / PLAN
+    before = json.loads(file.read_text())["runs"] if file.is_file() else []
+    cells = [
+        {"directory": str(run.directory.relative_to(directory)), "task": run.task, "arm": run.arm, "seed": run.seed}
+        for run in runs
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    content = names | {
+        "command": ["python -m experiments.sweep", *sys.argv[1:]],
+        "runs": [cell for cell in before if cell not in cells] + cells,
+    }
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
+    command_line.run("sweep", main)

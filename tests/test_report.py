@@ -1,0 +1,184 @@
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_runs import write_run, write_sweep
+
+from experiments import report
+from experiments.loading import load
+from experiments.tuning import learning_rates
+from remac.types import InvalidValueError
+
+FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
+VOID = {"meta", "img", "br"}
+SEEN = {
+    "lines of M = 4": (0xE6, 0x9F, 0x00),
+    "lines of SAC": (0x00, 0x9E, 0x73),
+    "text of the page": (0x1B, 0x1B, 0x1B),
+}
+
+
+class Page(HTMLParser):
+    """Collects tags, the text of each section, and pictures; fails on tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.images, self.texts, self.ids = [], [], [], {}, []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attributes)))
+        if tag == "img":
+            self.images.append(dict(attributes))
+        if "id" in dict(attributes):
+            self.ids.append(dict(attributes)["id"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for tag, attributes in self.open:
+            if tag == "section":
+                self.texts[attributes["id"]] = self.texts.get(attributes["id"], "") + data + " "
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A sweep of two arms and three seeds, of which one seed failed, one is going and one never started."""
+    folder = tmp_path_factory.mktemp("sweep")
+    arms = [
+        {"final": FINAL, "top": {"arm": "sac", "experiment": "damping"}},
+        {"retries": 4, "final": FINAL, "top": {"arm": "m<4>", "experiment": "damping"}},
+    ]
+    write_sweep(folder, arms)
+    for name, status, reason in (
+        ("0_mujoco_hopper_3", None, None),
+        ("1_mujoco_hopper_2", "stopped", "actor/loss is nan"),
+    ):
+        number, seed = int(name[0]), int(name[-1])
+        shutil.rmtree(folder / name)
+        write_run(folder / name, seed=seed, status=status, reason=reason, **arms[number])
+    planned = [
+        {"directory": f"{number}_mujoco_hopper_{seed}", "task": "mujoco/hopper", "arm": arm, "seed": seed}
+        for number, arm in enumerate(("sac", "m<4>"))
+        for seed in (1, 2, 3, 4)
+    ]
+    command = ["python", "-m", "experiments.sweep", "experiment=damping"]
+    plan = {"experiment": "damping", "suite": "mujoco", "scale": "smoke", "command": command, "runs": planned}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    out = folder.parent / "page/report.html"
+    report.main([str(folder), f"out={out}"])
+    return folder, out, Page(out.read_text(encoding="utf-8"))
+
+
+def test_cells_with_fewer_seeds_than_planned_are_listed(page):
+    folder, _, parsed = page
+    lacking = report.compare_with_plans(load([folder]))
+    assert [(cell["arm"], cell["planned"], cell["finished"]) for cell in lacking] == [
+        ("sac", "1-4", "1-2"),
+        ("m<4>", "1-4", "1, 3"),
+    ]
+    assert lacking[0]["rest"] == (
+        "seed 3: unfinished at 1,000 env steps (no summary.json: still going, or killed); "
+        "seed 4: not started (no run directory)"
+    )
+    assert "seed 2: stopped at 1,000 env steps (actor/loss is nan)" in lacking[1]["rest"]
+    for text in ("seeds planned", "actor/loss is nan", "not started", "m<4>", "1_mujoco_hopper_2"):
+        assert text in parsed.texts["missing"]
+
+
+def test_the_page_says_what_ran_on_what_and_with_which_seeds(page):
+    _, _, parsed = page
+    ran = parsed.texts["ran"]
+    for text in (
+        "experiments.sweep experiment=damping",
+        "mujoco smoke",
+        "0123456789abcdef",
+        "1 x cpu (cpu)",
+        "jax 0.10.2",
+        "Linux 3.11",
+        "train.py seed=2",
+        "experiments.report",
+    ):
+        assert text in ran
+    assert "6 runs: 4 finished, 1 stopped, 1 unfinished" in parsed.texts["summary"]
+    assert re.search(r"sac\s+1-2\s+100 ± 0\s+\[100; 100, 100\]\s+-3 ± 0", parsed.texts["tables"])
+    assert "a. At epsilon 1e-8" in parsed.texts["claims"] and "not enough data" in parsed.texts["claims"]
+
+
+def test_the_page_stands_alone_and_is_accessible(page):
+    _, out, parsed = page
+    text = out.read_text(encoding="utf-8")
+    assert "<script" not in text and "url(" not in text and "@import" not in text and "http" not in text
+    sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in sources)
+    assert {value[1:] for value in sources if value.startswith("#")} <= set(parsed.ids)
+    assert len(parsed.images) >= 3 and all(len(image["alt"]) > 40 for image in parsed.images)
+    for image in parsed.images:
+        picture = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        assert picture.width > 300 and picture.convert("L").getextrema()[0] < 100
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("h1") == 1 and dict(parsed.tags)["html"] == {"lang": "en"}
+    assert all(attributes.get("scope") == "col" for tag, attributes in parsed.tags if tag == "th")
+
+
+def test_the_page_in_a_browser(page, tmp_path):
+    """A real browser shows the text and the pictures."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no browser on this machine")
+    shot = tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
+    done = subprocess.run([*command, page[1].as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
+    counts = {colour: int((pixels == rgb).all(axis=1).sum()) for colour, rgb in SEEN.items()}
+    assert min(counts.values()) > 100, counts
+
+
+def test_without_a_plan_the_page_says_so(tmp_path):
+    write_sweep(tmp_path / "runs", [{"final": FINAL}, {"retries": 1, "final": FINAL}], seeds=(1,))
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    parsed = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "what was planned is not known" in parsed.texts["missing"]
+    assert "(one seed)" in parsed.texts["tables"]
+
+
+def test_tuning_chooses_the_best_worst_rank_of_each_task(tmp_path):
+    returns = {1e-4: (10.0, 30.0), 3e-4: (20.0, 20.0), 1e-3: (30.0, 10.0)}
+    arms = [
+        {"retries": m, "learning_rate": rate, "final": {"eval/return_stochastic": value}}
+        for rate, values in returns.items()
+        for m, value in zip((1, 8), values, strict=True)
+    ]
+    arms.append({"retries": 1, "learning_rate": 5e-4, "final": {"eval/return_stochastic": 99.0}})
+    folder = write_sweep(tmp_path / "runs", arms, seeds=(1, 2), top={"experiment": "tune_learning_rate"})
+    rows = {row["learning_rate"]: row for row in learning_rates(load([folder], keep_tuning=True))}
+    assert {rate: (row["worst"], row["chosen"]) for rate, row in rows.items()} == {
+        **{1e-4: (3, False), 3e-4: (2, True), 1e-3: (3, False)},
+        5e-4: (None, False),  # nothing is known about M = 8
+    }
+    report.main([str(folder), f"out={tmp_path / 'r.html'}"])
+    parsed = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "0.0003" in parsed.texts["tuning"] and "not every M has finished" in parsed.texts["tuning"]
+    assert "none of their numbers may be reported" in parsed.texts["summary"]
+
+
+def test_bad_input(tmp_path):
+    write_run(tmp_path / "a", final=FINAL)
+    with pytest.raises(InvalidValueError, match="is a folder"):
+        report.main([str(tmp_path), f"out={tmp_path}"])
+    with pytest.raises(InvalidValueError, match="x=foo"):
+        report.main([str(tmp_path), f"out={tmp_path / 'r.html'}", "x=foo"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

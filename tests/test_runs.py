@@ -1,0 +1,146 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from synthetic_runs import write_run, write_sweep
+
+from experiments.loading import load
+from experiments.runs import as_ranges
+from remac.types import InvalidValueError
+
+RETURN = {"eval/return_stochastic": 10.0}
+
+
+def test_folders_of_any_depth_are_searched_and_sorted_into_cells(tmp_path):
+    write_run(tmp_path / "a/b/c", seed=2, final=RETURN)
+    write_run(tmp_path / "a/d", seed=1, final=RETURN)
+    for retries in (8, 1):
+        write_run(tmp_path / f"e/m{retries}", retries=retries, final=RETURN)
+    runs = load([tmp_path / "a", tmp_path / "e", tmp_path / "a/d"])
+    assert [(cell.task, cell.arm, [run.seed for run in cell.runs]) for cell in runs.cells] == [
+        ("mujoco/hopper", "SAC", [1, 2]),
+        ("mujoco/hopper", "M=1", [1]),
+        ("mujoco/hopper", "M=8", [1]),
+    ]
+    assert runs.notes == [] and len(runs.all) == 4
+
+
+def test_final_values_are_of_the_last_tenth_and_means_of_all_gradient_steps(tmp_path):
+    run = load([write_run(tmp_path / "a", final=RETURN, steps=range(0, 2001, 100))]).used[0]
+    # Records at 1,900 and 2,000 are about the steps after 1,800.
+    assert run.final("eval/return_stochastic") == pytest.approx(10.0)
+    series = run.metrics["eval/return_stochastic"]
+    assert run.mean("eval/return_stochastic") == pytest.approx(series.values[1:].mean())
+    assert math.isnan(run.final("no such")) and math.isnan(run.mean("no such"))
+
+
+def test_arms_are_named_by_the_configuration_or_by_what_differs(tmp_path):
+    for number, epsilon in enumerate((1e-8, 0.1)):
+        write_run(tmp_path / f"a{number}", retries=4, actor_adam_epsilon=epsilon, final=RETURN)
+    write_run(tmp_path / "b", retries=8, final=RETURN, top={"arm": "m8", "experiment": "adam_epsilon"})
+    runs = load([tmp_path])
+    assert runs.arms == ["M=4 actor_adam_epsilon=1e-08", "M=4 actor_adam_epsilon=0.1", "m8"]
+    assert runs.cells[0].variant == {"actor_adam_epsilon": 1e-8}
+    # N = 16 comes with M = 8, and is no variant.
+    assert all("num_samples" not in cell.variant for cell in runs.cells)
+
+
+def test_equal_names_for_unequal_settings_stay_apart(tmp_path):
+    for samples in (8, 16):
+        write_run(tmp_path / str(samples), retries=4, num_samples=samples, final=RETURN, top={"arm": "m4"})
+    assert load([tmp_path]).arms == ["m4 (num_samples=8)", "m4 (num_samples=16)"]
+
+
+def test_unequal_names_for_equal_settings_are_one_arm(tmp_path):
+    for seed, arm in ((1, "m4"), (2, "m4_eps1e-8")):
+        write_run(tmp_path / arm, retries=4, seed=seed, final=RETURN, top={"arm": arm})
+    runs = load([tmp_path])
+    assert runs.arms == ["m4"] and len(runs.cells[0].runs) == 2
+    assert runs.notes == ["mujoco/hopper: arms m4, m4_eps1e-8 have the same settings: one arm, m4"]
+
+
+@pytest.mark.parametrize(("old", "new", "kept"), [("finished", "finished", "new"), ("finished", None, "old")])
+def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept):
+    for name, status, year in (("old", old, 2025), ("new", new, 2026)):
+        write_run(tmp_path / name, status=status, final=RETURN, provenance={"started": f"{year}-01-01T00:00:00+00:00"})
+    runs = load([tmp_path])
+    assert [run.directory.name for run in runs.used] == [kept]
+    left = "old" if kept == "new" else "new"
+    assert runs.notes[0].startswith(f"{tmp_path / left}: same settings and seed 1 as {tmp_path / kept}")
+
+
+def test_unfinished_and_failed_runs_are_kept_but_do_not_count(tmp_path):
+    write_sweep(tmp_path, [{"final": RETURN}], seeds=(1, 2))
+    write_run(
+        tmp_path / "going", seed=3, status=None, final=RETURN, steps=range(0, 301, 100), top={"total_env_steps": 1000}
+    )
+    write_run(tmp_path / "failed", seed=4, status="stopped", reason="actor/loss is not finite", final=RETURN)
+    runs = load([tmp_path])
+    cell = runs.cells[0]
+    assert [run.seed for run in cell.runs] == [1, 2, 3, 4] and [run.seed for run in cell.finished] == [1, 2]
+    assert cell.by_seed("eval/return_stochastic") == {1: pytest.approx(10), 2: pytest.approx(10)}
+    assert {run.status: run.reason for run in cell.runs[2:]} == {
+        "unfinished": "no summary.json: still going, or killed",
+        "stopped": "actor/loss is not finite",
+    }
+    assert any("going: unfinished at 300 env steps" in note for note in runs.notes)
+    assert any("failed: stopped at 1,000 env steps" in note for note in runs.notes)
+
+
+def test_odd_files_are_named(tmp_path):
+    write_run(tmp_path / "good", final=RETURN)
+    run = write_run(tmp_path / "torn", seed=2, final={**RETURN, "actor/entropy": math.nan})
+    with (run / "metrics.csv").open("a") as file:
+        file.write("1000,1000,1.0,eval/return_stochastic,12.0\n1100,110")
+    shutil.copytree(tmp_path / "good", tmp_path / "broken")
+    (tmp_path / "broken/config.yaml").write_text("agent: [")
+    (tmp_path / "empty").mkdir()
+    runs = load([tmp_path / "good", tmp_path / "torn", tmp_path / "broken", tmp_path / "empty"])
+    torn = runs.cells[0].runs[1]
+    assert torn.final("eval/return_stochastic") == pytest.approx(12.0), "the later record of a step counts"
+    assert math.isnan(torn.final("actor/entropy"))
+    said = "\n".join(runs.notes)
+    for part in (
+        "torn: 11 non-finite values of actor/entropy",
+        "torn/metrics.csv: 1 lines",
+        "broken: config.yaml cannot",
+    ):
+        assert part in said
+    assert "empty: no run in it" in said
+
+
+def test_different_lengths_are_named_and_not_merged(tmp_path):
+    write_run(tmp_path / "a", seed=1, final=RETURN)
+    write_run(tmp_path / "b", seed=2, final=RETURN, steps=range(0, 2001, 100))
+    runs = load([tmp_path])
+    assert runs.arms == ["SAC total_env_steps=1000", "SAC total_env_steps=2000"]
+    assert any("different lengths (1,000, 2,000 env steps)" in note for note in runs.notes)
+
+
+def test_tuning_runs_and_their_seeds_are_never_reported(tmp_path):
+    write_run(tmp_path / "tuned", seed=1, learning_rate=1e-3, final=RETURN, top={"experiment": "tune_learning_rate"})
+    write_run(tmp_path / "same", seed=1, final=RETURN)
+    write_run(tmp_path / "other", seed=2, final=RETURN)
+    runs = load([tmp_path], keep_tuning=True)
+    assert [run.directory.name for run in runs.used] == ["other"]
+    assert any("1 tuning runs are left out" in note for note in runs.notes)
+    assert any("1 runs are left out: their seeds" in note for note in runs.notes)
+    assert len(load([tmp_path / "tuned"], keep_tuning=True).used) == 1
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(InvalidValueError, match="does not exist"):
+        load([tmp_path / "nowhere"])
+    with pytest.raises(InvalidValueError, match="hold no run"):
+        load([tmp_path])
+    write_run(tmp_path / "a", final=RETURN)
+    (tmp_path / "plan.json").write_text(json.dumps({"experiment": "x", "runs": [{"directory": "a"}]}))
+    with pytest.raises(InvalidValueError, match=r"plan\.json: cannot be read \(KeyError: 'task'\)"):
+        load([tmp_path])
+
+
+def test_ranges():
+    assert as_ranges([3, 1, 2, 7, 2]) == "1-3, 7" and as_ranges([]) == ""
+    assert as_ranges(np.array([0])) == "0"

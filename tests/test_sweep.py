@@ -1,0 +1,185 @@
+"""Presets: that they are the protocol's grids, what a sweep plans, and that it runs and continues."""
+
+import json
+import sys
+
+import hydra
+import pytest
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments import command_line, sweep
+from experiments.config import CONFIG_DIRECTORY, register_schemas
+from remac.types import InvalidValueError
+
+PRESETS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("[a-z]*.yaml"))
+RETRIES, EPSILONS = (1, 2, 4, 8), (1e-8, 1e-2, 1e-1, 1.0)
+
+
+def samples_of(retries):
+    return 16 if retries == 8 else 8
+
+
+# The grids of the protocol: (M, N, what else varies).
+GRIDS = {
+    "return_and_entropy": {(m, samples_of(m)) for m in RETRIES},
+    "adam_epsilon": {(m, samples_of(m), e) for m in RETRIES for e in EPSILONS},
+    "learning_rate_vs_epsilon": {(4, 8, 1.0, rate) for rate in (1e-4, 3e-4, 5e-4, 1e-3)}
+    | {(4, 8, 1e-8, rate) for rate in (1e-5, 3e-5, 5e-5, 1e-4)},
+    "num_samples": {(m, n) for m in RETRIES for n in (8, 16)},
+    "sgd_actor": {(m, 8, optimizer) for m in (1, 2, 4) for optimizer in ("adam", "sgd")},
+    "policy_scale": {(m, 16) for m in RETRIES},
+    "damping": {(m, samples_of(m), e) for m in RETRIES for e in (1e-8, 1.0)},
+    "sparse_reacher": {(m, samples_of(m)) for m in RETRIES},
+    "speed": {(4, 8), (4, 16)},
+    "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
+}
+VARIED = {
+    "adam_epsilon": ["actor_adam_epsilon"],
+    "learning_rate_vs_epsilon": ["actor_adam_epsilon", "learning_rate"],
+    "sgd_actor": ["actor_optimizer"],
+    "damping": ["actor_adam_epsilon"],
+    "tune_learning_rate": ["learning_rate"],
+}
+WITH_SAC = {"return_and_entropy", "sparse_reacher", "speed"}
+
+
+@pytest.fixture
+def make_plan(tmp_path):
+    register_schemas()
+    ConfigStore.instance().store(name="sweep_schema", node=sweep.SweepConfig)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+
+        def plan(name, *overrides):
+            config = hydra.compose("sweep", [f"experiment={name}", f"directory={tmp_path}", *overrides])
+            return sweep.plan(config, name, tmp_path)
+
+        yield plan
+
+
+def test_every_preset_has_its_grid_written_here():
+    assert set(PRESETS) == set(GRIDS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_the_protocols_grid(make_plan, name):
+    task = "swimmer" if name == "learning_rate_vs_epsilon" else "sparse_reacher" if name == "sparse_reacher" else None
+    tasks = [f"tasks=[{task}]"] if task else []
+    runs = make_plan(name, "scale=paper", "seeds=[1]", *(tasks or [f"tasks=[{'half_cheetah'}]"]))
+    agents = {run.arm: run.job.config["agent"] for run in runs}
+    remacs = {
+        (agent["num_retries"], agent["num_samples"], *(agent[key] for key in VARIED.get(name, [])))
+        for agent in agents.values()
+        if agent["name"] == "remac"
+    }
+    assert remacs == GRIDS[name]
+    assert len(runs) == len(GRIDS[name]) + (name in WITH_SAC)
+    assert ("sac" in agents) == (name in WITH_SAC)
+    for run in runs:
+        assert (run.job.config["experiment"], run.job.config["arm"]) == (name, run.arm)
+        if "actor_adam_epsilon" not in VARIED.get(name, []):
+            assert run.job.config["agent"]["actor_adam_epsilon"] == 1e-8
+
+
+def test_the_protocols_lengths_on_brax(make_plan):
+    (run,) = make_plan("speed", "suite=brax", "scale=paper", "arms=[m4_n16]", "seeds=[3]")
+    config = run.job.config
+    assert (run.task, run.arm, run.seed) == ("brax/halfcheetah", "m4_n16", 3)
+    assert (config["total_env_steps"], config["num_envs"], config["updates_per_round"]) == (3_000_000, 128, 128)
+    assert (config["prefill_env_steps"], config["num_eval_episodes"]) == (10_000, 128)
+    assert (config["agent"]["batch_size"], config["agent"]["learning_rate"], config["agent"]["gamma"]) == (
+        512,
+        1e-4,
+        0.98,
+    )
+
+
+def test_tuning_seeds_are_never_reported():
+    presets = {name: yaml.safe_load((CONFIG_DIRECTORY / "experiment" / f"{name}.yaml").read_text()) for name in PRESETS}
+    scales = yaml.safe_load((CONFIG_DIRECTORY / "experiment" / "_scales.yaml").read_text())
+    reported = {seed for scale in scales.values() for seed in scale["seeds"]}
+    tuning = presets["tune_learning_rate"]["seeds"]
+    assert len(tuning) == 3 and len(scales["paper"]["seeds"]) == 10
+    assert not reported & set(tuning)
+    assert all("seeds" not in preset for name, preset in presets.items() if name != "tune_learning_rate")
+
+
+def test_tasks_follow_the_scale(make_plan):
+    runs = make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=laptop")
+    assert [run.task for run in runs] == ["mujoco/half_cheetah", "mujoco/hopper", "mujoco/reacher"]
+    assert len(make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=paper")) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["scale=huge"], ["scale=huge", "paper", "laptop", "smoke"]),
+        (["suite=probe"], ["suite=probe", "mujoco", "brax"]),
+        (["tasks=[hoper]"], ["tasks=hoper", "hopper"]),
+        (["arms=[m3]"], ["arms=m3", "sac", "m8"]),
+        (["memory_gib=0"], ["memory_gib=0"]),
+        (['overrides=["seed=3"]'], ["seed=3", "itself"]),
+        (["seeds=[-1]"], ["seed=-1", "at least 0"]),
+    ],
+)
+def test_bad_input_is_refused(make_plan, overrides, expected):
+    with pytest.raises(InvalidValueError) as error:
+        make_plan("return_and_entropy", *overrides)
+    for part in expected:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["experiment"]),
+        (["experiment=fig7"], ["experiment=fig7", "adam_epsilon", "tune_learning_rate"]),
+        (["experiment=speed", "scal=smoke"], ["scal=smoke", "no such key", "scale"]),
+        (["experiment=speed", 'overrides=["agent.lr=1"]'], ["agent.lr"]),
+        (["experiment=speed", "seeds=[x]"], ["seeds"]),
+    ],
+)
+def test_bad_command_lines_are_one_line(monkeypatch, capsys, tmp_path, arguments, expected):
+    status, out, err = call(monkeypatch, capsys, tmp_path, arguments)
+    assert (status, out, len(err.splitlines())) == (2, "", 1), err
+    for part in expected:
+        assert part in err
+    assert not list(tmp_path.iterdir())
+
+
+def call(monkeypatch, capsys, directory, arguments):
+    ConfigStore.instance().store(name="sweep_schema", node=sweep.SweepConfig)
+    GlobalHydra.instance().clear()
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        command_line.run("sweep", sweep.main)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
+    arguments = ["experiment=speed", "scale=smoke", "directory=runs", 'overrides=["agent.hidden_sizes=[8]"]']
+    status, out, err = call(monkeypatch, capsys, tmp_path, [*arguments, "arms=[m4_n8]"])
+    assert status == 0, err
+    run = tmp_path / "runs" / "half_cheetah" / "m4_n8" / "seed1"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["env_steps"] == 96
+    assert list((tmp_path / "runs" / "figures").glob("*.png"))
+    before = (run / "metrics.csv").read_bytes()
+
+    status, out, err = call(monkeypatch, capsys, tmp_path, arguments)
+    assert status == 0, err
+    assert "3 runs" in out and "1 of them finished before" in out
+    assert (run / "metrics.csv").read_bytes() == before
+    plan = json.loads((tmp_path / "runs" / "plan.json").read_text())
+    assert (plan["experiment"], plan["suite"], plan["scale"]) == ("speed", "mujoco", "smoke")
+    assert [cell["arm"] for cell in plan["runs"]] == ["sac", "m4_n8", "m4_n16"]
+    assert all((tmp_path / "runs" / cell["directory"] / "summary.json").is_file() for cell in plan["runs"])
+
+    status, _, err = call(monkeypatch, capsys, tmp_path, [*arguments[:3], 'overrides=["agent.hidden_sizes=[9]"]'])
+    assert status == 2 and "agent.hidden_sizes=[8], not [9]" in err and len(err.splitlines()) == 1

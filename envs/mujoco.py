@@ -6,6 +6,9 @@ advances it, and reads the state back, so nothing about an environment is kept b
 stepped in any order, and the result is bitwise the same whatever the batch, the threads, or what ran before.
 ``mj_rnePostConstraint`` runs only for tasks that read contact forces: what it writes (cacc, cfrc_int,
 cfrc_ext) is read by nothing else.
+
+Where the physics diverges, MuJoCo itself starts that simulation afresh and counts a warning. Such a step, and one
+whose observation or reward is not finite, ends the episode as a termination; see ``EnvState.diverged``.
 """
 
 import importlib.util
@@ -32,6 +35,10 @@ from remac.validation import require_bool, require_int
 TASKS = tuple(_TASKS)
 
 _STATE = mujoco.mjtState.mjSTATE_FULLPHYSICS.value | mujoco.mjtState.mjSTATE_WARMSTART.value
+# The warnings of physics that diverged: a position, velocity, acceleration or control that is not finite, or huge.
+_DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS.value, mujoco.mjtWarning.mjWARN_BADCTRL.value + 1)
+# MuJoCo prints a warning, and writes it to MUJOCO_LOG.TXT, where its count is 0; starting afresh sets all counts to 0.
+_NONE_NEW = 2
 
 
 class Physics(NamedTuple):
@@ -183,14 +190,20 @@ class MujocoEnvironment:
         action = np.clip(action.reshape(count, self.action_size).astype(np.float64), -1, 1)
         ctrl = self._ctrl_centre + self._ctrl_scale * action
         before = np.ascontiguousarray(state.physics.state, np.float64).reshape(count, self._num_state)
-        physics, readings = self._run(partial(self._advance, before, ctrl), count)
+        diverged = np.zeros(count, bool)
+        physics, readings = self._run(partial(self._advance, before, ctrl, diverged), count)
         readings = readings._replace(ctrl=ctrl)
 
         position = self.task.position(readings).copy()
-        velocity = (position - np.reshape(state.physics.position, count)) / self._dt
-        reward, termination = self.task.outcome(readings, velocity)
-        reward = reward.astype(self._dtype)
-        final_observation = self.task.observe(readings).astype(self._dtype)
+        with np.errstate(all="ignore"):
+            velocity = (position - np.reshape(state.physics.position, count)) / self._dt
+            reward, termination = self.task.outcome(readings, velocity)
+            reward = reward.astype(self._dtype)
+            final_observation = self.task.observe(readings).astype(self._dtype)
+        diverged |= ~(np.isfinite(reward) & np.isfinite(final_observation).all(axis=1))
+        if diverged.any():
+            reward[diverged], termination = 0, termination | diverged
+            final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
 
         going_on = ~np.reshape(state.termination | state.truncation, count)
         step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
@@ -213,6 +226,7 @@ class MujocoEnvironment:
                 reward=reward,
                 termination=termination,
                 truncation=truncation,
+                diverged=diverged,
                 final_observation=final_observation,
                 step_count=step_count,
                 key=key,
@@ -261,6 +275,7 @@ class MujocoEnvironment:
                 reward=np.zeros(count, self._dtype),
                 termination=np.zeros(count, bool),
                 truncation=np.zeros(count, bool),
+                diverged=np.zeros(count, bool),
                 final_observation=observation.copy(),
                 step_count=counts,
                 key=keys,
@@ -296,8 +311,8 @@ class MujocoEnvironment:
         qpos, qvel = state[:, 1:end], state[:, end : end + self.model.nv]
         return state, Readings(self.model, qpos, qvel, np.zeros((count, self.model.nu)), derived)
 
-    def _advance(self, before, ctrl, data, first, last, state, derived) -> None:
-        """Steps rows ``first`` to ``last`` on one MjData.
+    def _advance(self, before, ctrl, diverged, data, first, last, state, derived) -> None:
+        """Steps rows ``first`` to ``last`` on one MjData, and marks those whose physics diverged.
 
         Names are bound outside the loop: Python inside it holds the GIL, and so the other threads.
         """
@@ -305,6 +320,8 @@ class MujocoEnvironment:
         set_state, step, get_state = mujoco.mj_setState, mujoco.mj_step, mujoco.mj_getState
         contact_forces = mujoco.mj_rnePostConstraint if "cfrc_ext" in derived else None
         copies = [(getattr(data, name), out) for name, out in derived.items()]
+        warnings_counted = data.warning.number[_DIVERGED]
+        warnings_counted[:] = _NONE_NEW
         for row in range(first, last):
             set_state(model, data, before[row], _STATE)
             control[:] = ctrl[row]
@@ -314,6 +331,12 @@ class MujocoEnvironment:
             get_state(model, data, state[row], _STATE)
             for value, out in copies:
                 out[row] = value
+        if (warnings_counted != _NONE_NEW).any():  # rare, so the rows are found by stepping again one by one
+            if last - first == 1:
+                diverged[first] = True
+            else:
+                for row in range(first, last):
+                    self._advance(before, ctrl, diverged, data, row, row + 1, state, derived)
 
     def _settle(self, qpos, qvel, data, first, last, state, derived) -> None:
         """Starts rows ``first`` to ``last`` from their positions and velocities."""

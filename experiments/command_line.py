@@ -1,6 +1,7 @@
 """The way in: Hydra's main with one-line errors, exit statuses, and checks before anything is made or compiled.
 
-Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (non-finite), 130 SIGINT, 143 SIGTERM.
+Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (a metric became non-finite, or the simulation diverged
+too often), 130 SIGINT, 143 SIGTERM.
 """
 
 import contextlib
@@ -26,9 +27,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments import compilation_cache
-from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.population import PlannedJob, plan, require_own_directories
-from remac.loop import NonFiniteError
+from experiments.run_directory import OutputError, is_begun
+from remac.loop import StoppedError
 from remac.machine import available_cpus
 from remac.types import InvalidValueError
 
@@ -64,8 +66,10 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
             traceback.print_exception(error)
         if isinstance(error, BAD_INPUT):
             _exit(2, describe(error, sys.argv[1:], config_name))
-        if isinstance(error, NonFiniteError):
+        if isinstance(error, StoppedError):
             _exit(3, str(error))
+        if isinstance(error, OutputError):
+            _exit(1, str(error))
         if isinstance(error, KeyboardInterrupt):
             _exit(130, "interrupted")
         raise error
@@ -81,10 +85,11 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
     try:
         _check_arguments(sys.argv[1:])
+        sys.argv[1:] = _run_where_resumed(sys.argv[1:])
         # Hydra's parser gives up on a flag between two overrides.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
-    except (*BAD_INPUT, NonFiniteError, KeyboardInterrupt) as error:
+    except (*BAD_INPUT, StoppedError, OutputError, KeyboardInterrupt) as error:
         exit_for(error)
     sys.exit(0)
 
@@ -120,7 +125,10 @@ class ValidateJobs(Callback):
         self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str], config: DictConfig
     ) -> None:
         try:
-            planned = [PlannedJob(make_job(job), Path(directory(job)), "", ()) for job in jobs()]
+            planned = [
+                PlannedJob(make_job(job, list(job.hydra.overrides.task)), Path(directory(job)), "", ())
+                for job in jobs()
+            ]
             require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:
                 plan(planned, config.hydra.launcher.memory_gib)
@@ -241,6 +249,28 @@ def _may_be_a_file(argument: str) -> bool:
     except HydraException:
         return True  # a syntax error, which Hydra reports itself
     return override.is_sweep_override() or (isinstance(override.value(), str) and bool(override.value()))
+
+
+def _run_where_resumed(arguments: list[str]) -> list[str]:
+    """Adds the run directory of ``resume=<run directory>`` as Hydra's."""
+    given = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("resume=")]
+    if not given or given[-1] in ("", "null", "none"):
+        return arguments
+    own = {argument.partition("=")[0] for argument in arguments}
+    is_sweep = bool({"-m", "--multirun"} & own)
+    if given[-1] == AUTO:
+        needed = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
+        if needed not in own:
+            raise InvalidValueError("resume", AUTO, f"needs {needed}=<directory>, since the default one is always new")
+        return arguments
+    if is_sweep:
+        raise InvalidValueError("resume", given[-1], "names one run; for a sweep it must be auto")
+    if "hydra.run.dir" in own:
+        raise InvalidValueError("resume", given[-1], "says where the run is, so hydra.run.dir must be left out")
+    if not is_begun(given[-1]):
+        raise InvalidValueError("resume", given[-1], "must be auto, or a directory that holds a run")
+    quoted = given[-1].replace("\\", "\\\\").replace("'", "\\'")
+    return [*arguments, f"hydra.run.dir='{quoted}'"]
 
 
 def _terminate(signal_number: int, frame: Any) -> NoReturn:

@@ -6,12 +6,13 @@ Nothing below this package sees a DictConfig.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import jax
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -20,11 +21,13 @@ from agents import AGENTS
 from remac.loop import TrainConfig
 from remac.machine import available_bytes
 from remac.types import Environment, InvalidValueError
-from remac.validation import require_int, require_one_of
+from remac.validation import require_bool, require_int, require_one_of
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline")
+AUTO = "auto"
+FREE_KEYS = ("logger", "checkpoint", "resume")  # that may change when a run is resumed
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 
 
@@ -106,12 +109,26 @@ class LoggerConfig:
 
 
 @dataclasses.dataclass
+class CheckpointConfig:
+    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay."""
+
+    every_env_steps: int = MISSING
+    keep: int = 2
+    replay: bool = True
+
+
+@dataclasses.dataclass
 class Config:
-    """One run; ``experiment`` and ``arm`` name what it belongs to, in tables, pictures and W&B's tags."""
+    """One run; ``experiment`` and ``arm`` name what it belongs to, in tables, pictures and W&B's tags.
+
+    ``resume`` is ``auto`` or a run directory; it is no part of the run itself.
+    """
 
     agent: AgentConfig = MISSING
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: str | None = None
     experiment: str | None = None
     arm: str | None = None
     seed: int = 0
@@ -123,6 +140,7 @@ class Config:
     eval_every_env_steps: int = MISSING
     num_eval_episodes: int = MISSING
     replay_capacity: int = MISSING
+    max_diverged_fraction: float = MISSING
 
 
 def register_schemas() -> None:
@@ -143,24 +161,33 @@ class Job:
         agent: The agent.
         env: Its training environments.
         train_config: How long and how often.
+        resume: Whether to go on with what the run directory holds.
     """
 
     config: dict[str, Any]
     agent: Any
     env: Environment
     train_config: TrainConfig
+    resume: bool = False
 
 
-def make_job(config: DictConfig) -> Job:
+def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     """Checks a composed configuration and builds what it describes.
+
+    Args:
+        config: As Hydra composed it; with ``resume=<run directory>``, the run's own takes its place.
+        overrides: What the command line changed, which may not contradict the run that is resumed.
 
     Raises:
         InvalidValueError: Naming the key as it is on the command line, its value and what is allowed.
         omegaconf.errors.OmegaConfBaseException: If the configuration does not resolve.
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if config.get("resume") not in (None, AUTO):
+        config = _stored_config(config, overrides)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     _require_schema(plain)
+    resume = plain.pop("resume") is not None
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     require_one_of("logger.mode", plain["logger"]["mode"], WANDB_MODES)
     env = _make_environment(plain["env"], plain["num_envs"])
@@ -170,17 +197,95 @@ def make_job(config: DictConfig) -> Job:
     with _named("agent."):
         agent = agent_class.create(env.observation_size, env.action_size, **hyperparameters)
 
-    train_config = TrainConfig(**{spec.name: plain[spec.name] for spec in dataclasses.fields(TrainConfig)})
+    names = {spec.name for spec in dataclasses.fields(TrainConfig)}
+    train_config = TrainConfig(
+        **{name: plain[name] for name in names & plain.keys()},
+        checkpoint_every_env_steps=plain["checkpoint"]["every_env_steps"],
+    )
     train_config.validate(env.num_envs, agent.batch_size)
+    require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
+    require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
     _require_memory(train_config, env)
-    return Job(plain, agent, env, train_config)
+    return Job(plain, agent, env, train_config, resume)
+
+
+def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Returns a key in which two runs differ, as on the command line, and both values; None if they are the same run.
+
+    Where a run is logged and how often it is saved makes no difference.
+    """
+    flat, other_flat = (
+        {key: value for key, value in _flat(tree).items() if key.partition(".")[0] not in FREE_KEYS}
+        for tree in (config, other)
+    )
+    for key in (*flat, *other_flat):
+        if key not in flat or key not in other_flat or flat[key] != other_flat[key]:
+            return key, flat.get(key), other_flat.get(key)
+    return None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_config(directory: Path | str) -> dict[str, Any]:
+    """Reads the configuration of a run.
+
+    Raises:
+        InvalidValueError: If there is none that can be read.
+    """
+    path = Path(directory) / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InvalidValueError("resume", directory, f"holds no run (no {path.name} in it)") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidValueError("resume", directory, f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise InvalidValueError("resume", directory, f"{path} is damaged; restore that file")
+    return config
+
+
+def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Returns the configuration of the run that is resumed, with the free keys that the command line sets.
+
+    Raises:
+        InvalidValueError: If another key of the command line contradicts it.
+    """
+    stored = read_config(asked.resume)
+    plain: dict[str, Any] = OmegaConf.to_container(asked, resolve=True)  # type: ignore[assignment]
+    names = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
+    for name in names:
+        if name in ("agent", "env"):
+            told = [f"{name}.{part}" for part in (("name",) if name == "agent" else ("suite", "task"))]
+        else:
+            told = [name]
+        for key in () if name.partition(".")[0] in FREE_KEYS else told:
+            value, before = (OmegaConf.select(OmegaConf.create(tree), key) for tree in (plain, stored))
+            if value != before:
+                allowed = f"the run in {asked.resume} has {key}={before}; leave it out, or start a new run"
+                raise InvalidValueError(key, value, allowed)
+    for key in FREE_KEYS:
+        if any(name.partition(".")[0] == key for name in names):
+            stored[key] = plain[key]
+    stored["resume"] = str(asked.resume)
+    agent = stored.get("agent", {}).get("name")
+    require_one_of("agent.name", agent, AGENT_CONFIGS)
+    schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(AGENT_CONFIGS[agent])})
+    return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 
 
 def _require_schema(plain: dict[str, Any]) -> None:
     """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
     require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENT_CONFIGS)
     schemas = {"": Config, "agent.": AGENT_CONFIGS[plain["agent"]["name"]]}
-    schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig}
+    schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig, "checkpoint.": CheckpointConfig}
     schemas |= {f"env.{agent}.": TunedValues for agent in AGENT_CONFIGS}
     for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]

@@ -1,6 +1,7 @@
 """The Hydra launcher that runs a sweep as few programs: ``hydra/launcher=population``."""
 
 import dataclasses
+import importlib.util
 import sys
 import types
 from collections.abc import Sequence
@@ -48,10 +49,10 @@ class PopulationLauncher(Launcher):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
-            sweep = Path(config.hydra.sweep.dir)
+            sweep, overrides = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             configs.append(config)
-            planned.append(PlannedJob(make_job(config), directory, sweep.name, list(config.hydra.overrides.task)))
+            planned.append(PlannedJob(make_job(config, overrides), directory, sweep.name, overrides))
         outcomes = run_jobs(planned, memory_gib=self.memory_gib)
         # The Optuna sweeper writes there after the last batch.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,10 @@ def register_launcher() -> None:
     module = types.ModuleType(MODULE)
     module.PopulationLauncher = PopulationLauncher  # type: ignore[attr-defined]
     sys.modules[MODULE] = module
+    package = MODULE.partition(".")[0]
+    if importlib.util.find_spec(package) is None:  # it comes with any other plugin
+        sys.modules[package] = types.ModuleType(package)
+    setattr(importlib.import_module(package), MODULE.partition(".")[2], module)
     PopulationLauncher.__module__ = MODULE
     plugins.register(PopulationLauncher)
     ConfigStore.instance().store(

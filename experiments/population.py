@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Job, LoggerConfig, available_memory_bytes
+from experiments.checkpoints import SavedRun, UnusableError
+from experiments.config import FREE_KEYS, Job, available_memory_bytes
 from experiments.progress import ProgressBar
 from experiments.recorder import Recorder
-from experiments.run_directory import RunDirectory, require_unused
-from remac.loop import NonFiniteError, stack_members, train_population
+from experiments.resume import align, find_start, require_resumable
+from experiments.run_directory import OutputError, RunDirectory, finished_summary, require_unused
+from experiments.signals import StopSignals
+from remac.loop import StoppedError, stack_members, train_population
+from remac.snapshot import MisfitError
 from remac.types import InvalidValueError, PyTree
 from remac.validation import require_number
 
-LOGGER_KEYS = ("logger", *(f"logger.{spec.name}" for spec in dataclasses.fields(LoggerConfig)))
 # What is left for the working memory of the programs, which is not known before they are compiled.
 MEMORY_SHARE = 0.8
 
@@ -31,15 +35,17 @@ class PlannedJob:
 
     Attributes:
         job: What to run.
-        directory: Its run directory, new or empty.
+        directory: Its run directory, new or empty, or with ``job.resume`` one that holds the job's run.
         sweep: What it belongs to, which is W&B's group.
         overrides: What the command line changed, for tables and W&B's tags.
+        start: The checkpoint that it continues from.
     """
 
     job: Job
     directory: Path
     sweep: str
     overrides: Sequence[str]
+    start: SavedRun | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Outcome:
 def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) -> list[Outcome]:
     """Trains every job; groups of jobs that differ in numbers only are one program each.
 
-    A job that becomes non-finite, or a group that crashes, does not end the others.
+    A job that becomes non-finite, or a group that crashes, does not end the others. Jobs that are resumed go on from
+    their checkpoints, and not at all if they have finished.
 
     Args:
         planned: The jobs.
@@ -79,15 +86,23 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
         InvalidValueError: If a directory is in use or a single job does not fit the memory. Nothing is made then.
     """
     require_own_directories(planned)
-    parts = plan(planned, memory_gib)
-    print("\n".join(_announcement([planned[index] for index in part]) for part in parts), flush=True)
     outcomes: dict[int, Outcome] = {}
-    bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in planned))
-    try:
-        for part in parts:
-            outcomes |= zip(part, _run_part([planned[index] for index in part], bar), strict=True)
-    finally:
-        bar.close()
+    for index, one in enumerate(planned):
+        if one.job.resume and (summary := finished_summary(one.directory)):
+            print(f"{one.directory}: has finished already", flush=True)
+            outcomes[index] = _outcome(one.directory, summary, None)
+    waiting = [index for index in range(len(planned)) if index not in outcomes]
+    if waiting:
+        to_run = _with_starts([planned[index] for index in waiting])
+        parts = plan(to_run, memory_gib)
+        print("\n".join(_announcement([to_run[place] for place in part]) for part in parts), flush=True)
+        bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
+        try:
+            for part in parts:
+                results = _run_part([to_run[place] for place in part], bar)
+                outcomes |= zip([waiting[place] for place in part], results, strict=True)
+        finally:
+            bar.close()
     in_order = [outcomes[index] for index in range(len(planned))]
     print(_table(planned, in_order) if len(planned) > 1 else _report(planned[0], in_order[0]), flush=True)
     return in_order
@@ -110,7 +125,8 @@ def plan(planned: Sequence[PlannedJob], memory_gib: float | None = None) -> list
         require_number("hydra.launcher.memory_gib", memory_gib, 0, open_minimum=True)
     groups: dict[Any, list[int]] = {}
     for index, one in enumerate(planned):
-        groups.setdefault(_structure(one.job), []).append(index)
+        start = None if one.start is None else (one.start.run["rounds_done"], one.start.run["evaluated_round"])
+        groups.setdefault((_structure(one.job), start), []).append(index)
     parts = []
     for group in groups.values():
         if len(group) == 1 and memory_gib is None:
@@ -135,6 +151,7 @@ def _structure(job: Job) -> Any:
         tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves),
         json.dumps([env, job.config["num_envs"]], sort_keys=True, default=str),
         job.train_config,
+        job.config["checkpoint"]["replay"],
     )
 
 
@@ -166,26 +183,71 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar) -> list[Outcome]:
     """Trains the jobs of one program."""
     first = planned[0].job
     bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
-    runs = [RunDirectory(one.directory, one.job.config) for one in planned]
-    recorder = Recorder(bar, runs, [_make_logger(one, run) for one, run in zip(planned, runs, strict=True)])
-    agents = stack_members([one.job.agent for one in planned])
-    keys = jnp.stack([jax.random.key(one.job.config["seed"]) for one in planned])
+    runs = [
+        RunDirectory(
+            one.directory,
+            one.job.config,
+            origin={"sweep": one.sweep, "overrides": list(one.overrides)},
+            keep=one.job.config["checkpoint"]["keep"],
+            resume=one.job.resume,
+            start=one.start,
+        )
+        for one in planned
+    ]
+    with StopSignals() as signals:
+        loggers = [_make_logger(one, run) for one, run in zip(planned, runs, strict=True)]
+        starts = [one.start for one in planned]
+        recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
+        try:
+            failures = _train(planned, recorder)
+        finally:
+            for run in runs:
+                run.close()
+    bar.update(bar_end, "training")
+    return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
+
+
+def _train(planned: Sequence[PlannedJob], recorder: Recorder) -> dict[int, Exception]:
+    """Trains the jobs of one program to their end; returns what stopped those that did not come to it."""
+    first = planned[0].job
     failures: dict[int, Exception] = {}
     try:
-        failures |= train_population(agents, first.env, first.train_config, keys, recorder).failures
+        agents = stack_members([one.job.agent for one in planned])
+        keys = jnp.stack([jax.random.key(one.job.config["seed"]) for one in planned])
+        start = None
+        if planned[0].start is not None:
+            start = [one.start.arrays() for one in planned if one.start is not None]
+        failures |= train_population(agents, first.env, first.train_config, keys, recorder, start).failures
         recorder.close("finished")
-    except NonFiniteError as error:
+    except (UnusableError, MisfitError) as error:
+        found = planned[0].start.path if planned[0].start is not None else "none"
+        allowed = f"{found} cannot be continued from ({error}); use the version of the code that made it"
+        raise InvalidValueError("resume", planned[0].directory, allowed) from None
+    except StoppedError as error:
         failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
     except Exception as error:
         recorder.close("crashed", _one_line(error))
-        if len(planned) > 1:
+        if len(planned) > 1 and not isinstance(error, OutputError):
             traceback.print_exception(error)
         failures |= dict.fromkeys(range(len(planned)), error)
     except BaseException as error:
         recorder.close("interrupted", str(error))
         raise
-    bar.update(bar_end, "training")
-    return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
+    return failures
+
+
+def _with_starts(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Finds the checkpoints that jobs continue from; those that were one program get the same one where they can."""
+    starts = [find_start(one.directory, one.job.config) if one.job.resume else None for one in planned]
+    groups: dict[Any, list[int]] = {}
+    for index, one in enumerate(planned):
+        groups.setdefault(_structure(one.job), []).append(index)
+    for group in groups.values():
+        aligned = [starts[index] for index in group]
+        align([planned[i].directory for i in group], [planned[i].job.config for i in group], aligned)
+        for index, start in zip(group, aligned, strict=True):
+            starts[index] = start
+    return [dataclasses.replace(one, start=start) for one, start in zip(planned, starts, strict=True)]
 
 
 def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) -> Outcome:
@@ -200,28 +262,31 @@ def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
         return None
     from experiments.wandb_logger import WandbLogger
 
-    untold = ("seed", *LOGGER_KEYS)
-    told = [text for text in planned.overrides if text.lstrip("+").split("=")[0] not in untold]
+    overrides = run.origin["overrides"]
+    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
     return WandbLogger(
         config["logger"],
         config,
         run.path,
-        sweep=planned.sweep,
+        sweep=run.origin["sweep"],
         arm=config["arm"] or ",".join(told) or "default",
         seed=config["seed"],
-        overrides=planned.overrides,
+        overrides=overrides,
     )
 
 
 def require_own_directories(planned: Sequence[PlannedJob]) -> None:
-    """Requires that every job has a directory of its own, new or empty.
+    """Requires that every job has a directory of its own, new or empty, or with the run that it resumes.
 
     Raises:
         InvalidValueError: If one has not.
     """
     seen: set[Path] = set()
     for one in planned:
-        require_unused(one.directory)
+        if one.job.resume:
+            require_resumable(one.directory, one.job.config)
+        else:
+            require_unused(one.directory)
         path = Path(one.directory).absolute()
         if path in seen:
             raise InvalidValueError("hydra.sweep.subdir", one.directory, "is the directory of two jobs")
@@ -234,6 +299,12 @@ def _announcement(planned: Sequence[PlannedJob]) -> str:
     config = first.train_config
     mebibytes = config.replay_bytes(first.env, count) / 2**20
     memory = f"replay of {config.replay_rows:,} rows a member, {mebibytes:,.1f} MiB in all"
+    settings = first.config["checkpoint"]
+    if config.checkpoint_every_env_steps is not None and config.checkpoint_every_env_steps < config.total_env_steps:
+        size = count * (_member_bytes(first) - (0 if settings["replay"] else config.replay_bytes(first.env)))
+        memory += f"; checkpoints of up to {size / 2**20:,.1f} MiB, of which {settings['keep']} are kept"
+    if (start := planned[0].start) is not None:
+        memory += f"; continuing at {start.env_steps:,} env steps"
     if count > 1:
         memory += f"; with agents and environments {count * _member_bytes(first) / 2**20:,.1f} MiB"
     return (

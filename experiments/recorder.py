@@ -1,36 +1,61 @@
-"""Takes the events of a population's training to the bar, the run directories and the loggers."""
+"""Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.checkpoints import SavedRun
+from experiments.config import Job
 from experiments.progress import ProgressBar
-from experiments.run_directory import POLICY, RunDirectory
+from experiments.run_directory import POLICY, RunDirectory, version
 from experiments.run_plots import plot_run
-from remac.loop import Evaluation, Failure, Progress, member
+from experiments.signals import StopSignals
+from remac.loop import Checkpoint, Evaluation, Failure, Progress, member
 from remac.policy import save_policy
+from remac.snapshot import Snapshot
 from remac.types import Metrics
 
 
 class Recorder:
-    """Records a population's training; each member has its own run directory and logger."""
+    """Records a population's training; each member has its own run directory, checkpoints and logger.
 
-    def __init__(self, bar: ProgressBar, runs: Sequence[RunDirectory], loggers: Sequence[Any | None]) -> None:
-        """Takes the bar, which may have moved already, and the members' directories and loggers."""
-        self._runs, self._loggers, self._bar = runs, loggers, bar
+    Without room on the disk, training goes on without pictures, policies, summaries and checkpoints, and a warning
+    says so; only metrics are indispensable.
+    """
+
+    def __init__(
+        self,
+        bar: ProgressBar,
+        jobs: Sequence[Job],
+        runs: Sequence[RunDirectory],
+        loggers: Sequence[Any | None],
+        starts: Sequence[SavedRun | None],
+        signals: StopSignals,
+    ) -> None:
+        """Takes the bar, which may have moved already, and what each member has; all start at the same step."""
+        self._jobs, self._runs, self._loggers, self._bar, self._signals = jobs, runs, loggers, bar, signals
         self._bar_start = bar.env_steps
-        self._latest: list[Metrics] = [{} for _ in runs]
-        self._steps = {"env_steps": 0, "gradient_steps": 0}
+        self._latest: list[Metrics] = [{} if start is None else dict(start.run["latest"]) for start in starts]
+        first = {"env_steps": 0, "gradient_steps": 0} if starts[0] is None else starts[0].run["evaluated"]
+        self._evaluated: dict[str, int] = dict(first)
+        self._timed_from = 0 if starts[0] is None else starts[0].env_steps
+        self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
+        self._to_begin = [run for run, start in zip(runs, starts, strict=True) if start is not None]
         self.summaries: dict[int, dict[str, Any]] = {}
 
-    def __call__(self, event: Progress | Evaluation | Failure) -> None:
-        """Records an event."""
+    def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
+        """Records an event; ends training where a signal asks for it."""
+        while self._to_begin:
+            self._to_begin.pop().begin()
         if isinstance(event, Evaluation):
             self._record(event)
+        elif isinstance(event, Checkpoint):
+            self._save(event.env_steps, event.snapshot)
         elif isinstance(event, Failure):
             self._summarize([event.member], "stopped", str(event.error))
         else:
@@ -39,40 +64,88 @@ class Recorder:
             self._evaluating = event.evaluating
             env_steps = self._bar_start + event.env_steps * len(self._runs)
             self._bar.update(env_steps, "evaluating" if event.evaluating else "training")
+            if self._signals.is_requested:
+                if event.snapshot is not None:
+                    self._save(event.env_steps, event.snapshot)
+                self._signals.end()
 
     def close(self, status: str, reason: str | None = None) -> None:
         """Ends the members that have not failed; ``summaries`` then holds every member's."""
-        self._summarize([index for index in range(len(self._runs)) if index not in self.summaries], status, reason)
+        self._summarize(self._going_on(), status, reason)
+
+    def _going_on(self) -> list[int]:
+        return [index for index in range(len(self._runs)) if index not in self.summaries]
 
     def _record(self, event: Evaluation) -> None:
         now = time.monotonic()
         timing = {"time/evaluation_seconds": now - self._evaluating_since}
-        if event.env_steps > self._steps["env_steps"]:
+        if event.env_steps > self._timed_from:
             elapsed = self._evaluating_since - self._training_since
-            timing["time/env_steps_per_second"] = (event.env_steps - self._steps["env_steps"]) / max(elapsed, 1e-9)
-        self._steps = {"env_steps": event.env_steps, "gradient_steps": event.gradient_steps}
-        going_on = [index for index in range(len(self._runs)) if index not in self.summaries]
+            timing["time/env_steps_per_second"] = (event.env_steps - self._timed_from) / max(elapsed, 1e-9)
+        self._evaluated = {"env_steps": event.env_steps, "gradient_steps": event.gradient_steps}
+        going_on = self._going_on()
         for index in going_on:
             values = {name: float(value[index]) for name, value in event.metrics.items()}
             if np.isnan(values.get("train/episode_return", 0.0)):
                 del values["train/episode_return"]  # no episode of this member has ended
             values |= timing
             self._latest[index] = values
-            self._runs[index].log(event.env_steps, event.gradient_steps, values)
-            save_policy(member(event.policies, index), self._runs[index].path / POLICY)
+            run = self._runs[index]
+            run.log(event.env_steps, event.gradient_steps, values)
+            self._try("policy", run, save_policy, member(event.policies, index), run.path / POLICY)
             if (logger := self._loggers[index]) is not None:
                 logger.log(event.env_steps, values)
         self._bar.show(**{name: np.mean(event.metrics[f"eval/{name}"][going_on]) for name in ("return", "entropy")})
-        self._training_since, self._evaluating = time.monotonic(), False
+        self._training_since, self._timed_from, self._evaluating = time.monotonic(), event.env_steps, False
+
+    def _save(self, env_steps: int, snapshot: Snapshot) -> None:
+        """Saves every member that goes on, if anything has happened since the last time."""
+        place = (snapshot.rounds_done, snapshot.evaluated_round)
+        if place == self._saved or not snapshot.rounds_done:
+            return
+        self._bar.phase("saving")
+        for index in self._going_on():
+            self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
+        self._saved = place
+
+    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
+        config = self._jobs[index].config
+        run = {
+            "version": version(),
+            "config": config,
+            "rounds_done": snapshot.rounds_done,
+            "evaluated_round": snapshot.evaluated_round,
+            "evaluated": self._evaluated,
+            "latest": self._latest[index],
+            **self._runs[index].position(),
+        }
+        arrays = snapshot.member(index, replay=config["checkpoint"]["replay"])
+        self._runs[index].checkpoints.save(env_steps, arrays, run)
 
     def _summarize(self, indices: Sequence[int], status: str, reason: str | None) -> None:
-        """Writes the summaries of some members, then draws their pictures and ends their loggers."""
-        details = self._steps | ({} if reason is None else {"reason": reason})
-        for index in indices:
-            self.summaries[index] = self._runs[index].write_summary(status, self._latest[index], **details)
+        """Draws the pictures of some members and ends their loggers, then writes their summaries.
+
+        The summary comes last, since a run that says it has finished is never resumed.
+        """
+        details = self._evaluated | ({} if reason is None else {"reason": reason})
         self._bar.phase("drawing")
         for index in indices:
-            plots = plot_run(self._runs[index].path)
+            run = self._runs[index]
+            self.summaries[index] = summary = run.summary(status, self._latest[index], **details)
+            plots = self._try("plots", run, plot_run, run.path) or []
             if (logger := self._loggers[index]) is not None:
                 with self._bar.hidden():
-                    logger.finish(self.summaries[index], plots, exit_code=0 if status == "finished" else 1)
+                    logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
+            self._try("summary", run, run.write_summary, summary)
+            if status == "finished":
+                run.checkpoints.remove()
+
+    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> Any:
+        """Writes something that training can go on without."""
+        try:
+            return write(*arguments)
+        except OSError as error:
+            with self._bar.hidden():
+                why = error.strerror or str(error)
+                print(f"warning: {run.path}: {what} not written ({why}); going on without", file=sys.stderr, flush=True)
+            return None

@@ -1,27 +1,64 @@
-"""The files of one run: configuration, provenance, metrics, summary, plots and policy."""
+"""The files of one run: configuration, provenance, metrics, summary, plots, policy and checkpoints."""
 
+import contextlib
 import csv
 import datetime
 import functools
 import importlib.metadata
+import io
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import yaml
 
+from experiments.checkpoints import Checkpoints, SavedRun, sha256
+from remac.files import sync, write_whole
 from remac.types import InvalidValueError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two processes in one run directory go unnoticed
+    fcntl = None  # type: ignore[assignment]
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
 PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
+
+
+class OutputError(OSError):
+    """A file that a run cannot do without could not be written; the message is one line."""
+
+
+def is_begun(directory: Path | str) -> bool:
+    """Whether a directory holds a run, however far it came."""
+    with contextlib.suppress(OSError):
+        return (Path(directory) / CONFIG).stat().st_size > 0  # 0: a process was killed while it wrote its first file
+    return False
+
+
+def finished_summary(directory: Path | str) -> dict[str, Any] | None:
+    """Returns the summary of a run that has finished, None for any other.
+
+    Raises:
+        InvalidValueError: If the summary cannot be read.
+    """
+    path = Path(directory) / SUMMARY
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+        return summary if summary["status"] == "finished" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InvalidValueError("resume", directory, f"{path} is damaged; restore or remove that file") from None
 
 
 def require_unused(directory: Path | str) -> None:
@@ -33,50 +70,186 @@ def require_unused(directory: Path | str) -> None:
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a new or an empty directory")
-    if path.is_dir() and any(path.iterdir()):
-        what = "holds a run already" if (path / CONFIG).exists() else "holds other files"
-        raise InvalidValueError("hydra.run.dir", directory, f"{what}; must be a new or an empty directory")
+    if is_begun(path):
+        require_unlocked(path)
+        allowed = "holds a run already; must be a new or an empty directory, or resume=auto to continue"
+        raise InvalidValueError("hydra.run.dir", directory, allowed)
+    if path.is_dir() and any(entry.name != CONFIG for entry in path.iterdir()):
+        allowed = "holds other files; must be a new or an empty directory"
+        raise InvalidValueError("hydra.run.dir", directory, allowed)
+
+
+def require_unlocked(directory: Path | str) -> None:
+    """Requires that no other process is at work on a run.
+
+    Raises:
+        InvalidValueError: If one is.
+    """
+    _lock(Path(directory)).close()
 
 
 class RunDirectory:
-    """Writes one run. Metrics are on disk after every evaluation."""
+    """Writes one run. Metrics are on disk after every evaluation.
 
-    def __init__(self, path: Path | str, config: Mapping[str, Any]) -> None:
-        """Makes the directory, and writes what the run is.
+    While it is open, no other process can open it; the lock is on ``config.yaml`` and ends with the process at the
+    latest.
+
+    Attributes:
+        path: The directory.
+        checkpoints: Its checkpoints.
+        origin: What the run belongs to: ``sweep``, and the ``overrides`` of its first command line.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        config: Mapping[str, Any],
+        *,
+        origin: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        resume: bool = False,
+        start: SavedRun | None = None,
+    ) -> None:
+        """Makes the directory and writes what the run is, or goes back to a checkpoint.
+
+        Args:
+            path: The directory.
+            config: The resolved configuration.
+            origin: See the class; an earlier one is kept.
+            keep: Number of checkpoints to keep.
+            resume: Whether the directory may hold this run already.
+            start: The checkpoint to continue from; without one, the run starts again.
 
         Raises:
             InvalidValueError: If the directory is in use.
         """
-        require_unused(path)
+        if not resume:
+            require_unused(path)
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
+        if not resume and is_begun(self.path):  # by another process, in the meantime
+            raise InvalidValueError("hydra.run.dir", path, "holds a run already; must be a new or an empty directory")
+        self.checkpoints = Checkpoints(self.path, keep)
         self._started = time.monotonic()
-        (self.path / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        self._write_json(PROVENANCE, provenance())
-        with (self.path / METRICS).open("w", newline="") as file:
-            csv.writer(file).writerow(METRIC_COLUMNS)
+        content = yaml.safe_dump(dict(config), sort_keys=False).encode()
+        if not is_begun(self.path):
+            (self.path / CONFIG).write_bytes(content)  # in place, since this is the file that is locked
+        self._start, self._known = start, self._read_provenance()
+        self.origin = dict(self._known.get("origin") or origin or {})
+        if start is None:
+            self.begin()
+        else:
+            self._started -= start.run["wall_seconds"]
+            self.checkpoints.find_damaged()
+
+    def begin(self) -> None:
+        """Makes the files fit the start of training; with a checkpoint, to be called once that has been read."""
+        now = provenance()
+        if self._known:
+            place = {"env_steps": 0 if self._start is None else self._start.env_steps}
+            now = self._known | {"resumed": [*self._known.get("resumed", []), place | now]}
+        self._write_json(PROVENANCE, now | {"origin": self.origin})
+        if self._start is None:
+            self._write(METRICS, _csv([METRIC_COLUMNS]))
+        else:
+            os.truncate(self.path / METRICS, self._start.run["metrics_bytes"])
+
+    def close(self) -> None:
+        """Lets other processes have it."""
+        self._lock.close()
 
     def log(self, env_steps: int, gradient_steps: int, metrics: Mapping[str, float]) -> None:
-        """Appends metrics, in the order given."""
-        wall_seconds = f"{time.monotonic() - self._started:.3f}"
-        with (self.path / METRICS).open("a", newline="") as file:
-            csv.writer(file).writerows(
-                (env_steps, gradient_steps, wall_seconds, name, repr(float(value))) for name, value in metrics.items()
-            )
+        """Appends metrics, in the order given.
 
-    def write_summary(self, status: str, metrics: Mapping[str, float], **details: Any) -> dict[str, Any]:
-        """Writes how the run ended, and its last metrics; returns what it wrote."""
-        summary = {
+        Raises:
+            OutputError: If they cannot be written; the file then ends as before.
+        """
+        wall_seconds = f"{self.wall_seconds:.3f}"
+        rows = _csv(
+            [(env_steps, gradient_steps, wall_seconds, name, repr(float(value))) for name, value in metrics.items()]
+        )
+        path = self.path / METRICS
+        size = path.stat().st_size
+        try:
+            with path.open("ab") as file:
+                file.write(rows)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror or error}); make room, and continue with "
+                f"resume={self.path}"
+            ) from error
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time spent on the run so far, in all processes that got it here."""
+        return time.monotonic() - self._started
+
+    def position(self) -> dict[str, Any]:
+        """Returns where the files stand, for a checkpoint; metrics are on the disk afterwards."""
+        path = self.path / METRICS
+        sync(path)
+        return {
+            "wall_seconds": self.wall_seconds,
+            "metrics_bytes": path.stat().st_size,
+            "metrics_sha256": sha256(path),
+        }
+
+    def summary(self, status: str, metrics: Mapping[str, float], **details: Any) -> dict[str, Any]:
+        """Returns how the run ended, and its last metrics."""
+        return {
             "status": status,
-            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
             **details,
             "metrics": {name: float(value) for name, value in metrics.items()},
         }
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes how the run ended."""
         self._write_json(SUMMARY, summary)
-        return summary
+
+    def _read_provenance(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads((self.path / PROVENANCE).read_text())
+            return known if isinstance(known, dict) else {}
+        return {}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        (self.path / name).write_text(json.dumps(content, indent=2) + "\n")
+        self._write(name, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_whole(self.path / name, content)
+
+
+def metrics_fit(directory: Path | str, position: Mapping[str, Any]) -> bool:
+    """Whether ``metrics.csv`` begins with what it was at a position that ``RunDirectory.position`` returned."""
+    path, size = Path(directory) / METRICS, position["metrics_bytes"]
+    return path.is_file() and path.stat().st_size >= size and sha256(path, size) == position["metrics_sha256"]
+
+
+def _lock(directory: Path) -> IO[bytes]:
+    """Opens the file that stands for the run, for this process alone."""
+    file = (directory / CONFIG).open("ab")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        allowed = "is in use by another process; wait for it to end, or choose another directory"
+        raise InvalidValueError("hydra.run.dir", directory, allowed) from None
+    except OSError as error:
+        print(
+            f"warning: {directory}: cannot be locked ({error.strerror}), so do not train in it twice", file=sys.stderr
+        )
+    return file
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def provenance() -> dict[str, Any]:
@@ -88,7 +261,7 @@ def provenance() -> dict[str, Any]:
         "commit": _git_commit(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
         "machine": {"system": platform.platform(), "python": platform.python_version()},
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
@@ -107,14 +280,26 @@ def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float
 def _git_commit() -> str | None:
     """Returns the commit of the source tree, marked if it has changes, or None where there is no git."""
     root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Without its locks: a run that is killed must not leave one in the source tree.
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _version(package: str) -> str | None:
+def version(package: str = "remac") -> str | None:
+    """Returns the version of an installed package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

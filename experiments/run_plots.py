@@ -1,9 +1,11 @@
 """Pictures of one run, drawn from its ``metrics.csv``."""
 
+import io
 from pathlib import Path
 
 from experiments.figures import COLOURS, label, new_figure
 from experiments.run_directory import PLOTS, read_metrics
+from remac.files import write_whole
 
 # File name: (label of the y axis, {metric: label of its line}).
 FIGURES = {
@@ -30,5 +32,7 @@ def plot_run(directory: Path | str) -> list[Path]:
         axes[0, 0].legend(frameon=False, fontsize=8)
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")
-        figure.savefig(files[-1], dpi=120)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
+        write_whole(files[-1], content.getvalue())
     return files

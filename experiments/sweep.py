@@ -1,28 +1,27 @@
 """Runs a preset: ``python -m experiments.sweep experiment=adam_epsilon scale=laptop``.
 
 A preset, ``conf/experiment/<name>.yaml``, lists arms (named sets of overrides); every arm runs on every task with every
-seed, and runs that differ in numbers only share one program. The same command again runs what is missing.
+seed, and runs that differ in numbers only share one program. The same command again runs what is missing, and goes on
+with what was stopped.
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from experiments import command_line, plot
-from experiments.config import Job, make_job
-from experiments.population import PlannedJob, run_jobs
-from experiments.run_directory import CONFIG, PLAN, SUMMARY
+from experiments.config import AUTO, Job, make_job
+from experiments.population import PlannedJob, require_own_directories, run_jobs
+from experiments.run_directory import PLAN
 from remac.types import InvalidValueError
 from remac.validation import require_number, require_one_of
 
@@ -78,15 +77,14 @@ class PlannedRun:
 
 
 def main(config: DictConfig) -> None:
-    """Runs what is missing of a sweep, and draws its figures."""
+    """Runs or continues what is not finished of a sweep, and draws its figures."""
     name = HydraConfig.get().runtime.choices["experiment"]
     directory = Path(config.directory)
     runs = plan(config, name, directory)
-    missing = [run for run in runs if not is_finished(run)]
+    planned = [PlannedJob(run.job, run.directory, directory.name, run.overrides) for run in runs]
+    require_own_directories(planned)
     write_plan(directory, runs, experiment=name, suite=config.suite, scale=config.scale)
-    print(f"{name}: {len(runs)} runs in {directory}, {len(runs) - len(missing)} of them finished before", flush=True)
-    planned = [PlannedJob(run.job, run.directory, directory.name, run.overrides) for run in missing]
-    outcomes = run_jobs(planned, memory_gib=config.memory_gib) if planned else []
+    outcomes = run_jobs(planned, memory_gib=config.memory_gib)
     plot.main([str(directory), f"out={directory / 'figures'}"])
     failed = [outcome for outcome in outcomes if outcome.score is None]
     if failed:
@@ -128,35 +126,12 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedRun]:
             overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
             composed = hydra.compose("train", list(overrides))
             for seed in seeds:
-                job = make_job(OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed}))
+                job = make_job(
+                    OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
+                )
                 cell = directory / task / arm / f"seed{seed}"
                 runs.append(PlannedRun(f"{config.suite}/{task}", arm, seed, (*overrides, f"seed={seed}"), cell, job))
     return runs
-
-
-def is_finished(run: PlannedRun) -> bool:
-    """Returns whether a run is done already.
-
-    Raises:
-        InvalidValueError: If its directory holds a run with another configuration.
-    """
-    config, summary = run.directory / CONFIG, run.directory / SUMMARY
-    if not config.is_file():
-        return False
-    found, wanted = (dict(_leaves(tree)) for tree in (yaml.safe_load(config.read_text()), run.job.config))
-    for key in wanted | found:
-        if not key.startswith("logger.") and found.get(key) != wanted.get(key):
-            allowed = f"holds a run with {key}={found.get(key)}, not {wanted.get(key)}; take another directory"
-            raise InvalidValueError("directory", run.directory, allowed)
-    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
-
-
-def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def write_plan(directory: Path, runs: list[PlannedRun], **names: Any) -> None:

@@ -17,7 +17,8 @@ def main(config: DictConfig) -> float:
     directory = Path(hydra_config.runtime.output_dir)
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else directory.name
-    planned = PlannedJob(make_job(config), directory, sweep, list(hydra_config.overrides.task))
+    overrides = list(hydra_config.overrides.task)
+    planned = PlannedJob(make_job(config, overrides), directory, sweep, overrides)
     (outcome,) = run_jobs([planned])
     if outcome.score is None:
         raise outcome.error or RuntimeError(outcome.reason)

@@ -16,6 +16,7 @@ INIT_TIMEOUT_SECONDS = 6.5
 CLEANUP_SECONDS = 2.0
 FINISH_TIMEOUT_SECONDS = 60.0
 _TAG_LENGTH, _NAME_LENGTH = 64, 128
+_JOURNAL = Path("wandb", "rows.jsonl")  # in the run directory
 
 
 def run_id(sweep: str, arm: str, seed: int) -> str:
@@ -25,7 +26,7 @@ def run_id(sweep: str, arm: str, seed: int) -> str:
 
 def make_tags(tags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Returns the given tags and those made from overrides, each once, and of a length that W&B takes."""
-    untold = ("hydra.", "hydra/", "logger.", "logger=")
+    untold = ("hydra.", "hydra/", "logger.", "logger=", "checkpoint.", "resume=")
     told = [text for text in overrides if not text.lstrip("+~").startswith(untold)]
     stripped = [text.strip() for text in (*tags, *told)]
     return list(dict.fromkeys(_shorten(text, _TAG_LENGTH) for text in stripped if text))
@@ -69,6 +70,7 @@ class WandbLogger:
             overrides: What the command line changed; each becomes a tag.
         """
         self._id = run_id(sweep, arm, seed)
+        self._journal = Path(directory) / _JOURNAL
         self._run: Any = None
         self._env_steps = 0
         self._sync_command = ""
@@ -87,14 +89,20 @@ class WandbLogger:
             "reinit": "create_new",
         }
         self._is_offline = settings["mode"] != "online"
+        self._logged = -1
         self._attempt(self._start, exit_code=1)
 
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Logs all metrics of one evaluation as one row."""
-        if self._run is None:
+        """Logs all metrics of one evaluation as one row; a row that is there already is not logged again.
+
+        A resumed run comes to some evaluations for the second time, with other times and on a GPU with other values,
+        and of the rows of a process that was killed, W&B may have all or none. So each row is written down first:
+        what may have been logged is logged again as it was.
+        """
+        if self._run is None or env_steps <= self._logged:
             return
-        self._env_steps = int(env_steps)
-        self._attempt(lambda: self._log_row({name: float(value) for name, value in metrics.items()}), exit_code=1)
+        self._env_steps = self._logged = int(env_steps)
+        self._attempt(lambda: self._write_down_and_log(metrics), exit_code=1)
 
     def finish(self, summary: Mapping[str, Any], plots: Sequence[Path], exit_code: int) -> None:
         """Logs what is known at the end, closes the run, and prints how to upload it, or its address if it is there."""
@@ -121,6 +129,7 @@ class WandbLogger:
         self._sync_command = f"wandb sync {id_option}{shlex.quote(str(Path(self._run.dir).parent))}"
         self._run.define_metric("env_steps")
         self._run.define_metric("*", step_metric="env_steps")
+        self._log_again()
         if reason is not None:
             _warn(f"W&B is out of reach, so runs of this process are logged offline ({reason})")
 
@@ -161,6 +170,21 @@ class WandbLogger:
             self._log_row(images)
         self._run.finish(exit_code=exit_code)
 
+    def _write_down_and_log(self, metrics: Mapping[str, float]) -> None:
+        row = {name: float(value) for name, value in metrics.items()}
+        self._journal.parent.mkdir(exist_ok=True)
+        with self._journal.open("a") as file:
+            file.write(json.dumps({"env_steps": self._env_steps, **row}) + "\n")
+        self._log_row(row)
+
+    def _log_again(self) -> None:
+        """Logs the rows of earlier processes; those that the server has already it tells by its summary."""
+        known = -1 if self._is_offline else self._run.summary.get("env_steps", -1)
+        for row in _read_rows(self._journal):
+            self._env_steps = self._logged = row.pop("env_steps")
+            if self._logged > known:
+                self._log_row(row)
+
     def _log_row(self, values: Mapping[str, Any]) -> None:
         self._run.log({"env_steps": self._env_steps, **values})
 
@@ -184,6 +208,17 @@ class WandbLogger:
         if WandbLogger._is_client_broken and not WandbLogger._alive:
             WandbLogger._is_client_broken = False
             _tear_down()
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows that were written down, each with ``env_steps``; the last may have been cut short."""
+    if not path.exists():
+        return []
+    content = path.read_text()
+    if content and not content.endswith("\n"):
+        content = content[: content.rfind("\n") + 1]
+        path.write_text(content)
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def _tear_down() -> None:

@@ -6,7 +6,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from remac.devices import SPLIT, WHOLE, MemberSplit
 from remac.evaluation import Evaluator
 from remac.pacing import Pacer
 from remac.policy import Policy
+from remac.snapshot import Arrays, Snapshot
 from remac.training import (
     TRAIN_STATE_SPLIT,
     Agent,
@@ -31,7 +32,7 @@ from remac.training import (
     transition_example,
 )
 from remac.types import Environment, EnvState, InvalidValueError, Key, PyTree
-from remac.validation import require_int
+from remac.validation import require_int, require_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,9 @@ class TrainConfig:
         num_eval_episodes: Episodes per evaluation and action mode.
         eval_seed: Evaluation randomness is a function of this and of the environment step alone.
         replay_capacity: Rows; no more than ``total_env_steps`` are allocated.
+        max_diverged_fraction: Share of the environment steps between two evaluations in which the simulation may
+            diverge; a member with more is stopped.
+        checkpoint_every_env_steps: Environment steps between ``Checkpoint`` events; None for no such events.
     """
 
     total_env_steps: int = 100_000
@@ -55,6 +59,8 @@ class TrainConfig:
     num_eval_episodes: int = 16
     eval_seed: int = 1_000_003
     replay_capacity: int = 1_000_000
+    max_diverged_fraction: float = 0.01
+    checkpoint_every_env_steps: int | None = None
 
     @property
     def replay_rows(self) -> int:
@@ -70,6 +76,9 @@ class TrainConfig:
         for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
             require_int(field, getattr(self, field), 1)
         require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
+        require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
+        if self.checkpoint_every_env_steps is not None:
+            require_int("checkpoint.every_env_steps", self.checkpoint_every_env_steps, 1)
         if self.total_env_steps < num_envs:
             raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
@@ -90,11 +99,29 @@ class Progress:
         env_steps: Environment steps made by each member.
         gradient_steps: Gradient steps made by each member.
         evaluating: Whether an evaluation is under way.
+        snapshot: What training could be continued from; valid while the callback runs. None while an empty replay is
+            being filled again.
     """
 
     env_steps: int
     gradient_steps: int
     evaluating: bool = False
+    snapshot: Snapshot | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """It is time to save the training, if it is to be saved.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        snapshot: What training can be continued from; valid while the callback runs.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    snapshot: Snapshot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +142,11 @@ class Evaluation:
     policies: Policy | None = None
 
 
-class NonFiniteError(ArithmeticError):
+class StoppedError(ArithmeticError):
+    """A member cannot go on; the message is one line."""
+
+
+class NonFiniteError(StoppedError):
     """A metric of a member became NaN or infinite.
 
     Attributes:
@@ -124,25 +155,43 @@ class NonFiniteError(ArithmeticError):
     """
 
     def __init__(self, metric: str, gradient_step: int) -> None:
-        """Stores both; the message is one line."""
+        """Stores both."""
         super().__init__(f"{metric} became non-finite at gradient step {gradient_step}")
         self.metric, self.gradient_step = metric, gradient_step
 
 
+class DivergedError(StoppedError):
+    """The simulation of a member diverged too often.
+
+    Attributes:
+        num_diverged: Steps in which it diverged.
+        num_steps: All steps between the same two evaluations.
+    """
+
+    def __init__(self, num_diverged: int, num_steps: int, env_steps: int, max_diverged_fraction: float) -> None:
+        """Stores the counts."""
+        super().__init__(
+            f"the simulation diverged in {num_diverged} of the last {num_steps} env steps at {env_steps} env steps, "
+            f"more than max_diverged_fraction={max_diverged_fraction:g} allows; "
+            "shorter time steps or smaller actions may help, see env/diverged"
+        )
+        self.num_diverged, self.num_steps = num_diverged, num_steps
+
+
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A member became non-finite: it learns no more, and later metrics of it mean nothing.
+    """A member cannot go on: later metrics of it mean nothing.
 
     Attributes:
         member: Its index.
-        error: The metric and the gradient step.
+        error: Why.
     """
 
     member: int
-    error: NonFiniteError
+    error: StoppedError
 
 
-Callback = Callable[[Progress | Evaluation | Failure], None]
+Callback = Callable[[Progress | Evaluation | Checkpoint | Failure], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +206,7 @@ class Result:
 
     agent_state: Any
     evaluations: list[Evaluation]
-    failures: dict[int, NonFiniteError]
+    failures: dict[int, StoppedError]
 
 
 def train(
@@ -166,6 +215,7 @@ def train(
     config: TrainConfig,
     key: Key,
     callback: Callback | None = None,
+    start: Arrays | None = None,
 ) -> Result:
     """Trains one agent: a population of one.
 
@@ -174,16 +224,21 @@ def train(
         env: Training environments, for example of ``envs.make``.
         config: How long and how often.
         key: Consumed.
-        callback: Called with ``Progress``, ``Evaluation`` (metrics `[1]`) and ``Failure``; may raise to stop.
+        callback: Called with ``Progress``, ``Evaluation`` (metrics `[1]`), ``Checkpoint`` and ``Failure``; may raise to
+            stop.
+        start: What ``Snapshot.member`` returned, to continue from there.
 
     Returns:
         The agent's state without a member axis, and the evaluations.
 
     Raises:
         InvalidValueError: If the configuration is not allowed.
-        NonFiniteError: If a loss or a parameter became non-finite.
+        StoppedError: If a loss or a parameter became non-finite, or the simulation diverged too often.
+        MisfitError: If ``start`` is not of such a training.
     """
-    result = train_population(stack_members([agent]), env, config, key[None], callback)
+    result = train_population(
+        stack_members([agent]), env, config, key[None], callback, None if start is None else [start]
+    )
     evaluations = [
         dataclasses.replace(event, metrics={name: values[0] for name, values in event.metrics.items()})
         for event in result.evaluations
@@ -202,42 +257,50 @@ def train_population(
     config: TrainConfig,
     keys: Key,
     callback: Callback | None = None,
+    start: Sequence[Arrays] | None = None,
 ) -> Result:
     """Trains P agents side by side, each as if alone; with several devices, each device trains some of them.
 
-    A member that becomes non-finite does not disturb the others.
+    A member that has to stop does not disturb the others.
 
     Args:
         agents: Leaves `[P, ...]`, see ``stack_members``.
         env: Training environments of one member.
         config: How long and how often.
         keys: `[P]`, consumed.
-        callback: Called with ``Progress``, ``Evaluation`` and ``Failure``; may raise to stop.
+        callback: Called with ``Progress``, ``Evaluation``, ``Checkpoint`` and ``Failure``; may raise to stop.
+        start: What ``Snapshot.member`` returned for each member, at the same round, to continue from there. Without
+            the transitions, the policy first fills the replay again with ``prefill_env_steps`` steps, which do not
+            count.
 
     Returns:
-        The agents' states `[P, ...]`, the evaluations and the failures.
+        The agents' states `[P, ...]`, the evaluations from here on and the failures.
 
     Raises:
         InvalidValueError: If the configuration is not allowed.
-        NonFiniteError: If a loss or a parameter became non-finite in every member.
+        StoppedError: If no member can go on.
+        MisfitError: If ``start`` is not of such a training.
     """
     config.validate(env.num_envs, agents.batch_size)
-    return _Loop(agents, env, config, keys, callback or (lambda event: None)).run()
+    loop = _Loop(agents, env, config, keys, callback or (lambda event: None))
+    if start is not None:
+        loop.restore(start)
+    return loop.run()
 
 
 class _Loop:
     """State of a training under way; ``run`` drives it.
 
-    What changes, and so what a training could be continued from, is ``state``, ``env_state`` (leading axes
-    `[places, ...]`, see ``MemberSplit``), ``rounds_done``, ``evaluations`` and ``failures``.
+    What changes, and so what a training can be continued from, is what ``snapshot`` returns. ``evaluations`` and
+    ``failures`` are those of this process.
     """
 
     def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
         self.env, self.config, self.callback = env, config, callback
-        self.rounds_done = 0
+        self.rounds_done, self.evaluated_round = 0, -1
         self.evaluations: list[Evaluation] = []
-        self.failures: dict[int, NonFiniteError] = {}
-        self.evaluating = False
+        self.failures: dict[int, StoppedError] = {}
+        self.evaluating = self.filling_again = False
         self.pacer = Pacer(self._on_tick)
         self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
         self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
@@ -266,20 +329,45 @@ class _Loop:
     def gradient_steps(self) -> int:
         return max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
 
+    def snapshot(self) -> Snapshot:
+        """Returns everything that the training is."""
+        return Snapshot(self.state, self.env_state, self.rounds_done, self.evaluated_round)
+
+    def restore(self, members: Sequence[Arrays]) -> None:
+        """Goes back to where a snapshot was taken."""
+        snapshot = self.snapshot().restored(members, self.split)
+        self.state, self.env_state = snapshot.state, snapshot.env_state
+        self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
+        self.filling_again = self.rounds_done > 0 and not int(self.state.replay.size)
+
     def run(self) -> Result:
-        eval_every = math.ceil(self.config.eval_every_env_steps / self.env.num_envs)
+        num_envs, first_round = self.env.num_envs, self.rounds_done
+        eval_every = math.ceil(self.config.eval_every_env_steps / num_envs)
+        checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / num_envs) or self.total_rounds
         self._on_tick()
-        self._evaluate()
-        while self.rounds_done < self.total_rounds:
-            next_eval = min((self.rounds_done // eval_every + 1) * eval_every, self.total_rounds)
-            if self.rounds_done < self.prefill_rounds:
-                self.run_rounds(min(next_eval, self.prefill_rounds) - self.rounds_done, 0)
-            else:
-                self.run_rounds(next_eval - self.rounds_done, self.config.updates_per_round)
-            self._note_failures()
-            if self.rounds_done == next_eval:
+        if self.filling_again:
+            self._fill_again()
+        while True:
+            is_end = self.rounds_done >= self.total_rounds
+            if (is_end or self.rounds_done % eval_every == 0) and self.evaluated_round != self.rounds_done:
                 self._evaluate()
-        return Result(self.split.members(self.state.agent), self.evaluations, self.failures)
+            if is_end:
+                return Result(self.split.members(self.state.agent), self.evaluations, self.failures)
+            if self.rounds_done > first_round and self.rounds_done % checkpoint_every == 0:
+                self.callback(Checkpoint(self.env_steps, self.gradient_steps, self.snapshot()))
+            stops = [(self.rounds_done // every + 1) * every for every in (eval_every, checkpoint_every)]
+            stop = min(*stops, self.total_rounds)
+            if self.rounds_done < self.prefill_rounds:
+                self.run_rounds(min(stop, self.prefill_rounds) - self.rounds_done, 0)
+            else:
+                self.run_rounds(stop - self.rounds_done, self.config.updates_per_round)
+            self._note_failures()
+
+    def _fill_again(self) -> None:
+        """Makes up for transitions that were not saved."""
+        rounds_done = self.rounds_done
+        self.run_rounds(max(self.prefill_rounds, 1), 0)
+        self.rounds_done, self.filling_again = rounds_done, False
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         for _ in range(num_rounds):
@@ -340,7 +428,9 @@ class _Loop:
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
         policies = self.agents.policy(self.state.agent)
         metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
+        num_steps = (self.rounds_done - max(self.evaluated_round, 0)) * self.env.num_envs
         self.state = dataclasses.replace(self.state, metrics=self._reset_metrics(self.state.metrics))
+        self.evaluated_round = self.rounds_done
         self.evaluating = False
         event = Evaluation(self.env_steps, self.gradient_steps, metrics)
         self.evaluations.append(event)
@@ -349,6 +439,9 @@ class _Loop:
             if name != "train/episode_return":
                 for index in np.flatnonzero(~np.isfinite(values)):
                     self._fail(int(index), NonFiniteError(name, self.gradient_steps))
+        limit, diverged = self.config.max_diverged_fraction, metrics.get("env/diverged", np.zeros(0))
+        for index in np.flatnonzero(diverged > limit * num_steps):
+            self._fail(int(index), DivergedError(int(diverged[index]), num_steps, self.env_steps, limit))
 
     def _training_means(self) -> dict[str, np.ndarray]:
         sums = self.split.members(jax.device_get(self.state.metrics))
@@ -359,11 +452,14 @@ class _Loop:
             means["train/episode_return"] = np.where(
                 sums.episodes > 0, sums.episode_return / np.maximum(sums.episodes, 1), np.nan
             )
+        if self.rounds_done:
+            means["env/diverged"] = sums.diverged
         return means
 
     def _on_tick(self) -> None:
         self._note_failures()
-        self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating))
+        snapshot = None if self.filling_again else self.snapshot()
+        self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating, snapshot))
 
     def _note_failures(self) -> None:
         sums = self.state.metrics
@@ -371,7 +467,7 @@ class _Loop:
         for index in np.flatnonzero(steps >= 0):
             self._fail(int(index), NonFiniteError(sorted(sums.totals)[metric[index]], int(steps[index])))
 
-    def _fail(self, index: int, error: NonFiniteError) -> None:
+    def _fail(self, index: int, error: StoppedError) -> None:
         """Marks a member as failed, once; ends the training when no member is left."""
         if index in self.failures:
             return

@@ -1,5 +1,6 @@
 """A policy by itself: parameters, normaliser and shapes; what is saved with a run and loaded without one."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flax import struct, traverse_util
 
 from remac import normalization
 from remac.distributions import TanhGaussian
+from remac.files import write_whole
 from remac.networks import PolicyNetwork
 from remac.normalization import RunningStatistics
 from remac.types import Array, Key, PyTree
@@ -57,15 +59,17 @@ class Policy:
 
 
 def save_policy(policy: Policy, directory: Path | str) -> None:
-    """Writes a policy as arrays and JSON into a directory, which is made."""
+    """Writes a policy as arrays and JSON into a directory, which is made; no file is ever there in part."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shape = {field: getattr(policy, field) for field in _STATIC_FIELDS}
-    (directory / _SHAPE_FILE).write_text(json.dumps(shape, indent=2) + "\n")
+    write_whole(directory / _SHAPE_FILE, (json.dumps(shape, indent=2) + "\n").encode())
     parameters = traverse_util.flatten_dict(policy.parameters, sep="/")
     normalizer = {f"normalizer/{name}": getattr(policy.normalizer, name) for name in _normalizer_fields()}
     arrays = {name: np.asarray(value) for name, value in (parameters | normalizer).items()}
-    np.savez(directory / _ARRAY_FILE, **arrays)  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(directory / _ARRAY_FILE, content.getvalue())
 
 
 def load_policy(directory: Path | str) -> Policy:

@@ -63,11 +63,13 @@ class Experience(NamedTuple):
         transition: The steps.
         episode_return: Undiscounted return of the running or just ended episode.
         episode_ended: Whether a whole episode has just ended; one that a staggered start cut short does not count.
+        diverged: Whether the simulation broke down in the step.
     """
 
     transition: Transition
     episode_return: Array
     episode_ended: Array
+    diverged: Array
 
 
 @struct.dataclass
@@ -79,6 +81,7 @@ class MetricSums:
         rounds: Number of rounds with gradient steps.
         episode_return: Sum of the returns of the episodes that ended.
         episodes: Their number.
+        diverged: Number of steps in which the simulation broke down.
         failed_step: Gradient step of the first non-finite metric, -1 while there is none. Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
     """
@@ -87,6 +90,7 @@ class MetricSums:
     rounds: Array
     episode_return: Array
     episodes: Array
+    diverged: Array
     failed_step: Array
     failed_metric: Array
 
@@ -153,6 +157,7 @@ def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity
         rounds=zeros,
         episode_return=zeros,
         episodes=zeros,
+        diverged=zeros,
         failed_step=jnp.full((num_members,), -1, jnp.int32),
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
@@ -183,6 +188,7 @@ def experience(before: EnvState, action: Array | np.ndarray, after: EnvState) ->
         ),
         episode_return=after.episode_return,
         episode_ended=ended & (after.episode_length == after.step_count),
+        diverged=after.diverged,
     )
 
 
@@ -247,7 +253,12 @@ def reset_metrics(sums: MetricSums) -> MetricSums:
     """Starts new sums; a recorded failure stays."""
     zeros = jnp.zeros_like(sums.rounds)
     return dataclasses.replace(
-        sums, totals={name: zeros for name in sums.totals}, rounds=zeros, episode_return=zeros, episodes=zeros
+        sums,
+        totals={name: zeros for name in sums.totals},
+        rounds=zeros,
+        episode_return=zeros,
+        episodes=zeros,
+        diverged=zeros,
     )
 
 
@@ -256,6 +267,7 @@ def _add_episodes(sums: MetricSums, new: Experience) -> MetricSums:
         sums,
         episode_return=sums.episode_return + jnp.sum(jnp.where(new.episode_ended, new.episode_return, 0.0)),
         episodes=sums.episodes + jnp.sum(new.episode_ended),
+        diverged=sums.diverged + jnp.sum(new.diverged),
     )
 
 

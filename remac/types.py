@@ -70,6 +70,9 @@ class EnvState:
         reward: Reward of the last step, `[E]`.
         termination: The task ended the episode (never bootstraps), `[E]` bool.
         truncation: The time limit ended the episode (bootstraps), `[E]` bool.
+        diverged: The simulation broke down in the last step (an observation, a reward or the physics itself became
+            non-finite or huge), `[E]` bool. Such a step is a termination with reward 0, and ``final_observation`` is
+            the observation before it.
         final_observation: Observation after the last step, before any reset, `[E, obs_dim]`.
         step_count: Steps that count towards the time limit, `[E]` int32. A staggered first episode starts above 0.
         key: Randomness of the coming resets; its form is the suite's own.
@@ -82,6 +85,7 @@ class EnvState:
     reward: Array
     termination: Array
     truncation: Array
+    diverged: Array
     final_observation: Array
     step_count: Array
     key: Array

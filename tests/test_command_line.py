@@ -1,11 +1,15 @@
 """Bad input: status 2, one line on standard error that says what and what instead, and no trace left behind."""
 
+import importlib.util
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
@@ -128,6 +132,15 @@ BAD = [
     (["-m", "seed=1,x"], ["seed=1,x", "Integer"]),
     (["-m", "agent=remac,ppo"], ["agent=ppo", "remac, sac"]),
     (["-m", "agent.num_retries=1,2,9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["checkpoint.keep=0"], ["checkpoint.keep=0", "at least 1"]),
+    (["checkpoint.every_env_steps=0"], ["checkpoint.every_env_steps=0", "at least 1"]),
+    (["checkpoint.replay=maybe"], ["checkpoint.replay=maybe"]),
+    (["max_diverged_fraction=1.5"], ["max_diverged_fraction=1.5", "[0, 1]"]),
+    (["resume=auto"], ["resume=auto", "hydra.run.dir=<directory>"]),
+    (["-m", "seed=1,2", "resume=auto"], ["resume=auto", "hydra.sweep.dir=<directory>"]),
+    (["resume=nowhere"], ["resume=nowhere", "a directory that holds a run"]),
+    (["-m", "seed=1,2", "resume=nowhere"], ["resume=nowhere", "must be auto"]),
+    (["resume=nowhere", "hydra.run.dir=x"], ["resume=nowhere", "hydra.run.dir must be left out"]),
     (["-m", "seed=1,2", "agent.lr=1"], ["agent.lr=1", "no such key"]),
     (["-m", "seed=1,2", "+agent.lr=1,2"], ["agent.lr", "no such key"]),
     (["-m", "agent=sac,remac", "agent.num_samples=4"], ["agent.num_samples=4", "no such key"]),
@@ -276,6 +289,7 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     run = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *QUICK, "total_env_steps=100000000", "replay_capacity=1000",
+         "checkpoint.every_env_steps=50000000",
          f"hydra.run.dir={run}"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -288,3 +302,24 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     assert process.returncode == status, err[-2000:]
     assert "Traceback" not in err
     assert '"interrupted"' in (run / "summary.json").read_text()
+    (saved,) = (run / "checkpoints").iterdir()
+    assert (saved / "manifest.json").exists() and int(saved.name) > 0
+
+
+def test_physics_that_diverges_too_often_stops_the_run_with_status_3(call, tmp_path):
+    """Half cheetah with ten times its time step: MuJoCo's accelerations become huge."""
+    gymnasium = importlib.util.find_spec("gymnasium").submodule_search_locations[0]
+    source = Path(gymnasium, "envs", "mujoco", "assets", "half_cheetah.xml")
+    model = tmp_path / "coarse.xml"
+    model.write_text(source.read_text().replace('timestep="0.01"', 'timestep="0.1"'))
+    run = tmp_path / "run"
+    options = ["env=mujoco/half_cheetah", f"+env.options.xml_file={model}", "+env.options.episode_length=30"]
+    status, _, err = call([*options, *QUICK[1:], f"hydra.run.dir={run}"])
+    assert status == 3
+    last = err.strip().splitlines()[-1]
+    assert "the simulation diverged in" in last and "max_diverged_fraction=0.01" in last
+    assert not Path("MUJOCO_LOG.TXT").exists()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "stopped" and summary["reason"] == last
+    metrics = summary["metrics"]
+    assert metrics["env/diverged"] > 1.28 and all(np.isfinite(value) for value in metrics.values())

@@ -96,3 +96,31 @@ def test_names_and_options_are_checked():
     with pytest.raises(InvalidValueError, match=r"gravity=1: .*episode_length"):
         envs.make("probe/action", num_envs=1, gravity=1)
     assert len(envs.names()) == len(set(envs.names())) == 9 + 11 + 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Brittle(Walk):
+    """Beyond 2 the position, and below -2 the reward, is not finite; starts above 0.9 are not either."""
+
+    def start(self, key):
+        position, observation = super().start(key)
+        return position, jnp.where(position > 0.9, jnp.nan, observation)
+
+    def advance(self, physics, action):
+        position, observation, reward, termination = super().advance(physics, action)
+        observation = jnp.where(position > 2, jnp.nan, observation)
+        return position, observation, jnp.where(position < -2, jnp.inf, reward), termination
+
+
+@pytest.mark.parametrize("action", [1.0, -1.0])
+def test_numbers_that_are_not_finite_end_the_episode(action):
+    env = DeviceEnvironment("test/brittle", Brittle(), num_envs=64, episode_length=4)
+    states = rollout(env, [action] * 60)
+    assert (states.diverged.sum(axis=1) > 0).any() and not states.diverged[0].any()
+    np.testing.assert_array_equal(states.termination, states.diverged)
+    assert (states.reward[states.diverged] == 0).all() and not (states.truncation & states.diverged).any()
+    assert (states.episode_return == action * (states.episode_length - states.termination)).all()
+    for leaf in (states.observation, states.final_observation, states.reward, states.episode_return):
+        assert np.isfinite(leaf).all()
+    before = states.observation[:-1][states.diverged[1:]]
+    np.testing.assert_array_equal(states.final_observation[1:][states.diverged[1:]], before)

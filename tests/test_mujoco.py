@@ -1,5 +1,6 @@
 """The MuJoCo suite against Gymnasium itself, and the invariants of its engine."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -153,7 +154,6 @@ def test_options_equal_gymnasium(task, options):
 
 
 def test_every_gymnasium_flag_is_an_option_with_its_default():
-    import dataclasses
     import inspect
 
     for task in GYMNASIUM:
@@ -534,3 +534,57 @@ def test_render_gives_the_reason_where_it_cannot(monkeypatch):
     env = suite.make("reacher", num_envs=1)
     with pytest.raises(RuntimeError, match=r"cannot render.*no such driver"):
         env.render(env.reset(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("task", ["half_cheetah", "ant", "humanoid"])
+def test_physics_that_diverges_ends_the_episode_and_disturbs_nobody(task, num_threads, capfd):
+    """MuJoCo finds the accelerations too large, starts that simulation afresh and counts a warning."""
+    env = suite.make(task, num_envs=5, num_threads=num_threads)
+    calm = env.step(env.reset(jax.random.key(0)), np.zeros((5, env.action_size)))
+    qpos, qvel = (array.copy() for array in coordinates(env, calm))
+    qvel[[1, 3]] = 1e9
+    pushed = env.state_from(jax.random.key(1), qpos, qvel)
+    gentle = env.state_from(jax.random.key(1), *coordinates(env, calm))
+    bad, action = np.array([False, True, False, True, False]), np.full((5, env.action_size), 0.1)
+    after, usual = env.step(pushed, action), env.step(gentle, action)
+    np.testing.assert_array_equal(after.diverged, bad)
+    np.testing.assert_array_equal(after.termination, bad | usual.termination)
+    assert not after.reward[bad].any() and not after.episode_return[bad].any() and not after.truncation[bad].any()
+    np.testing.assert_array_equal(after.final_observation[bad], pushed.observation[bad])
+    assert_equal(rows(after, ~bad), rows(usual, ~bad))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    following = env.step(after, action)
+    assert not following.diverged.any() and (following.episode_length[bad] == 1).all()
+    again = env.step(pushed, action)
+    assert_equal(after, again)
+    assert capfd.readouterr() == ("", "") and not Path("MUJOCO_LOG.TXT").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["observation", "reward"])
+def test_numbers_that_are_not_finite_end_the_episode(where, value, monkeypatch):
+    env = suite.make("half_cheetah", num_envs=3)
+    state = env.reset(jax.random.key(0))
+    usual = env.step(state, np.zeros((3, 6)))
+    original_observe, original_outcome = type(env.task).observe, type(env.task).outcome
+
+    def observe(task, readings):
+        found = original_observe(task, readings).copy()
+        if where == "observation" and len(found) == 3:
+            found[2, 4] = value
+        return found
+
+    def outcome(task, readings, velocity):
+        reward, termination = original_outcome(task, readings, velocity)
+        if where == "reward":
+            reward = np.where(np.arange(3) == 2, value, reward)
+        return reward, termination
+
+    monkeypatch.setattr(type(env.task), "observe", observe)
+    monkeypatch.setattr(type(env.task), "outcome", outcome)
+    after = env.step(state, np.zeros((3, 6)))
+    np.testing.assert_array_equal(after.diverged, [False, False, True])
+    np.testing.assert_array_equal(after.termination, after.diverged)
+    assert after.reward[2] == 0 and np.isfinite(after.observation).all()
+    np.testing.assert_array_equal(after.final_observation, [*usual.final_observation[:2], state.observation[2]])

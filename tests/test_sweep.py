@@ -174,7 +174,7 @@ def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
 
     status, out, err = call(monkeypatch, capsys, tmp_path, arguments)
     assert status == 0, err
-    assert "3 runs" in out and "1 of them finished before" in out
+    assert out.count("has finished already") == 1
     assert (run / "metrics.csv").read_bytes() == before
     plan = json.loads((tmp_path / "runs" / "plan.json").read_text())
     assert (plan["experiment"], plan["suite"], plan["scale"]) == ("speed", "mujoco", "smoke")
@@ -182,4 +182,4 @@ def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
     assert all((tmp_path / "runs" / cell["directory"] / "summary.json").is_file() for cell in plan["runs"])
 
     status, _, err = call(monkeypatch, capsys, tmp_path, [*arguments[:3], 'overrides=["agent.hidden_sizes=[9]"]'])
-    assert status == 2 and "agent.hidden_sizes=[8], not [9]" in err and len(err.splitlines()) == 1
+    assert status == 2 and "agent.hidden_sizes=[9]" in err and "[8]" in err and len(err.splitlines()) == 1

@@ -97,7 +97,7 @@ def test_every_metric_is_there_at_every_evaluation(finished):
         names.setdefault((int(row["env_steps"]), int(row["gradient_steps"])), set()).add(row["name"])
     assert list(names) == [(0, 0), (128, 64), (256, 192)]
     assert names[0, 0] == EVALUATION | {"time/evaluation_seconds"}
-    everything = EVALUATION | TRAINING | TIMING | {"temperature"}
+    everything = EVALUATION | TRAINING | TIMING | {"temperature", "env/diverged"}
     assert names[128, 64] - {"train/episode_return"} == everything
     assert names[256, 192] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"
 
@@ -203,6 +203,9 @@ def test_used_directories_are_refused(tmp_path):
     run.log(8, 0, {"eval/return": 1.5})
     run.log(16, 4, {"eval/return": 2.5, "critic/loss": 0.1})
     assert read_metrics(run.path) == {"eval/return": ([8, 16], [1.5, 2.5]), "critic/loss": ([16], [0.1])}
+    with pytest.raises(InvalidValueError, match="in use by another process"):
+        RunDirectory(tmp_path / "new", {})
+    run.close()
     with pytest.raises(InvalidValueError, match="holds a run already"):
         RunDirectory(tmp_path / "new", {})
     (tmp_path / "other").mkdir()

@@ -343,3 +343,35 @@ def test_a_process_whose_server_never_answers_takes_15_seconds_at_most_and_ends(
     assert float(first) < 16 and float(second) < 2 and ended - float(end) < 5
     assert [len(read_run(tmp_path / name).rows) for name in "01"] == [1, 1]
     assert contains(tmp_path, FAKE_KEY) == [] == contains(tmp_path, "a line of the training")
+
+
+def test_a_run_that_was_killed_is_continued_with_all_its_rows(tmp_path: Path, capfd: Any) -> None:
+    """W&B's service may lose the rows of a killed process; what it may have is never contradicted."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    code = f"""
+    import os, signal
+    from pathlib import Path
+    from experiments.wandb_logger import WandbLogger
+    logger = WandbLogger({SETTINGS!r}, {{}}, Path({str(directory)!r}), sweep="sweep", arm="M=4", seed=3, overrides=[])
+    for env_steps in (0, 16, 32):
+        logger.log(env_steps, {{"value": env_steps / 7, "time/seconds": 1.0}})
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    (first,) = directory.glob("wandb/offline-run-*")
+    with (directory / "wandb" / "rows.jsonl").open("a") as file:
+        file.write('{"env_steps": 48, "val')  # written by a process that was killed, so it was not logged
+    again = start(directory)
+    # The checkpoint was at 16: its evaluation at 32 comes again, with another time.
+    again.log(32, {"value": 32 / 7, "time/seconds": 9.0})
+    again.log(48, {"value": 48 / 7, "time/seconds": 9.0})
+    again.finish({}, [], exit_code=0)
+    os.rename(first, tmp_path / "first")
+    read = read_run(directory)
+    assert read.run.run_id == run_id("sweep", "M=4", 3) and first.name.endswith(read.run.run_id)
+    values = {row["env_steps"]: (row["value"], row["time/seconds"]) for row in read.rows}
+    assert len(read.rows) == 4
+    assert values == {steps: (steps / 7, 9.0 if steps == 48 else 1.0) for steps in (0, 16, 32, 48)}
+    assert len((directory / "wandb" / "rows.jsonl").read_text().splitlines()) == 4

@@ -1,0 +1,33 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that at every moment there is the old content or the new, never a part.
+
+    Raises:
+        OSError: If it cannot be written; the old content is still there.
+    """
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            sync(file.fileno())
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def sync(file: Path | int) -> None:
+    """Puts what was written to a file, or a directory's list of files, on the disk."""
+    descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        if not isinstance(file, int):
+            os.close(descriptor)

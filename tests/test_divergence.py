@@ -1,0 +1,67 @@
+"""Simulations that break down during training: nothing of it reaches the replay, and too much of it is an error."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import SAC
+from envs.device import DeviceEnvironment
+from remac.loop import Checkpoint, DivergedError, TrainConfig, train
+
+CONFIG = TrainConfig(
+    total_env_steps=128, updates_per_round=2, prefill_env_steps=64, eval_every_env_steps=64, num_eval_episodes=2,
+    replay_capacity=128, checkpoint_every_env_steps=120,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Brittle:
+    """Moves by the action from 0; beyond 0.5 the observation, and below -0.5 the reward, is not finite."""
+
+    observation_size: int = 1
+    action_size: int = 1
+
+    def start(self, key):
+        return jnp.zeros(()), jnp.zeros((1,))
+
+    def advance(self, physics, action):
+        position = physics + action[0]
+        observation = jnp.where(position > 0.5, jnp.nan, position)[None]
+        return position, observation, jnp.where(position < -0.5, jnp.inf, action[0]), jnp.zeros((), bool)
+
+
+def run(callback=None, **changes):
+    env = DeviceEnvironment("test/brittle", Brittle(), num_envs=8, episode_length=5)
+    agent = SAC.create(1, 1, hidden_sizes=(8,), batch_size=8)
+    return train(agent, env, dataclasses.replace(CONFIG, **changes), jax.random.key(0), callback)
+
+
+def test_nothing_of_it_reaches_the_replay_or_the_metrics():
+    saved = []
+
+    def callback(event):
+        if isinstance(event, Checkpoint):
+            saved.append({name: np.array(array) for name, array in event.snapshot.member(0).items()})
+
+    result = run(callback, max_diverged_fraction=1.0)
+    (arrays,) = saved
+    storage = {name: array for name, array in arrays.items() if "storage" in name}
+    assert len(storage) == 5 and all(np.isfinite(array).all() for array in storage.values())
+    terminated = arrays["state/replay/storage/discount"] == 0
+    assert (
+        terminated.sum()
+        == sum(event.metrics["env/diverged"] for event in result.evaluations[1:2]) + arrays["state/metrics/diverged"]
+    )
+    assert terminated.sum() > 10 and (arrays["state/replay/storage/reward"][terminated] == 0).all()
+    for event in result.evaluations:
+        assert all(np.isfinite(value) for value in event.metrics.values())
+
+
+def test_too_much_of_it_stops_the_run():
+    with pytest.raises(
+        DivergedError, match=r"diverged in \d+ of the last 64 env steps at 64 env steps, more than max_d"
+    ):
+        run()

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from experiments import command_line, plot
-from experiments.config import AUTO, Job, make_job
+from experiments.config import AUTO, make_job
 from experiments.population import PlannedJob, require_own_directories, run_jobs
 from experiments.run_directory import PLAN
 from remac.types import InvalidValueError
@@ -64,26 +64,13 @@ class SweepConfig:
     memory_gib: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """One cell of the grid and its run directory."""
-
-    task: str
-    arm: str
-    seed: int
-    overrides: tuple[str, ...]
-    directory: Path
-    job: Job
-
-
 def main(config: DictConfig) -> None:
     """Runs or continues what is not finished of a sweep, and draws its figures."""
     name = HydraConfig.get().runtime.choices["experiment"]
     directory = Path(config.directory)
-    runs = plan(config, name, directory)
-    planned = [PlannedJob(run.job, run.directory, directory.name, run.overrides) for run in runs]
+    planned = plan(config, name, directory)
     require_own_directories(planned)
-    write_plan(directory, runs, experiment=name, suite=config.suite, scale=config.scale)
+    write_plan(directory, planned, experiment=name, suite=config.suite, scale=config.scale)
     outcomes = run_jobs(planned, memory_gib=config.memory_gib)
     plot.main([str(directory), f"out={directory / 'figures'}"])
     failed = [outcome for outcome in outcomes if outcome.score is None]
@@ -91,7 +78,7 @@ def main(config: DictConfig) -> None:
         raise failed[0].error or RuntimeError(failed[0].reason)
 
 
-def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedRun]:
+def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     """Composes and checks every run of a sweep; nothing is made on disk.
 
     Args:
@@ -120,7 +107,7 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedRun]:
         key = override.lstrip("+~").partition("=")[0]
         if key in OWN_KEYS:
             raise InvalidValueError("overrides", override, f"the sweep sets {key} itself")
-    runs = []
+    planned = []
     for task in tasks:
         for arm in config.arms or preset.arms:
             overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
@@ -129,18 +116,19 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedRun]:
                 job = make_job(
                     OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
                 )
-                cell = directory / task / arm / f"seed{seed}"
-                runs.append(PlannedRun(f"{config.suite}/{task}", arm, seed, (*overrides, f"seed={seed}"), cell, job))
-    return runs
+                told = (*overrides, f"seed={seed}")
+                planned.append(PlannedJob(job, directory / task / arm / f"seed{seed}", directory.name, told))
+    return planned
 
 
-def write_plan(directory: Path, runs: list[PlannedRun], **names: Any) -> None:
+def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None:
     """Writes what was planned, and keeps what earlier commands had planned in the same folder."""
     file = directory / PLAN
     before = json.loads(file.read_text())["runs"] if file.is_file() else []
     cells = [
-        {"directory": str(run.directory.relative_to(directory)), "task": run.task, "arm": run.arm, "seed": run.seed}
-        for run in runs
+        {"directory": str(one.directory.relative_to(directory)), "task": one.job.env.name}
+        | {key: one.job.config[key] for key in ("arm", "seed")}
+        for one in planned
     ]
     directory.mkdir(parents=True, exist_ok=True)
     content = names | {

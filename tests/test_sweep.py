@@ -68,7 +68,7 @@ def test_preset_is_the_protocols_grid(make_plan, name):
     task = "swimmer" if name == "learning_rate_vs_epsilon" else "sparse_reacher" if name == "sparse_reacher" else None
     tasks = [f"tasks=[{task}]"] if task else []
     runs = make_plan(name, "scale=paper", "seeds=[1]", *(tasks or [f"tasks=[{'half_cheetah'}]"]))
-    agents = {run.arm: run.job.config["agent"] for run in runs}
+    agents = {run.job.config["arm"]: run.job.config["agent"] for run in runs}
     remacs = {
         (agent["num_retries"], agent["num_samples"], *(agent[key] for key in VARIED.get(name, [])))
         for agent in agents.values()
@@ -78,7 +78,7 @@ def test_preset_is_the_protocols_grid(make_plan, name):
     assert len(runs) == len(GRIDS[name]) + (name in WITH_SAC)
     assert ("sac" in agents) == (name in WITH_SAC)
     for run in runs:
-        assert (run.job.config["experiment"], run.job.config["arm"]) == (name, run.arm)
+        assert run.job.config["experiment"] == name
         if "actor_adam_epsilon" not in VARIED.get(name, []):
             assert run.job.config["agent"]["actor_adam_epsilon"] == 1e-8
 
@@ -86,7 +86,7 @@ def test_preset_is_the_protocols_grid(make_plan, name):
 def test_the_protocols_lengths_on_brax(make_plan):
     (run,) = make_plan("speed", "suite=brax", "scale=paper", "arms=[m4_n16]", "seeds=[3]")
     config = run.job.config
-    assert (run.task, run.arm, run.seed) == ("brax/halfcheetah", "m4_n16", 3)
+    assert (run.job.env.name, config["arm"], config["seed"]) == ("brax/halfcheetah", "m4_n16", 3)
     assert (config["total_env_steps"], config["num_envs"], config["updates_per_round"]) == (3_000_000, 128, 128)
     assert (config["prefill_env_steps"], config["num_eval_episodes"]) == (10_000, 128)
     assert (config["agent"]["batch_size"], config["agent"]["learning_rate"], config["agent"]["gamma"]) == (
@@ -108,7 +108,7 @@ def test_tuning_seeds_are_never_reported():
 
 def test_tasks_follow_the_scale(make_plan):
     runs = make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=laptop")
-    assert [run.task for run in runs] == ["mujoco/half_cheetah", "mujoco/hopper", "mujoco/reacher"]
+    assert [run.job.env.name for run in runs] == ["mujoco/half_cheetah", "mujoco/hopper", "mujoco/reacher"]
     assert len(make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=paper")) == 8
 
 

@@ -247,11 +247,24 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     assert seen == ["remac", "sac"]
 
 
-@pytest.mark.parametrize("case", ["agent.num_retries=9", "seed=abc", "agent=ppo", "--sed"])
-def test_bad_input_as_a_process(tmp_path, case):
-    arguments, expected = next(bad for bad in BAD if bad[0][0] == case)
+PROCESSES = [
+    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=ppo", "--sed")),
+    ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
+    ("sweep", ["experiment=fig7"], ["experiment=fig7", "adam_epsilon"]),
+    ("plot", ["nowhere"], ["nowhere"]),
+    ("report", ["colour=red", "."], ["colour=red", "no such key", "out"]),
+    ("claims", [], ["at least one"]),
+    ("benchmark", ["suite=everything"], ["suite=everything", "update"]),
+    ("toy", ["study=pendulum"], ["study=pendulum", "vector_field"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "expected"), PROCESSES, ids=[" ".join((name, *rest)) for name, rest, _ in PROCESSES]
+)
+def test_bad_input_as_a_process(tmp_path, program, arguments, expected):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", *arguments], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", f"experiments.{program}", *arguments], capture_output=True, text=True, cwd=tmp_path
     )
     assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
 

@@ -120,7 +120,7 @@ def make(
     reach = REACHES.get(task)
     if reach is not None and "reach" in options:
         reach = options.pop("reach")
-        require_number("reach", reach, 0)
+        require_number("reach", reach, 0, open_minimum=True)
     braxs_name = "reacher" if reach is not None else task
     with _quiet():
         from brax import envs
@@ -137,7 +137,8 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
     defaults = {}
     for cls in reversed(env_class.__mro__):
         defaults |= {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
-    known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | {"episode_length", "stagger_first_episodes"})
+    own = {"episode_length", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
+    known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | own)
     for option, value in options.items():
         if option not in known:
             allowed = f"brax/{task} has no such option; its options are {', '.join(known)}"

@@ -531,7 +531,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if kind is int:
         require_int(name, value, 1)
     elif kind is float:
-        require_number(name, value, 0 if name == "reset_noise_scale" else -math.inf)
+        minimum = {"reset_noise_scale": 0.0, "reach": 0.0}.get(name, -math.inf)
+        require_number(name, value, minimum, open_minimum=name == "reach")
         return float(value)
     elif kind is bool:
         if not isinstance(value, bool):

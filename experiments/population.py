@@ -54,7 +54,8 @@ class Outcome:
 
     Attributes:
         directory: Its run directory.
-        status: ``finished``, ``stopped`` (a metric became non-finite) or ``crashed``, as in ``summary.json``.
+        status: ``finished``, ``stopped`` (a metric became non-finite, or the simulation broke down) or ``crashed``, as
+            in ``summary.json``.
         score: Final return with the mean action, or None if the job did not finish.
         reason: Why it did not finish, in one line.
         error: The exception behind the reason.
@@ -264,12 +265,14 @@ def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
 
     overrides = run.origin["overrides"]
     told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
+    # A preset's arm is one of each task; an arm named by hand is among the overrides.
+    arm = f"{planned.job.env.name} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
     return WandbLogger(
         config["logger"],
         config,
         run.path,
         sweep=run.origin["sweep"],
-        arm=config["arm"] or ",".join(told) or "default",
+        arm=arm,
         seed=config["seed"],
         overrides=overrides,
     )

@@ -22,6 +22,7 @@ from experiments import command_line, plot
 from experiments.config import AUTO, make_job
 from experiments.population import PlannedJob, require_own_directories, run_jobs
 from experiments.run_directory import PLAN
+from remac.files import write_whole
 from remac.types import InvalidValueError
 from remac.validation import require_number, require_one_of
 
@@ -72,10 +73,13 @@ def main(config: DictConfig) -> None:
     require_own_directories(planned)
     write_plan(directory, planned, experiment=name, suite=config.suite, scale=config.scale)
     outcomes = run_jobs(planned, memory_gib=config.memory_gib)
-    plot.main([str(directory), f"out={directory / 'figures'}"])
     failed = [outcome for outcome in outcomes if outcome.score is None]
-    if failed:
-        raise failed[0].error or RuntimeError(failed[0].reason)
+    try:
+        if len(failed) < len(outcomes):
+            plot.main([str(directory), f"out={directory / 'figures'}"])
+    finally:
+        if failed:
+            raise failed[0].error or RuntimeError(failed[0].reason)
 
 
 def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
@@ -122,9 +126,16 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
 
 
 def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None:
-    """Writes what was planned, and keeps what earlier commands had planned in the same folder."""
+    """Writes what was planned, and keeps what earlier commands had planned in the same folder.
+
+    Raises:
+        InvalidValueError: If what they wrote cannot be read.
+    """
     file = directory / PLAN
-    before = json.loads(file.read_text())["runs"] if file.is_file() else []
+    try:
+        before = json.loads(file.read_text())["runs"] if file.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidValueError("directory", directory, f"{file} is damaged ({error}); remove that file") from None
     cells = [
         {"directory": str(one.directory.relative_to(directory)), "task": one.job.env.name}
         | {key: one.job.config[key] for key in ("arm", "seed")}
@@ -135,7 +146,7 @@ def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None
         "command": ["python -m experiments.sweep", *sys.argv[1:]],
         "runs": [cell for cell in before if cell not in cells] + cells,
     }
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(file, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

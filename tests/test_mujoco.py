@@ -182,6 +182,8 @@ def test_sparse_reacher_is_reacher_but_for_its_reward(task, reach):
         paid += near.sum()
     assert 0 < paid < 4000
     assert build(task, reach=0.2).task.reach == 0.2
+    with pytest.raises(InvalidValueError, match="reach=0"):
+        build(task, reach=0)
 
 
 def test_uph_cost_weight_weighs_the_height():

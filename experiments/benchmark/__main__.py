@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.benchmark import environment, estimators, peers, timing, train, update
+from experiments.command_line import use_all_cpus
 from experiments.figures import Row
+from remac.files import write_whole
 from remac.types import InvalidValueError
 from remac.validation import require_int, require_one_of
 
@@ -88,6 +90,7 @@ def main(arguments: list[str]) -> int:
     except InvalidValueError as error:
         print(error, file=sys.stderr)
         return 2
+    use_all_cpus()
     try:
         before = timing.machine()
         if settings.suite == "peers":
@@ -99,7 +102,8 @@ def main(arguments: list[str]) -> int:
         return 130
     command = " ".join(("python -m experiments.benchmark", *arguments))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps({"command": command, "machine": before, "rows": rows}, indent=2) + "\n")
+    content = {"command": command, "machine": before, "rows": rows}
+    write_whole(settings.out, (json.dumps(content, indent=2) + "\n").encode())
     print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
     print(table(rows))
     print(settings.out)

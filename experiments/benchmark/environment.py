@@ -1,4 +1,4 @@
-"""Suite ``environment``: steps per second of the environments alone, under random actions."""
+"""Suite ``environment``: steps per second of the environments alone, under one batch of random actions."""
 
 import itertools
 import time

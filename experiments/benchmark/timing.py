@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from remac.machine import available_cpus
+
 GEMM_SHAPE = (4096, 64, 64)
 
 
@@ -65,11 +67,10 @@ def machine() -> dict[str, Any]:
             model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.local_devices()[0]
     return {
         "cpu": model,
-        "cores": affinity,
+        "cores": available_cpus(),
         "load_average": os.getloadavg()[0],
         "device": device.device_kind,
         "platform": device.platform,

@@ -237,8 +237,7 @@ def _check_arguments(arguments: list[str]) -> None:
             raise InvalidValueError(key, value or None, f"no such flag; there are {' '.join(FLAGS)}")
         if not key.strip("+~ "):
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
-        if key.lstrip("+") in GROUPS and not _may_be_a_file(argument):
-            group = key.lstrip("+")
+        if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
             raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {_listing(group)}")
 
 
@@ -248,6 +247,8 @@ def _may_be_a_file(argument: str) -> bool:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
         return True  # a syntax error, which Hydra reports itself
+    if override.is_delete() and override.value() is None:
+        return True  # ~agent, without a value
     return override.is_sweep_override() or (isinstance(override.value(), str) and bool(override.value()))
 
 

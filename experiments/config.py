@@ -185,7 +185,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if config.get("resume") not in (None, AUTO):
         config = _stored_config(config, overrides)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise InvalidValueError(key, "???", "has no value; must be given")
     _require_schema(plain)
     resume = plain.pop("resume") is not None
     require_int("seed", plain["seed"], 0, 2**32 - 1)

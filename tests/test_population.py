@@ -214,7 +214,8 @@ def test_a_member_of_the_command_equals_its_own_command(swept):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "status"),
+    [pytest.param(*one, marks=pytest.mark.slow) for one in ((signal.SIGINT, 130), (signal.SIGTERM, 143))],
 )
 def test_signals_end_a_sweep_and_leave_what_is_finished(number, status, tmp_path):
     process = subprocess.Popen(
@@ -253,7 +254,7 @@ def test_the_optuna_sweeper_tunes_on_top(tmp_path):
     assert scores[results["best_params"]["agent.learning_rate"]] == results["best_value"]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_other_launchers_run_a_sweep(launcher, tmp_path):
     sweep = tmp_path / "sweep"
     settings = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]

@@ -83,6 +83,7 @@ def test_preset_is_the_protocols_grid(make_plan, name):
             assert run.job.config["agent"]["actor_adam_epsilon"] == 1e-8
 
 
+@pytest.mark.slow
 def test_the_protocols_lengths_on_brax(make_plan):
     (run,) = make_plan("speed", "suite=brax", "scale=paper", "arms=[m4_n16]", "seeds=[3]")
     config = run.job.config

@@ -102,7 +102,7 @@ def _experience(num_members: int) -> training.Experience:
         discount=jnp.ones(shape),
         next_observation=jax.random.normal(keys[3], (*shape, OBSERVATION_SIZE)),
     )
-    return training.Experience(transition, jnp.zeros(shape), jnp.zeros(shape, bool))
+    return training.Experience(transition, jnp.zeros(shape), *(jnp.zeros(shape, bool),) * 2)
 
 
 def update_flops(agent: ActorCritic) -> int:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments import compilation_cache
-from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas, task_overrides
 from experiments.population import PlannedJob, plan, require_own_directories
 from experiments.run_directory import OutputError, is_begun
 from remac.loop import StoppedError
@@ -126,8 +126,7 @@ class ValidateJobs(Callback):
     ) -> None:
         try:
             planned = [
-                PlannedJob(make_job(job, list(job.hydra.overrides.task)), Path(directory(job)), "", ())
-                for job in jobs()
+                PlannedJob(make_job(job, task_overrides(job.hydra)), Path(directory(job)), "", ()) for job in jobs()
             ]
             require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:
@@ -146,7 +145,7 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
     Other sweepers choose the values as they go, so for them it is the one job without the swept keys.
     """
     is_grid = config.hydra.sweeper._target_.endswith("BasicSweeper")
-    arguments = list(config.hydra.overrides.task)
+    arguments = task_overrides(config.hydra)
     if is_grid and config.hydra.sweeper.params:
         arguments = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] + arguments
     choices = []

@@ -211,6 +211,11 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     return Job(plain, agent, env, train_config, resume)
 
 
+def task_overrides(hydra_config: DictConfig) -> list[str]:
+    """Returns what the command line changed, as it was typed: references in it are not followed."""
+    return OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[return-value]
+
+
 def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Returns a key in which two runs differ, as on the command line, and both values; None if they are the same run.
 

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.config import make_job
+from experiments.config import make_job, task_overrides
 from experiments.population import Outcome, PlannedJob, run_jobs
 
 # Hydra takes plugins only from below this package.
@@ -49,7 +49,7 @@ class PopulationLauncher(Launcher):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
-            sweep, overrides = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
+            sweep, overrides = Path(config.hydra.sweep.dir), task_overrides(config.hydra)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             configs.append(config)
             planned.append(PlannedJob(make_job(config, overrides), directory, sweep.name, overrides))
@@ -63,7 +63,7 @@ def _job_return(config: DictConfig, outcome: Outcome) -> JobReturn:
     task_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     failed = outcome.score is None
     return JobReturn(
-        overrides=list(config.hydra.overrides.task),
+        overrides=task_overrides(config.hydra),
         cfg=task_config,
         hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
         working_dir=str(Path.cwd()),

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments import command_line
-from experiments.config import make_job
+from experiments.config import make_job, task_overrides
 from experiments.launcher import register_launcher
 from experiments.population import PlannedJob, run_jobs
 
@@ -17,7 +17,7 @@ def main(config: DictConfig) -> float:
     directory = Path(hydra_config.runtime.output_dir)
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else directory.name
-    overrides = list(hydra_config.overrides.task)
+    overrides = task_overrides(hydra_config)
     planned = PlannedJob(make_job(config, overrides), directory, sweep, overrides)
     (outcome,) = run_jobs([planned])
     if outcome.score is None:

@@ -259,6 +259,16 @@ PROCESSES = [
 ]
 
 
+def test_a_reference_to_another_key_is_followed(call, monkeypatch, tmp_path):
+    seen = []
+    outcome = Outcome(tmp_path, "finished", 0.0)
+    monkeypatch.setattr(train, "run_jobs", lambda planned: seen.append(planned[0]) or [outcome])
+    status, _, err = call([*QUICK, "agent.tau=${agent.gamma}"])
+    assert status == 0, err
+    assert seen[0].job.config["agent"]["tau"] == seen[0].job.config["agent"]["gamma"]
+    assert "agent.tau=${agent.gamma}" in seen[0].overrides
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "expected"), PROCESSES, ids=[" ".join((name, *rest)) for name, rest, _ in PROCESSES]
 )

@@ -42,7 +42,8 @@ def runs(tmp_path):
                 run.log(step, step, {"eval/return": level + 10 * seed + step, "time/x": 1.0})
                 run.log(step, step, {"actor/pre_tanh_std": 0.5, "actor/entropy": -1.0, "actor/gaussian_entropy": 1.0})
             if not killed:
-                run.write_summary("finished", {})
+                run.write_summary(run.summary("finished", {}))
+            run.close()
     return sorted(path for path in tmp_path.iterdir())
 
 

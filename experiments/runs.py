@@ -107,8 +107,14 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What two runs must share to be seeds of one arm, with dotted keys."""
-        top = {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
-        return {**_flatten(self.agent), **_flatten(top)}
+        return {**_flatten(self.agent), **self.training}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return _flatten(
+            {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
+        )
 
     def final(self, metric: str) -> float:
         """Returns the mean of a metric over the last tenth of training; NaN if it is missing or not finite there."""
@@ -165,6 +171,11 @@ class Cell:
     def base_label(self) -> str:
         """The agent's name, or M."""
         return self.runs[0].base_label
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return self.runs[0].training
 
     @property
     def order(self) -> tuple[Any, ...]:

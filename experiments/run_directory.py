@@ -30,6 +30,7 @@ except ImportError:  # not a POSIX system: two processes in one run directory go
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
 PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
+FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
 
@@ -221,6 +222,17 @@ class RunDirectory:
 
     def _write(self, name: str, content: bytes) -> None:
         write_whole(self.path / name, content)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a configuration with dotted keys, as on the command line."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def metrics_fit(directory: Path | str, position: Mapping[str, Any]) -> bool:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run_directory import SUMMARY
+from experiments.run_directory import FREE_KEYS, SUMMARY, flatten
 
 FINISHED, UNFINISHED = "finished", "unfinished"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
-# What may differ between the seeds of one arm: names, where records go, and how runs are measured.
-NOT_SETTINGS = ("seed", "experiment", "arm", "logger", "agent", "env")
+# What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
+NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "max_diverged_fraction", *FREE_KEYS)
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
 
 
@@ -57,7 +57,7 @@ class Run:
     def task(self) -> str:
         """Suite and task, with the options that make it another one."""
         env = self.config["env"]
-        options = {key: value for key, value in _flatten(env.get("options") or {}).items() if value is not None}
+        options = {key: value for key, value in flatten(env.get("options") or {}).items() if value is not None}
         name = f"{env['suite']}/{env['task']}"
         shown = [f"{key}={value_text(value)}" for key, value in options.items() if key != "stagger_first_episodes"]
         return " ".join([name, *shown])
@@ -107,12 +107,12 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What two runs must share to be seeds of one arm, with dotted keys."""
-        return {**_flatten(self.agent), **self.training}
+        return {**flatten(self.agent), **self.training}
 
     @property
     def training(self) -> dict[str, Any]:
         """The settings besides the agent's: how long and how often it trains."""
-        return _flatten(
+        return flatten(
             {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
         )
 
@@ -263,13 +263,3 @@ def as_ranges(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

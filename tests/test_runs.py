@@ -61,6 +61,14 @@ def test_unequal_names_for_equal_settings_are_one_arm(tmp_path):
     assert runs.notes == ["mujoco/hopper: arms m4, m4_eps1e-8 have the same settings: one arm, m4"]
 
 
+def test_how_a_run_is_saved_logged_and_given_up_is_no_setting_of_the_arm(tmp_path):
+    new = {"checkpoint": {"keep": 2, "replay": True}, "resume": "auto", "logger": {"name": "none"}}
+    for seed, top in enumerate((None, new, {**new, "checkpoint": {"keep": 5}}, {"max_diverged_fraction": 0.01})):
+        write_run(tmp_path / str(seed), seed=seed, final=RETURN, top=top)
+    runs = load([tmp_path])
+    assert [(cell.arm, cell.variant, len(cell.runs)) for cell in runs.cells] == [("SAC", {}, 4)]
+
+
 @pytest.mark.parametrize(("old", "new", "kept"), [("finished", "finished", "new"), ("finished", None, "old")])
 def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept):
     for name, status, year in (("old", old, 2025), ("new", new, 2026)):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,11 @@ class Run:
     def task(self) -> str:
         """Suite and task, with the options that make it another one."""
         env = self.config["env"]
-        options = {key: value for key, value in flatten(env.get("options") or {}).items() if value is not None}
-        name = f"{env['suite']}/{env['task']}"
-        shown = [f"{key}={value_text(value)}" for key, value in options.items() if key != "stagger_first_episodes"]
-        return " ".join([name, *shown])
+        options = flatten(env.get("options") or {})
+        if options.get("stagger_first_episodes") is False:  # as if it were not there, which it is not in every suite
+            del options["stagger_first_episodes"]
+        shown = [f"{key}={value_text(value)}" for key, value in options.items() if value not in (None, {})]
+        return " ".join([f"{env['suite']}/{env['task']}", *shown])
 
     @property
     def seed(self) -> int:

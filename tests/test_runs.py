@@ -69,6 +69,17 @@ def test_how_a_run_is_saved_logged_and_given_up_is_no_setting_of_the_arm(tmp_pat
     assert [(cell.arm, cell.variant, len(cell.runs)) for cell in runs.cells] == [("SAC", {}, 4)]
 
 
+def test_options_that_change_training_make_another_task(tmp_path):
+    for name, options in (("a", {}), ("b", {"stagger_first_episodes": False}), ("c", {"stagger_first_episodes": True})):
+        env = {"suite": "mujoco", "task": "hopper", "options": options}
+        write_run(tmp_path / name, seed=ord(name), final=RETURN, top={"env": env})
+    cells = load([tmp_path]).cells
+    assert {cell.task: len(cell.runs) for cell in cells} == {
+        "mujoco/hopper": 2,
+        "mujoco/hopper stagger_first_episodes=True": 1,
+    }
+
+
 @pytest.mark.parametrize(("old", "new", "kept"), [("finished", "finished", "new"), ("finished", None, "old")])
 def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept):
     for name, status, year in (("old", old, 2025), ("new", new, 2026)):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -173,7 +173,7 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
     """
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(2.8, 2.3))
     cells = [cell for cell in runs.cells if cell.num_retries is not None and value_of(cell, factor) is not None]
-    ticks = sorted({value_of(cell, factor) for cell in cells}, key=lambda value: (isinstance(value, str), value))
+    ticks = _ticks(value_of(cell, factor) for cell in cells)
     lines = {cell.arm: _line(cell, factor) for cell in cells}
     groups = list(dict.fromkeys(lines.values()))
     rows = []
@@ -181,15 +181,14 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         for panel, metric in zip(row, metrics, strict=True):
             for number, group in enumerate(groups):
                 members = [cell for cell in runs.on(task) if lines.get(cell.arm) == group]
-                members.sort(key=lambda cell: ticks.index(value_of(cell, factor)))
+                members.sort(key=lambda cell: ticks.index(value_text(value_of(cell, factor))))
                 colour, dashes = group_style(group, groups, factor, members)
                 offset = 0.08 * (number - (len(groups) - 1) / 2) if len(groups) < 8 else 0.0
                 rows += draw_against(panel, members, metric, factor, ticks, (group, colour, dashes, offset))
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
                 rows += draw_level(panel, cell, metric, factor)
             label(panel, title=task, x=FACTOR_LABELS.get(factor, factor), y=LABELS.get(metric, metric))
-            names = [value_text(tick) for tick in ticks]
-            panel.set_xticks(range(len(ticks)), names, rotation=30 if sum(map(len, names)) > 24 else 0)
+            panel.set_xticks(range(len(ticks)), ticks, rotation=30 if sum(map(len, ticks)) > 24 else 0)
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)
@@ -198,9 +197,17 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         name,
         f"Final {what} against {FACTOR_LABELS.get(factor, factor)}",
         f"Mean over the last tenth of training of {what} against {FACTOR_LABELS.get(factor, factor)} "
-        f"({', '.join(map(value_text, ticks))}) on {', '.join(runs.tasks)}, {STATISTIC}; dots are seeds.",
+        f"({', '.join(ticks)}) on {', '.join(runs.tasks)}, {STATISTIC}; dots are seeds.",
         figure,
         rows,
+    )
+
+
+def _ticks(values: Iterable[Any]) -> list[str]:
+    """Writes values, which may be lists, each once: numbers in their order, then the rest."""
+    texts = {value_text(value): value for value in values}
+    return sorted(
+        texts, key=lambda text: (0, texts[text], "") if isinstance(texts[text], int | float) else (1, 0, text)
     )
 
 

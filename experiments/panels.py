@@ -131,7 +131,7 @@ def draw_against(
     cells: Sequence[Cell],
     metric: str,
     factor: str,
-    ticks: list[Any],
+    ticks: Sequence[str],
     look: tuple[str, Any, Any, float],
 ) -> list[Row]:
     """Draws one line of a metric against a factor, and returns its numbers."""
@@ -141,11 +141,11 @@ def draw_against(
         values = list(cell.by_seed(metric).values())
         if not values:
             continue
-        numbers, x = describe(values), ticks.index(value_of(cell, factor)) + offset
+        value = value_text(value_of(cell, factor))
+        numbers, x = describe(values), ticks.index(value) + offset
         points.append((x, numbers["iqm"]))
         panel.plot([x] * len(values), values, "o", color=colour, alpha=0.35, markersize=2.5)
         panel.plot([x, x], [numbers["low"], numbers["high"]], color=colour, linewidth=1.5)
-        value = value_text(value_of(cell, factor))
         rows.append({"task": cell.task, "metric": metric, "factor": factor, "at": value, "arm": cell.arm, **numbers})
     if points:
         panel.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=name)

@@ -124,17 +124,21 @@ def test_what_varies_decides_which_figures_there_are(tmp_path):
         ("learning_rate", (1e-4, 1e-3), "final_against_learning_rate"),
         ("num_samples", (8, 16), "final_against_num_samples"),
         ("actor_optimizer", ("adam", "sgd"), "final_against_actor_optimizer"),
+        ("hidden_sizes", ([256, 256], [64, 64, 64]), "final_against_hidden_sizes"),
+        ("objective", ("max", [0.5, 0.5]), "final_against_objective"),
     ],
 )
 def test_final_values_against_a_setting(tmp_path, key, values, expected):
     arms = [{"retries": 4, key: v, "final": {"actor/entropy": 2.0 + i}} for i, v in enumerate(values)]
     drawings = draw_all(load([write_sweep(tmp_path, arms)]), Look(("actor/entropy",)), [])
     drawing = next(drawing for drawing in drawings if drawing.name == expected)
-    assert [(row["at"], row["n"], row["mean"]) for row in drawing.rows] == [
-        (f"{v:g}" if isinstance(v, float) else str(v), 3, pytest.approx(2.0 + i)) for i, v in enumerate(values)
-    ]
-    line = curves_of(drawing.figure.axes[0])["M=4"]
-    np.testing.assert_allclose(line.get_ydata(), [2.0, 3.0])
+    reached = {f"{v:g}" if isinstance(v, float) else str(v): 2.0 + i for i, v in enumerate(values)}
+    assert {row["at"]: (row["n"], row["mean"]) for row in drawing.rows} == {
+        at: (3, pytest.approx(value)) for at, value in reached.items()
+    }
+    panel = drawing.figure.axes[0]
+    ticks = [tick.get_text() for tick in panel.get_xticklabels()]
+    np.testing.assert_allclose(curves_of(panel)["M=4"].get_ydata(), [reached[tick] for tick in ticks])
 
 
 def test_differences_are_paired_by_seed(tmp_path):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from experiments.panels import (
     draw_dots,
     draw_interval,
     draw_level,
+    draw_speeds,
     group_style,
     name_lines,
     plain,
     settings_text,
     styles,
+    ticks_of,
     value_of,
 )
 from experiments.runs import X_AXES, Cell, Runs, as_ranges, value_text
@@ -44,6 +46,7 @@ class Drawing:
         description: What a person who cannot see it needs to know.
         figure: The picture.
         rows: The numbers behind it.
+        statistic: What is drawn, in its small print.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Drawing:
     description: str
     figure: "Figure"
     rows: list[Row]
+    statistic: str = f"{STATISTIC}; thin lines and dots are single seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +177,7 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
     """
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(2.8, 2.3))
     cells = [cell for cell in runs.cells if cell.num_retries is not None and value_of(cell, factor) is not None]
-    ticks = _ticks(value_of(cell, factor) for cell in cells)
+    ticks = ticks_of(value_of(cell, factor) for cell in cells)
     lines = {cell.arm: _line(cell, factor) for cell in cells}
     groups = list(dict.fromkeys(lines.values()))
     rows = []
@@ -200,14 +204,6 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         f"({', '.join(ticks)}) on {', '.join(runs.tasks)}, {STATISTIC}; dots are seeds.",
         figure,
         rows,
-    )
-
-
-def _ticks(values: Iterable[Any]) -> list[str]:
-    """Writes values, which may be lists, each once: numbers in their order, then the rest."""
-    texts = {value_text(value): value for value in values}
-    return sorted(
-        texts, key=lambda text: (0, texts[text], "") if isinstance(texts[text], int | float) else (1, 0, text)
     )
 
 
@@ -299,16 +295,22 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
 
 
 def speed(runs: Runs, look: Look) -> Drawing:
-    """Draws env steps a second, of every seed."""
+    """Draws the env steps a second of whole programs: the seeds that one trains share a clock, and are no sample."""
     rows: list[Row] = []
-    metric = "time/env_steps_per_second"
-    figure = draw_dots(runs, (metric,), lambda cell, metric: cell.by_seed(metric), rows)
+    figure = draw_speeds(runs, rows)
     return Drawing(
         "speed",
         "Env steps a second",
-        f"Env steps a second, evaluations left out, mean over the last tenth of training: a dot per seed, {STATISTIC}.",
+        "Env steps a second of whole programs, evaluations left out, mean over the last tenth of training: a dot per "
+        "program, which trains its members (the seeds of an arm) together, so that there is no interval over seeds: "
+        + "; ".join(
+            f"{row['arm']} on {row['task']} {row['env_steps_per_second']:.4g} (members: {row['members']})"
+            for row in rows
+        )
+        + ".",
         figure,
         rows,
+        "total of the members of a program, which share one clock; a dot per program, no interval",
     )
 
 
@@ -372,11 +374,11 @@ def _line(cell: Cell, factor: str) -> str:
 
 def _with_small_print(drawings: list[Drawing], runs: Runs, look: Look) -> list[Drawing]:
     for drawing in drawings:
-        caption(drawing.figure, _small_print(runs, look))
+        caption(drawing.figure, _small_print(runs, look, drawing.statistic))
     return drawings
 
 
-def _small_print(runs: Runs, look: Look) -> str:
+def _small_print(runs: Runs, look: Look, statistic: str) -> str:
     """Returns command, commits, seeds and statistic."""
     finished = {cell.task + cell.arm: as_ranges(run.seed for run in cell.finished) for cell in runs.cells}
     seeds = ", ".join(dict.fromkeys(filter(None, finished.values()))) if len(set(finished.values())) < 2 else None
@@ -393,7 +395,7 @@ def _small_print(runs: Runs, look: Look) -> str:
                 command,
                 f"commit {shown}",
                 f"finished seeds: {seeds or 'none'}",
-                f"{STATISTIC}; thin lines and dots are single seeds",
+                statistic,
             ),
         )
     )

@@ -15,6 +15,7 @@ FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
 # What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
 NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "max_diverged_fraction", *FREE_KEYS)
+SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
 
 
@@ -193,6 +194,17 @@ class Cell:
         """Returns one number per finished seed, without those that do not have it."""
         values = {run.seed: reduce(run, metric) for run in self.finished}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def speeds(self) -> list[tuple[float, int]]:
+        """Returns the env steps a second of each program that trained finished runs, and how many runs it trained.
+
+        Runs of one program have one clock, thus the same speed to the last digit; the program's is that of all of them.
+        Where their number was not recorded it is taken to be 1.
+        """
+        speeds = self.by_seed(SPEED)
+        members = {seed: round(number) for seed, number in self.by_seed(MEMBERS).items()}
+        programs = dict.fromkeys((speed, members.get(seed, 1)) for seed, speed in speeds.items())
+        return [(speed * number, number) for speed, number in programs]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -164,6 +164,24 @@ def test_returns_over_tasks_are_scaled_by_task(tmp_path):
     assert rows["M=2"]["iqm"] == pytest.approx(0.5) and rows["M=2"]["runs"] == "3+3"
 
 
+def test_the_speed_is_that_of_a_program_and_not_a_sample_of_seeds(tmp_path):
+    """SAC's three seeds were one program; of M = 4 each ran alone, and did not record that."""
+    for seed, alone in enumerate((10.0, 20.0, 30.0)):
+        final = {"actor/entropy": 1.0, "time/env_steps_per_second": 100.0, "time/num_members": 3}
+        common = {"seed": seed, "top": {"experiment": "speed"}}
+        write_run(tmp_path / f"s{seed}", final=final, **common)
+        write_run(tmp_path / f"m{seed}", retries=4, final={"time/env_steps_per_second": alone}, **common)
+    drawing = draw_all(load([tmp_path]), Look(("actor/entropy",)), [])[-1]
+    assert drawing.name == "speed"
+    assert [(row["arm"], row["members"], row["env_steps_per_second"]) for row in drawing.rows] == [
+        ("SAC", 3, pytest.approx(300)),
+        *(("M=4", 1, pytest.approx(rate)) for rate in (10, 20, 30)),
+    ]
+    assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["None"] * 4, "dots, and no interval"
+    small_print = " ".join(drawing.figure.get_supxlabel().split())
+    assert "share one clock" in small_print and "bootstrap" not in small_print
+
+
 def test_many_arms_do_not_share_a_panel(tmp_path):
     arms = [{"retries": m, "actor_adam_epsilon": e, "final": FINAL} for m in (1, 2, 4) for e in (1e-8, 1e-2, 0.1, 1.0)]
     notes = []

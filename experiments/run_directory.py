@@ -277,14 +277,31 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads ``metrics.csv``: for every name its env steps and values, in the order of writing."""
-    series: dict[str, tuple[list[int], list[float]]] = {}
+def read_records(directory: Path | str) -> tuple[list[tuple[int, int, float, str, float]], int]:
+    """Reads ``metrics.csv``: its lines, in the order of ``METRIC_COLUMNS`` and of writing, and how many are damaged.
+
+    A process that was killed can leave half a line.
+    """
+    records, damaged = [], 0
     with (Path(directory) / METRICS).open(newline="") as file:
-        for row in csv.DictReader(file):
-            steps, values = series.setdefault(row["name"], ([], []))
-            steps.append(int(row["env_steps"]))
-            values.append(float(row["value"]))
+        lines = csv.reader(file)
+        next(lines, None)
+        for line in lines:
+            try:
+                env_steps, gradient_steps, wall_seconds, name, value = line
+                records.append((int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value)))
+            except ValueError:
+                damaged += 1
+    return records, damaged
+
+
+def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float]]]:
+    """Reads for every name of ``metrics.csv`` its env steps and values, in the order of writing."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for env_steps, _, _, name, value in read_records(directory)[0]:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(env_steps)
+        values.append(value)
     return series
 
 

@@ -7,6 +7,7 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 
 from experiments.loading import load
+from experiments.run_directory import read_metrics
 from experiments.runs import as_ranges
 from remac.types import InvalidValueError
 
@@ -113,6 +114,7 @@ def test_odd_files_are_named(tmp_path):
     run = write_run(tmp_path / "torn", seed=2, final={**RETURN, "actor/entropy": math.nan})
     with (run / "metrics.csv").open("a") as file:
         file.write("1000,1000,1.0,eval/return_stochastic,12.0\n1100,110")
+    assert read_metrics(run)["eval/return_stochastic"][1][-1] == 12.0, "the pictures of a run leave the half line out"
     shutil.copytree(tmp_path / "good", tmp_path / "broken")
     (tmp_path / "broken/config.yaml").write_text("agent: [")
     (tmp_path / "empty").mkdir()

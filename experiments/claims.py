@@ -16,7 +16,8 @@ beside, and decides nothing.
 | f (gradient) | the actor's gradient norm falls with M | `actor/grad_norm`, last 10% |
 | f (update) | with Adam at epsilon 1e-8 the update norm does not: M = 8 is at most one standard deviation of M = 1's seeds below M = 1 | `actor/update_norm`, last 10% |
 
-Where several arms fit (one M and epsilon, but other settings too), the one counts that deviates least from the task's
+Only arms that share all settings but the agent's are compared: of each task the longest training that has finished.
+Where several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the task's
 values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e.
 
 Exit statuses: 0 done, whatever the verdicts; 2 bad input (one line on stderr).
@@ -39,6 +40,7 @@ from experiments.judgements import (
     above_one,
     above_one_at_every_epsilon,
     best_against,
+    comparable,
     does_not_fall,
     rises,
 )
@@ -106,10 +108,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def check_all(runs: Runs) -> list[Result]:
-    """Judges every claim on every task."""
+    """Judges every claim on every task, among arms that train alike."""
+    runs, left_out = comparable(runs)
     results = []
     for claim in CLAIMS:
         tasks = {task: claim.judge(runs, task, claim.metric, WINDOWS[claim.window]) for task in runs.tasks}
+        for task, note in left_out.items():
+            comment = "; ".join(filter(None, (tasks[task].comment, note)))
+            tasks[task] = dataclasses.replace(tasks[task], comment=comment)
         beside = {
             task: {
                 (metric, window): claim.judge(runs, task, metric, WINDOWS[window]) for metric, window in claim.beside

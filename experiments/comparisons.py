@@ -16,11 +16,13 @@ from experiments.panels import (
     draw_dots,
     draw_interval,
     draw_level,
+    draw_speeds,
     group_style,
     name_lines,
     plain,
     settings_text,
     styles,
+    ticks_of,
     value_of,
 )
 from experiments.runs import X_AXES, Cell, Runs, as_ranges, value_text
@@ -44,6 +46,7 @@ class Drawing:
         description: What a person who cannot see it needs to know.
         figure: The picture.
         rows: The numbers behind it.
+        statistic: What is drawn, in its small print.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Drawing:
     description: str
     figure: "Figure"
     rows: list[Row]
+    statistic: str = f"{STATISTIC}; thin lines and dots are single seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +177,7 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
     """
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(2.8, 2.3))
     cells = [cell for cell in runs.cells if cell.num_retries is not None and value_of(cell, factor) is not None]
-    ticks = sorted({value_of(cell, factor) for cell in cells}, key=lambda value: (isinstance(value, str), value))
+    ticks = ticks_of(value_of(cell, factor) for cell in cells)
     lines = {cell.arm: _line(cell, factor) for cell in cells}
     groups = list(dict.fromkeys(lines.values()))
     rows = []
@@ -181,15 +185,14 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         for panel, metric in zip(row, metrics, strict=True):
             for number, group in enumerate(groups):
                 members = [cell for cell in runs.on(task) if lines.get(cell.arm) == group]
-                members.sort(key=lambda cell: ticks.index(value_of(cell, factor)))
+                members.sort(key=lambda cell: ticks.index(value_text(value_of(cell, factor))))
                 colour, dashes = group_style(group, groups, factor, members)
                 offset = 0.08 * (number - (len(groups) - 1) / 2) if len(groups) < 8 else 0.0
                 rows += draw_against(panel, members, metric, factor, ticks, (group, colour, dashes, offset))
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
                 rows += draw_level(panel, cell, metric, factor)
             label(panel, title=task, x=FACTOR_LABELS.get(factor, factor), y=LABELS.get(metric, metric))
-            names = [value_text(tick) for tick in ticks]
-            panel.set_xticks(range(len(ticks)), names, rotation=30 if sum(map(len, names)) > 24 else 0)
+            panel.set_xticks(range(len(ticks)), ticks, rotation=30 if sum(map(len, ticks)) > 24 else 0)
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)
@@ -198,7 +201,7 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
         name,
         f"Final {what} against {FACTOR_LABELS.get(factor, factor)}",
         f"Mean over the last tenth of training of {what} against {FACTOR_LABELS.get(factor, factor)} "
-        f"({', '.join(map(value_text, ticks))}) on {', '.join(runs.tasks)}, {STATISTIC}; dots are seeds.",
+        f"({', '.join(ticks)}) on {', '.join(runs.tasks)}, {STATISTIC}; dots are seeds.",
         figure,
         rows,
     )
@@ -292,16 +295,22 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
 
 
 def speed(runs: Runs, look: Look) -> Drawing:
-    """Draws env steps a second, of every seed."""
+    """Draws the env steps a second of whole programs: the seeds that one trains share a clock, and are no sample."""
     rows: list[Row] = []
-    metric = "time/env_steps_per_second"
-    figure = draw_dots(runs, (metric,), lambda cell, metric: cell.by_seed(metric), rows)
+    figure = draw_speeds(runs, rows)
     return Drawing(
         "speed",
         "Env steps a second",
-        f"Env steps a second, evaluations left out, mean over the last tenth of training: a dot per seed, {STATISTIC}.",
+        "Env steps a second of whole programs, evaluations left out, mean over the last tenth of training: a dot per "
+        "program, which trains its members (the seeds of an arm) together, so that there is no interval over seeds: "
+        + "; ".join(
+            f"{row['arm']} on {row['task']} {row['env_steps_per_second']:.4g} (members: {row['members']})"
+            for row in rows
+        )
+        + ".",
         figure,
         rows,
+        "total of the members of a program, which share one clock; a dot per program, no interval",
     )
 
 
@@ -365,11 +374,11 @@ def _line(cell: Cell, factor: str) -> str:
 
 def _with_small_print(drawings: list[Drawing], runs: Runs, look: Look) -> list[Drawing]:
     for drawing in drawings:
-        caption(drawing.figure, _small_print(runs, look))
+        caption(drawing.figure, _small_print(runs, look, drawing.statistic))
     return drawings
 
 
-def _small_print(runs: Runs, look: Look) -> str:
+def _small_print(runs: Runs, look: Look, statistic: str) -> str:
     """Returns command, commits, seeds and statistic."""
     finished = {cell.task + cell.arm: as_ranges(run.seed for run in cell.finished) for cell in runs.cells}
     seeds = ", ".join(dict.fromkeys(filter(None, finished.values()))) if len(set(finished.values())) < 2 else None
@@ -386,7 +395,7 @@ def _small_print(runs: Runs, look: Look) -> str:
                 command,
                 f"commit {shown}",
                 f"finished seeds: {seeds or 'none'}",
-                f"{STATISTIC}; thin lines and dots are single seeds",
+                statistic,
             ),
         )
     )

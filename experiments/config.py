@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from agents import AGENTS
+from experiments.run_directory import FREE_KEYS, flatten
 from remac.loop import TrainConfig
 from remac.machine import available_bytes
 from remac.types import Environment, InvalidValueError
@@ -27,7 +28,6 @@ CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline")
 AUTO = "auto"
-FREE_KEYS = ("logger", "checkpoint", "resume")  # that may change when a run is resumed
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 
 
@@ -222,23 +222,13 @@ def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tup
     Where a run is logged and how often it is saved makes no difference.
     """
     flat, other_flat = (
-        {key: value for key, value in _flat(tree).items() if key.partition(".")[0] not in FREE_KEYS}
+        {key: value for key, value in flatten(tree).items() if key.partition(".")[0] not in FREE_KEYS}
         for tree in (config, other)
     )
     for key in (*flat, *other_flat):
         if key not in flat or key not in other_flat or flat[key] != other_flat[key]:
             return key, flat.get(key), other_flat.get(key)
     return None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How a claim about arms is judged on one task by one metric; which claims there are is in ``experiments.claims``.
 
-Where several arms fit (one M and epsilon, but other settings too), the one counts that deviates least from the task's
-values and from the number of samples that the protocol has for the claim.
+Arms are compared only with arms that train as long and as often: of each task the longest training counts. Where
+several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the
+task's values and from the number of samples that the protocol has for the claim.
 """
 
 import dataclasses
@@ -100,6 +101,33 @@ class Judgement:
         if unsure:
             parts.append(f"95% interval of the paired difference holds 0: {', '.join(unsure)}")
         return "; ".join(filter(None, parts))
+
+
+def comparable(runs: Runs) -> tuple[Runs, dict[str, str]]:
+    """Keeps of each task the arms that share all settings but the agent's; the longest finished training counts.
+
+    A training that no arm has finished on ``FEWEST_SEEDS`` seeds counts only if there is no other.
+
+    Returns:
+        The runs, and for each task that lost some what was left out.
+    """
+    kept, left_out = [], {}
+    for task in runs.tasks:
+        groups: dict[str, list[Cell]] = {}
+        for cell in runs.on(task):
+            groups.setdefault(str(sorted(cell.training.items())), []).append(cell)
+        best = max(groups.values(), key=_length)
+        kept += best
+        if others := [group for group in groups.values() if group is not best]:
+            arms = ", ".join(cell.arm for group in others for cell in group)
+            left_out[task] = f"left out, since they train differently: {arms}"
+    return dataclasses.replace(runs, cells=kept), left_out
+
+
+def _length(cells: Sequence[Cell]) -> tuple[bool, int, int]:
+    enough = [cell for cell in cells if len(cell.finished) >= FEWEST_SEEDS]
+    steps = [run.env_steps for cell in enough or cells for run in cell.finished]
+    return bool(enough), max(steps, default=0), len(steps)
 
 
 Judge = Callable[[Runs, str, str, Reduce], Judgement]

@@ -3,7 +3,6 @@
 Plots, reports and claims all start here, so that they leave out the same runs for the same reasons, and say so.
 """
 
-import csv
 import dataclasses
 import json
 import os
@@ -15,11 +14,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from experiments.run_directory import CONFIG, METRICS, PROVENANCE, SUMMARY
+from experiments.run_directory import CONFIG, METRICS, PLAN, PROVENANCE, SUMMARY, read_records
 from experiments.runs import FINISHED, Cell, Plan, Run, Runs, Series, value_text
 from remac.types import InvalidValueError
 
-PLAN = "plan.json"
 TUNING_EXPERIMENTS = ("tune_learning_rate",)
 
 
@@ -100,7 +98,7 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         notes.append(f"{directory}: {CONFIG} cannot be read ({type(error).__name__}: {_one_line(error)}), left out")
         return None
-    metrics = read_series(directory / METRICS, notes)
+    metrics = _read_series(directory, notes)
     if not metrics:
         notes.append(f"{directory}: {METRICS} holds no record yet")
     for name, series in metrics.items():
@@ -110,27 +108,17 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
     return Run(directory, config, _read_json(directory / PROVENANCE) or {}, _read_json(directory / SUMMARY), metrics)
 
 
-def read_series(path: Path, notes: list[str]) -> dict[str, Series]:
-    """Reads a file of metrics; of two records of one step the later one counts, and half-written lines do not."""
+def _read_series(directory: Path, notes: list[str]) -> dict[str, Series]:
+    """Reads a run's metrics; of two records of one step the later one counts, and half-written lines do not."""
+    records, damaged = read_records(directory)
+    if damaged:
+        notes.append(f"{directory / METRICS}: {damaged} lines cannot be read, left out")
     columns: dict[str, dict[int, tuple[float, ...]]] = {}
-    bad = 0
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        next(reader, None)
-        for row in reader:
-            try:
-                env_steps, gradient_steps, wall_seconds, name, value = row
-                columns.setdefault(name, {})[int(env_steps)] = (
-                    *(float(env_steps), float(gradient_steps), float(wall_seconds), float(value)),
-                )
-            except ValueError:
-                bad += 1
-    if bad:
-        notes.append(f"{path}: {bad} lines cannot be read, left out")
+    for env_steps, gradient_steps, wall_seconds, name, value in records:
+        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
     return {
-        name: Series(*np.asarray([records[step] for step in sorted(records)]).T)
-        for name, records in columns.items()
-        if records
+        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
+        for name, by_step in columns.items()
     }
 
 

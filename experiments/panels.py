@@ -113,6 +113,22 @@ def draw_dots(
     return figure
 
 
+def draw_speeds(runs: Runs, rows: list[Row]) -> "Figure":
+    """Draws a dot per program of each arm, a panel per task; appends the numbers to the rows."""
+    arms = [arm for arm in runs.arms if any(cell.speeds() for cell in runs.cells if cell.arm == arm)]
+    figure, axes = new_figure(len(runs.tasks), 1, panel=(5, 1.0 + 0.25 * max(len(arms), 3)))
+    style = styles(runs.cells)
+    for panel, task in zip(axes.flat, runs.tasks, strict=True):
+        for cell in runs.on(task):
+            for rate, members in cell.speeds():
+                panel.plot(rate, arms.index(cell.arm), "o", color=style(cell)[0])
+                rows.append({"task": task, "arm": cell.arm, "members": members, "env_steps_per_second": rate})
+        label(panel, title=task, x="env steps a second, of all members of a program together")
+        panel.set_xlim(left=0)
+        name_lines(panel, arms)
+    return figure
+
+
 def draw_interval(panel: "Axes", line: float, numbers: Mapping[str, float], colour: Any) -> None:
     """Draws an interquartile mean and its interval on the line of an arm."""
     panel.plot([numbers["low"], numbers["high"]], [line, line], color=colour, linewidth=2.5, alpha=0.8)
@@ -131,7 +147,7 @@ def draw_against(
     cells: Sequence[Cell],
     metric: str,
     factor: str,
-    ticks: list[Any],
+    ticks: Sequence[str],
     look: tuple[str, Any, Any, float],
 ) -> list[Row]:
     """Draws one line of a metric against a factor, and returns its numbers."""
@@ -141,11 +157,11 @@ def draw_against(
         values = list(cell.by_seed(metric).values())
         if not values:
             continue
-        numbers, x = describe(values), ticks.index(value_of(cell, factor)) + offset
+        value = value_text(value_of(cell, factor))
+        numbers, x = describe(values), ticks.index(value) + offset
         points.append((x, numbers["iqm"]))
         panel.plot([x] * len(values), values, "o", color=colour, alpha=0.35, markersize=2.5)
         panel.plot([x, x], [numbers["low"], numbers["high"]], color=colour, linewidth=1.5)
-        value = value_text(value_of(cell, factor))
         rows.append({"task": cell.task, "metric": metric, "factor": factor, "at": value, "arm": cell.arm, **numbers})
     if points:
         panel.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=name)
@@ -204,6 +220,14 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def plain(metric: str) -> str:
     """Returns a metric's label as running text."""
     return " ".join(LABELS.get(metric, metric).split())
+
+
+def ticks_of(values: Iterable[Any]) -> list[str]:
+    """Writes values, which may be lists, each once: numbers in their order, then the rest."""
+    texts = {value_text(value): value for value in values}
+    return sorted(
+        texts, key=lambda text: (0, texts[text], "") if isinstance(texts[text], int | float) else (1, 0, text)
+    )
 
 
 def value_of(cell: Cell, factor: str) -> Any:

@@ -78,7 +78,10 @@ class Recorder:
 
     def _record(self, event: Evaluation) -> None:
         now = time.monotonic()
-        timing = {"time/evaluation_seconds": now - self._evaluating_since}
+        timing = {
+            "time/evaluation_seconds": now - self._evaluating_since,
+            "time/num_members": len(self._runs),  # that share this clock
+        }
         if event.env_steps > self._timed_from:
             elapsed = self._evaluating_since - self._training_since
             timing["time/env_steps_per_second"] = (event.env_steps - self._timed_from) / max(elapsed, 1e-9)

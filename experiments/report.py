@@ -23,7 +23,7 @@ from experiments.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.loading import TUNING_EXPERIMENTS, load
 from experiments.panels import LABELS
 from experiments.plot import make_look
-from experiments.runs import FINISHED, X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.statistics import describe
 from experiments.tuning import learning_rates
 from remac.types import InvalidValueError
@@ -239,9 +239,9 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _tables(runs: Runs, metrics: Sequence[str]) -> str:
-    speed = "time/env_steps_per_second"
-    names = [*metrics, *(name for name in (speed,) if any(name in run.metrics for run in runs.used))]
-    header = ("arm", "seeds", *(" ".join(LABELS.get(name, name).split()) for name in names))
+    has_speed = any(SPEED in run.metrics for run in runs.used)
+    header = ("arm", "seeds", *(" ".join(LABELS.get(name, name).split()) for name in metrics))
+    header += ("env steps a second, of a program's members together",) * has_speed
     parts = [
         "<p>Mean ± standard deviation over finished seeds; in brackets the interquartile mean and its 95% bootstrap "
         "interval, which is too short for few seeds.</p>"
@@ -251,12 +251,17 @@ def _tables(runs: Runs, metrics: Sequence[str]) -> str:
             (
                 cell.arm,
                 as_ranges(run.seed for run in cell.finished) or "none",
-                *(_numbers(cell, name) for name in names),
+                *(_numbers(cell, name) for name in metrics),
+                *((_speeds(cell),) * has_speed),
             )
             for cell in runs.on(task)
         ]
         parts.append(_table(task, header, rows))
     return "".join(parts)
+
+
+def _speeds(cell: Cell) -> str:
+    return ", ".join(f"{rate:.4g} (members: {members})" for rate, members in cell.speeds()) or "no value"
 
 
 def _numbers(cell: Cell, metric: str) -> str:

@@ -30,6 +30,7 @@ except ImportError:  # not a POSIX system: two processes in one run directory go
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
 PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
+FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
 
@@ -223,6 +224,17 @@ class RunDirectory:
         write_whole(self.path / name, content)
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a configuration with dotted keys, as on the command line."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def metrics_fit(directory: Path | str, position: Mapping[str, Any]) -> bool:
     """Whether ``metrics.csv`` begins with what it was at a position that ``RunDirectory.position`` returned."""
     path, size = Path(directory) / METRICS, position["metrics_bytes"]
@@ -265,14 +277,31 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads ``metrics.csv``: for every name its env steps and values, in the order of writing."""
-    series: dict[str, tuple[list[int], list[float]]] = {}
+def read_records(directory: Path | str) -> tuple[list[tuple[int, int, float, str, float]], int]:
+    """Reads ``metrics.csv``: its lines, in the order of ``METRIC_COLUMNS`` and of writing, and how many are damaged.
+
+    A process that was killed can leave half a line.
+    """
+    records, damaged = [], 0
     with (Path(directory) / METRICS).open(newline="") as file:
-        for row in csv.DictReader(file):
-            steps, values = series.setdefault(row["name"], ([], []))
-            steps.append(int(row["env_steps"]))
-            values.append(float(row["value"]))
+        lines = csv.reader(file)
+        next(lines, None)
+        for line in lines:
+            try:
+                env_steps, gradient_steps, wall_seconds, name, value = line
+                records.append((int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value)))
+            except ValueError:
+                damaged += 1
+    return records, damaged
+
+
+def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float]]]:
+    """Reads for every name of ``metrics.csv`` its env steps and values, in the order of writing."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for env_steps, _, _, name, value in read_records(directory)[0]:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(env_steps)
+        values.append(value)
     return series
 
 

@@ -2,19 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.run_directory import SUMMARY
+from experiments.run_directory import FREE_KEYS, SUMMARY, flatten
 
 FINISHED, UNFINISHED = "finished", "unfinished"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
-# What may differ between the seeds of one arm: names, where records go, and how runs are measured.
-NOT_SETTINGS = ("seed", "experiment", "arm", "logger", "agent", "env")
+# What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
+NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "max_diverged_fraction", *FREE_KEYS)
+SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
 
 
@@ -57,10 +58,11 @@ class Run:
     def task(self) -> str:
         """Suite and task, with the options that make it another one."""
         env = self.config["env"]
-        options = {key: value for key, value in _flatten(env.get("options") or {}).items() if value is not None}
-        name = f"{env['suite']}/{env['task']}"
-        shown = [f"{key}={value_text(value)}" for key, value in options.items() if key != "stagger_first_episodes"]
-        return " ".join([name, *shown])
+        options = flatten(env.get("options") or {})
+        if options.get("stagger_first_episodes") is False:  # as if it were not there, which it is not in every suite
+            del options["stagger_first_episodes"]
+        shown = [f"{key}={value_text(value)}" for key, value in options.items() if value not in (None, {})]
+        return " ".join([f"{env['suite']}/{env['task']}", *shown])
 
     @property
     def seed(self) -> int:
@@ -107,8 +109,14 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What two runs must share to be seeds of one arm, with dotted keys."""
-        top = {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
-        return {**_flatten(self.agent), **_flatten(top)}
+        return {**flatten(self.agent), **self.training}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return flatten(
+            {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
+        )
 
     def final(self, metric: str) -> float:
         """Returns the mean of a metric over the last tenth of training; NaN if it is missing or not finite there."""
@@ -167,6 +175,11 @@ class Cell:
         return self.runs[0].base_label
 
     @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return self.runs[0].training
+
+    @property
     def order(self) -> tuple[Any, ...]:
         """What sorts the cells of a task: agents without retries, then by M, then by variant."""
         variant = [value if isinstance(value, int | float) else 0 for value in self.variant.values()]
@@ -181,6 +194,17 @@ class Cell:
         """Returns one number per finished seed, without those that do not have it."""
         values = {run.seed: reduce(run, metric) for run in self.finished}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def speeds(self) -> list[tuple[float, int]]:
+        """Returns the env steps a second of each program that trained finished runs, and how many runs it trained.
+
+        Runs of one program have one clock, thus the same speed to the last digit; the program's is that of all of them.
+        Where their number was not recorded it is taken to be 1.
+        """
+        speeds = self.by_seed(SPEED)
+        members = {seed: round(number) for seed, number in self.by_seed(MEMBERS).items()}
+        programs = dict.fromkeys((speed, members.get(seed, 1)) for seed, speed in speeds.items())
+        return [(speed * number, number) for speed, number in programs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,13 +276,3 @@ def as_ranges(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -72,7 +72,8 @@ def write_run(
         share = min(1.0, step / (0.95 * max(steps)))
         run.log(step, step, {metric: start + share * (value - start) for metric, value in (final or {}).items()})
     if status is not None:
-        run.write_summary(status, {}, **({"reason": reason} if reason else {}))
+        run.write_summary(run.summary(status, {}, **({"reason": reason} if reason else {})))
+    run.close()
     return run.path
 
 

@@ -149,6 +149,22 @@ def test_the_arm_that_counts_has_the_tasks_values_and_the_protocols_samples(tmp_
     assert check(write_sweep(tmp_path / "b", chosen, seeds=(1, 2)), "b").verdict == PASS
 
 
+@pytest.mark.parametrize("top", [{}, {"num_envs": 8}, {"updates_per_round": 8}])
+def test_arms_that_train_differently_are_not_compared(tmp_path, top):
+    chosen = arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0))
+    steps = range(0, 2001, 100)
+    write_sweep(tmp_path / "long", chosen[:3], seeds=(1, 2), steps=steps)
+    short = range(0, 1001, 100) if not top else steps
+    write_sweep(tmp_path / "short", chosen[3:] if top else chosen, seeds=(1, 2), steps=short, top=top)
+    # One seed of a longer training decides nothing.
+    write_run(tmp_path / "one", retries=8, final={"actor/entropy": 0.0}, steps=range(0, 3001, 100))
+    judgement = check(tmp_path, "a").tasks["mujoco/hopper"]
+    assert judgement.verdict == NOT_ENOUGH and "with this metric: M=8" in judgement.comment
+    assert "left out, since they train differently: " in judgement.comment and "M=8 " in judgement.comment
+    assert [value.mean for value in judgement.values] == [-9.0, -5.0, -8.0]
+    assert check(tmp_path / "short", "a").verdict == (NOT_ENOUGH if top else PASS)
+
+
 def test_what_decides_and_what_stands_beside_are_printed(tmp_path, capsys):
     chosen = arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0))
     for arm in chosen:

@@ -42,7 +42,8 @@ def runs(tmp_path):
                 run.log(step, step, {"eval/return": level + 10 * seed + step, "time/x": 1.0})
                 run.log(step, step, {"actor/pre_tanh_std": 0.5, "actor/entropy": -1.0, "actor/gaussian_entropy": 1.0})
             if not killed:
-                run.write_summary("finished", {})
+                run.write_summary(run.summary("finished", {}))
+            run.close()
     return sorted(path for path in tmp_path.iterdir())
 
 
@@ -123,17 +124,21 @@ def test_what_varies_decides_which_figures_there_are(tmp_path):
         ("learning_rate", (1e-4, 1e-3), "final_against_learning_rate"),
         ("num_samples", (8, 16), "final_against_num_samples"),
         ("actor_optimizer", ("adam", "sgd"), "final_against_actor_optimizer"),
+        ("hidden_sizes", ([256, 256], [64, 64, 64]), "final_against_hidden_sizes"),
+        ("objective", ("max", [0.5, 0.5]), "final_against_objective"),
     ],
 )
 def test_final_values_against_a_setting(tmp_path, key, values, expected):
     arms = [{"retries": 4, key: v, "final": {"actor/entropy": 2.0 + i}} for i, v in enumerate(values)]
     drawings = draw_all(load([write_sweep(tmp_path, arms)]), Look(("actor/entropy",)), [])
     drawing = next(drawing for drawing in drawings if drawing.name == expected)
-    assert [(row["at"], row["n"], row["mean"]) for row in drawing.rows] == [
-        (f"{v:g}" if isinstance(v, float) else str(v), 3, pytest.approx(2.0 + i)) for i, v in enumerate(values)
-    ]
-    line = curves_of(drawing.figure.axes[0])["M=4"]
-    np.testing.assert_allclose(line.get_ydata(), [2.0, 3.0])
+    reached = {f"{v:g}" if isinstance(v, float) else str(v): 2.0 + i for i, v in enumerate(values)}
+    assert {row["at"]: (row["n"], row["mean"]) for row in drawing.rows} == {
+        at: (3, pytest.approx(value)) for at, value in reached.items()
+    }
+    panel = drawing.figure.axes[0]
+    ticks = [tick.get_text() for tick in panel.get_xticklabels()]
+    np.testing.assert_allclose(curves_of(panel)["M=4"].get_ydata(), [reached[tick] for tick in ticks])
 
 
 def test_differences_are_paired_by_seed(tmp_path):
@@ -157,6 +162,24 @@ def test_returns_over_tasks_are_scaled_by_task(tmp_path):
     rows = {row["arm"]: row for row in drawings[-1].rows}
     assert drawings[-1].name == "aggregate" and rows["SAC"]["iqm"] == pytest.approx(1)
     assert rows["M=2"]["iqm"] == pytest.approx(0.5) and rows["M=2"]["runs"] == "3+3"
+
+
+def test_the_speed_is_that_of_a_program_and_not_a_sample_of_seeds(tmp_path):
+    """SAC's three seeds were one program; of M = 4 each ran alone, and did not record that."""
+    for seed, alone in enumerate((10.0, 20.0, 30.0)):
+        final = {"actor/entropy": 1.0, "time/env_steps_per_second": 100.0, "time/num_members": 3}
+        common = {"seed": seed, "top": {"experiment": "speed"}}
+        write_run(tmp_path / f"s{seed}", final=final, **common)
+        write_run(tmp_path / f"m{seed}", retries=4, final={"time/env_steps_per_second": alone}, **common)
+    drawing = draw_all(load([tmp_path]), Look(("actor/entropy",)), [])[-1]
+    assert drawing.name == "speed"
+    assert [(row["arm"], row["members"], row["env_steps_per_second"]) for row in drawing.rows] == [
+        ("SAC", 3, pytest.approx(300)),
+        *(("M=4", 1, pytest.approx(rate)) for rate in (10, 20, 30)),
+    ]
+    assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["None"] * 4, "dots, and no interval"
+    small_print = " ".join(drawing.figure.get_supxlabel().split())
+    assert "share one clock" in small_print and "bootstrap" not in small_print
 
 
 def test_many_arms_do_not_share_a_panel(tmp_path):

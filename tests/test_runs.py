@@ -7,6 +7,7 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 
 from experiments.loading import load
+from experiments.run_directory import read_metrics
 from experiments.runs import as_ranges
 from remac.types import InvalidValueError
 
@@ -61,6 +62,25 @@ def test_unequal_names_for_equal_settings_are_one_arm(tmp_path):
     assert runs.notes == ["mujoco/hopper: arms m4, m4_eps1e-8 have the same settings: one arm, m4"]
 
 
+def test_how_a_run_is_saved_logged_and_given_up_is_no_setting_of_the_arm(tmp_path):
+    new = {"checkpoint": {"keep": 2, "replay": True}, "resume": "auto", "logger": {"name": "none"}}
+    for seed, top in enumerate((None, new, {**new, "checkpoint": {"keep": 5}}, {"max_diverged_fraction": 0.01})):
+        write_run(tmp_path / str(seed), seed=seed, final=RETURN, top=top)
+    runs = load([tmp_path])
+    assert [(cell.arm, cell.variant, len(cell.runs)) for cell in runs.cells] == [("SAC", {}, 4)]
+
+
+def test_options_that_change_training_make_another_task(tmp_path):
+    for name, options in (("a", {}), ("b", {"stagger_first_episodes": False}), ("c", {"stagger_first_episodes": True})):
+        env = {"suite": "mujoco", "task": "hopper", "options": options}
+        write_run(tmp_path / name, seed=ord(name), final=RETURN, top={"env": env})
+    cells = load([tmp_path]).cells
+    assert {cell.task: len(cell.runs) for cell in cells} == {
+        "mujoco/hopper": 2,
+        "mujoco/hopper stagger_first_episodes=True": 1,
+    }
+
+
 @pytest.mark.parametrize(("old", "new", "kept"), [("finished", "finished", "new"), ("finished", None, "old")])
 def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept):
     for name, status, year in (("old", old, 2025), ("new", new, 2026)):
@@ -94,6 +114,7 @@ def test_odd_files_are_named(tmp_path):
     run = write_run(tmp_path / "torn", seed=2, final={**RETURN, "actor/entropy": math.nan})
     with (run / "metrics.csv").open("a") as file:
         file.write("1000,1000,1.0,eval/return_stochastic,12.0\n1100,110")
+    assert read_metrics(run)["eval/return_stochastic"][1][-1] == 12.0, "the pictures of a run leave the half line out"
     shutil.copytree(tmp_path / "good", tmp_path / "broken")
     (tmp_path / "broken/config.yaml").write_text("agent: [")
     (tmp_path / "empty").mkdir()

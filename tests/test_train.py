@@ -42,7 +42,7 @@ TRAINING = {
     *("actor/adam_denominator_median", "actor/epsilon_dominated_fraction"),
     *("critic/loss", "critic/q_mean", "critic/grad_norm"),
 }
-TIMING = {"time/env_steps_per_second", "time/evaluation_seconds"}
+TIMING = {"time/env_steps_per_second", "time/evaluation_seconds", "time/num_members"}
 
 
 def command(module, *arguments, cwd, **options):
@@ -96,7 +96,7 @@ def test_every_metric_is_there_at_every_evaluation(finished):
     for row in rows(directory):
         names.setdefault((int(row["env_steps"]), int(row["gradient_steps"])), set()).add(row["name"])
     assert list(names) == [(0, 0), (128, 64), (256, 192)]
-    assert names[0, 0] == EVALUATION | {"time/evaluation_seconds"}
+    assert names[0, 0] == EVALUATION | {"time/evaluation_seconds", "time/num_members"}
     everything = EVALUATION | TRAINING | TIMING | {"temperature", "env/diverged"}
     assert names[128, 64] - {"train/episode_return"} == everything
     assert names[256, 192] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"

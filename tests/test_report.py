@@ -155,6 +155,14 @@ def test_without_a_plan_the_page_says_so(tmp_path):
     assert "(one seed)" in parsed.texts["tables"]
 
 
+def test_the_table_has_the_speed_of_whole_programs(tmp_path):
+    final = {**FINAL, "time/env_steps_per_second": 100.0, "time/num_members": 2}
+    write_sweep(tmp_path / "runs", [{"final": final}], seeds=(1, 2), top={"experiment": "speed"})
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    parsed = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "200 (members: 2)" in parsed.texts["tables"]
+
+
 def test_tuning_chooses_the_best_worst_rank_of_each_task(tmp_path):
     returns = {1e-4: (10.0, 30.0), 3e-4: (20.0, 20.0), 1e-3: (30.0, 10.0)}
     arms = [

@@ -268,9 +268,14 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
             if value != before:
                 allowed = f"the run in {asked.resume} has {key}={before}; leave it out, or start a new run"
                 raise InvalidValueError(key, value, allowed)
-    for key in FREE_KEYS:
-        if any(name.partition(".")[0] == key for name in names):
-            stored[key] = plain[key]
+    for name in sorted(names):  # a group comes before its keys
+        group, *keys = name.split(".")
+        if group not in FREE_KEYS:
+            continue
+        if keys and isinstance(stored.get(group), dict) and keys[0] in plain[group]:
+            stored[group][keys[0]] = plain[group][keys[0]]  # the others are not this environment's defaults
+        else:
+            stored[group] = plain[group]
     stored["resume"] = str(asked.resume)
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENT_CONFIGS)

@@ -139,8 +139,8 @@ class Recorder:
             if (logger := self._loggers[index]) is not None:
                 with self._bar.hidden():
                     logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
-            self._try("summary", run, run.write_summary, summary)
-            if status == "finished":
+            is_written = self._try("summary", run, _write_summary, run, summary)
+            if status == "finished" and is_written:
                 run.checkpoints.remove()
 
     def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> Any:
@@ -152,3 +152,8 @@ class Recorder:
                 why = error.strerror or str(error)
                 print(f"warning: {run.path}: {what} not written ({why}); going on without", file=sys.stderr, flush=True)
             return None
+
+
+def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> bool:
+    run.write_summary(summary)
+    return True

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from agents import SAC
+from experiments.progress import ProgressBar
+from experiments.recorder import Recorder
 from experiments.run_directory import OutputError, RunDirectory, read_metrics
+from experiments.signals import StopSignals
 from remac.files import write_whole
 from remac.policy import load_policy, save_policy
 
@@ -75,6 +78,23 @@ def test_the_earlier_policy_and_other_files_stay(tmp_path):
         write_whole(tmp_path / "file", b"new one")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "file", "policy.json"]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_finished_run_keeps_its_checkpoints_until_the_summary_is_there(run, is_full, monkeypatch, capsys):
+    def fail(summary):
+        raise OSError(28, "No space left on device")
+
+    if is_full:
+        monkeypatch.setattr(run, "write_summary", fail)
+    monkeypatch.setattr("experiments.recorder.plot_run", lambda path: [])
+    run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
+    bar = ProgressBar(8)
+    recorder = Recorder(bar, [None], [run], [None], [None], StopSignals())
+    recorder.close("finished")
+    bar.close()
+    assert len(run.checkpoints.all()) == is_full
+    assert ("summary not written" in capsys.readouterr().err) == is_full
 
 
 @pytest.mark.slow

@@ -114,6 +114,23 @@ def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_p
     assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
 
 
+def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
+    (job,) = make_jobs(PROBE)
+    stored = job.config | {"checkpoint": {"every_env_steps": 5_000_000, "keep": 3, "replay": False}}
+    stored["logger"] |= {"name": "wandb", "project": "mine"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    for free, group, expected in (
+        ("checkpoint.keep=1", "checkpoint", stored["checkpoint"] | {"keep": 1}),
+        ("logger.mode=offline", "logger", stored["logger"] | {"mode": "offline"}),
+        ("logger=none", "logger", make_jobs(("logger=none",))[0].config["logger"]),
+    ):
+        register_schemas()
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+            config = make_job(hydra.compose("train", [f"resume={tmp_path}", free]), [free]).config
+        assert config == stored | {group: expected}
+
+
 def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):
     base = ("env=probe/action", "num_envs=4")
     same = [

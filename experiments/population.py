@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import gc
 import json
 import re
 import traceback
@@ -100,7 +101,8 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
             for part in parts:
-                results = _run_part([to_run[place] for place in part], bar)
+                results = _run_part([to_run[place] for place in part], bar, is_only=len(parts) == 1)
+                gc.collect()  # a training is part of reference cycles, and the next needs its memory
                 outcomes |= zip([waiting[place] for place in part], results, strict=True)
         finally:
             bar.close()
@@ -180,8 +182,8 @@ def _memory_bytes(memory_gib: float | None) -> int:
     return int(available_memory_bytes() * num_memories * MEMORY_SHARE)
 
 
-def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar) -> list[Outcome]:
-    """Trains the jobs of one program."""
+def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool) -> list[Outcome]:
+    """Trains the jobs of one program, which may be the only one."""
     first = planned[0].job
     bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
     runs = [
@@ -200,15 +202,17 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar) -> list[Outcome]:
         starts = [one.start for one in planned]
         recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
         try:
-            failures = _train(planned, recorder)
+            failures = _train(planned, recorder, is_only=is_only)
         finally:
             for run in runs:
                 run.close()
+        if signals.is_requested:
+            signals.end()  # it came after the last moment of training
     bar.update(bar_end, "training")
     return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
 
 
-def _train(planned: Sequence[PlannedJob], recorder: Recorder) -> dict[int, Exception]:
+def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) -> dict[int, Exception]:
     """Trains the jobs of one program to their end; returns what stopped those that did not come to it."""
     first = planned[0].job
     failures: dict[int, Exception] = {}
@@ -225,16 +229,24 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder) -> dict[int, Excep
         allowed = f"{found} cannot be continued from ({error}); use the version of the code that made it"
         raise InvalidValueError("resume", planned[0].directory, allowed) from None
     except StoppedError as error:
+        _release(error)
         failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
     except Exception as error:
         recorder.close("crashed", _one_line(error))
-        if len(planned) > 1 and not isinstance(error, OutputError):
-            traceback.print_exception(error)
+        if len(planned) > 1 or not is_only:
+            if not isinstance(error, OutputError):
+                traceback.print_exception(error)
+            _release(error)
         failures |= dict.fromkeys(range(len(planned)), error)
     except BaseException as error:
         recorder.close("interrupted", str(error))
         raise
     return failures
+
+
+def _release(error: BaseException) -> None:
+    """Lets go of the frames that an error passed, which hold the training's arrays."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _with_starts(planned: Sequence[PlannedJob]) -> list[PlannedJob]:

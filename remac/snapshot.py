@@ -113,7 +113,13 @@ def _to_host(leaf: jax.Array | np.ndarray, index: int) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return leaf[index]
     leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return np.asarray(leaf)[0] if len(leaf) == 1 else np.asarray(_take(leaf, index))
+    if len(leaf) == 1:
+        return np.asarray(leaf)[0]
+    for shard in leaf.addressable_shards:  # indexing the leaf itself would copy all of it to every device
+        place = index - (shard.index[0].start or 0)
+        if 0 <= place < len(shard.data):
+            return np.asarray(_take(shard.data, place))
+    raise IndexError(f"no device of this process holds member {index}")
 
 
 @jax.jit
@@ -139,6 +145,8 @@ def _assembled(
         if array.dtype != data.dtype or not fits:
             raise MisfitError(f"{name}: is {array.dtype}{list(array.shape)} and must be {data.dtype}{list(shape)}")
     if not is_split:
+        if any(not np.array_equal(array, arrays[0]) for array in arrays[1:]):  # type: ignore[arg-type]
+            raise MisfitError(f"{name}: is not the same for all members")
         return jnp.asarray(arrays[0])
     whole = np.zeros((split.num_places, *shape), data.dtype)
     for place in range(split.num_places):

@@ -1,6 +1,7 @@
 """Sweeps as one program: members equal single runs, groups, failures, devices, and Hydra's sweepers and launchers."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 
 import hydra
+import jax
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
@@ -129,6 +131,41 @@ def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
         with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             config = make_job(hydra.compose("train", [f"resume={tmp_path}", free]), [free]).config
         assert config == stored | {group: expected}
+
+
+def test_a_program_that_crashed_leaves_no_arrays_to_the_next(tmp_path, monkeypatch, capsys):
+    before, after = len(jax.live_arrays()), []
+
+    def fail(self):
+        raise RuntimeError("broken")
+
+    def counted(*arguments, original=population._run_part, **options):
+        gc.collect()
+        after.append(len(jax.live_arrays()) - before)
+        return original(*arguments, **options)
+
+    jobs = planned(tmp_path, PROBE, (*PROBE, "agent=sac"), (*PROBE, "agent=sac", "agent.hidden_sizes=[4]"))
+    before = len(jax.live_arrays())
+    monkeypatch.setattr(loop._Loop, "run", fail)
+    monkeypatch.setattr(population, "_run_part", counted)
+    outcomes = run_jobs(jobs)
+    assert [one.status for one in outcomes] == ["crashed"] * 3
+    assert max(after) < 10, after
+    assert capsys.readouterr().err.count("RuntimeError: broken") == 3
+
+
+def test_a_signal_while_pictures_are_drawn_ends_the_sweep_after_them(tmp_path, monkeypatch):
+    def end(self):
+        return loop.Result(None, [], {})
+
+    def stopped(self, status, reason=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Loop, "run", end)
+    monkeypatch.setattr(population.Recorder, "close", stopped)
+    with pytest.raises(SystemExit, match="143"):
+        run_jobs(planned(tmp_path, PROBE, (*PROBE, "agent=sac")))
+    assert not (tmp_path / "1").exists()
 
 
 def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):

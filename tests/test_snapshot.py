@@ -137,6 +137,8 @@ def test_arrays_of_another_training_are_refused():
             refused.append(message)
         with pytest.raises(MisfitError, match="not at the same round"):
             event.snapshot.restored([good, good | {"rounds_done": np.asarray(1)}], MemberSplit(2))
+        with pytest.raises(MisfitError, match="state/replay/size: is not the same for all members"):
+            event.snapshot.restored([good, good | {"state/replay/size": good["state/replay/size"] - 1}], MemberSplit(2))
 
     train(make_agent(env, SAC), env, dataclasses.replace(CONFIG, total_env_steps=48), jax.random.key(1), callback)
     assert len(refused) == 5

@@ -1,7 +1,6 @@
 """Sweeps as one program: members equal single runs, groups, failures, devices, and Hydra's sweepers and launchers."""
 
 import csv
-import gc
 import json
 import os
 import signal
@@ -140,7 +139,6 @@ def test_a_program_that_crashed_leaves_no_arrays_to_the_next(tmp_path, monkeypat
         raise RuntimeError("broken")
 
     def counted(*arguments, original=population._run_part, **options):
-        gc.collect()
         after.append(len(jax.live_arrays()) - before)
         return original(*arguments, **options)
 

@@ -1,6 +1,8 @@
 """Trainings taken apart and continued: bitwise what they would have been, on both kinds of suites."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -142,3 +144,24 @@ def test_arrays_of_another_training_are_refused():
 
     train(make_agent(env, SAC), env, dataclasses.replace(CONFIG, total_env_steps=48), jax.random.key(1), callback)
     assert len(refused) == 5
+
+
+SHARDED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import numpy as np
+from remac.devices import MemberSplit
+from remac.snapshot import _to_host
+
+for num_members in (2, 3, 5, 8):
+    rows, keys = np.arange(num_members * 6.0).reshape(num_members, 3, 2), jax.random.split(jax.random.key(0), num_members)
+    split = MemberSplit(num_members)
+    for index in range(num_members):
+        np.testing.assert_array_equal(_to_host(split.place(rows), index), rows[index])
+        np.testing.assert_array_equal(_to_host(split.place(keys), index), jax.random.key_data(keys)[index])
+"""
+
+
+def test_members_are_read_from_the_device_that_holds_them():
+    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -154,7 +154,8 @@ from remac.devices import MemberSplit
 from remac.snapshot import _to_host
 
 for num_members in (2, 3, 5, 8):
-    rows, keys = np.arange(num_members * 6.0).reshape(num_members, 3, 2), jax.random.split(jax.random.key(0), num_members)
+    rows = np.arange(num_members * 6.0).reshape(num_members, 3, 2)
+    keys = jax.random.split(jax.random.key(0), num_members)
     split = MemberSplit(num_members)
     for index in range(num_members):
         np.testing.assert_array_equal(_to_host(split.place(rows), index), rows[index])

@@ -28,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments import compilation_cache
 from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas, task_overrides
-from experiments.population import PlannedJob, plan, require_own_directories
+from experiments.population import PlannedJob, group_jobs, require_own_directories
 from experiments.run_directory import OutputError, is_begun
 from remac.loop import StoppedError
 from remac.machine import available_cpus
@@ -130,7 +130,7 @@ class ValidateJobs(Callback):
             ]
             require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:
-                plan(planned, config.hydra.launcher.memory_gib)
+                group_jobs(planned, config.hydra.launcher.memory_gib)
         except BAD_INPUT as error:
             _exit(2, describe(error, sys.argv[1:]))
         except Exception as error:

@@ -96,7 +96,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     waiting = [index for index in range(len(planned)) if index not in outcomes]
     if waiting:
         to_run = _with_starts([planned[index] for index in waiting])
-        parts = plan(to_run, memory_gib)
+        parts = group_jobs(to_run, memory_gib)
         print("\n".join(_announcement([to_run[place] for place in part]) for part in parts), flush=True)
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
@@ -111,7 +111,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     return in_order
 
 
-def plan(planned: Sequence[PlannedJob], memory_gib: float | None = None) -> list[list[int]]:
+def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -> list[list[int]]:
     """Groups jobs that differ in seed and in the agents' leaves only, and splits groups that need too much memory.
 
     Args:

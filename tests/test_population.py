@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from experiments import population
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
-from experiments.population import PlannedJob, plan, run_jobs
+from experiments.population import PlannedJob, group_jobs, run_jobs
 from experiments.wandb_logger import run_id
 from remac import loop, training
 from remac.machine import available_bytes, available_cpus
@@ -189,7 +189,7 @@ def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):
         ("eval_seed=3",),
     ]
     mixed = [pair for both in zip(same, other, strict=False) for pair in both] + other[len(same) :]
-    groups = plan(planned(tmp_path, *((*base, *one) for one in mixed)))
+    groups = group_jobs(planned(tmp_path, *((*base, *one) for one in mixed)))
     assert sorted(map(len, groups)) == [1] * len(other) + [len(same)]
     assert [mixed[index] for index in max(groups, key=len)] == same
     assert [group[0] for group in groups] == sorted(group[0] for group in groups)
@@ -199,10 +199,10 @@ def test_groups_are_of_jobs_that_differ_in_numbers_only(tmp_path):
 def test_a_group_is_split_to_fit_the_memory(tmp_path):
     jobs = planned(tmp_path, *((*PROBE, "total_env_steps=100000", f"seed={seed}") for seed in range(5)))
     gibibytes = 100_000 * 5 * 4 / 2**30  # a replay: observation, action, reward, discount, next observation
-    assert plan(jobs) == [[0, 1, 2, 3, 4]]
-    assert plan(jobs, 5.5 * gibibytes) == [[0, 1, 2, 3, 4]]
-    assert plan(jobs, 4.9 * gibibytes) == [[0, 1, 2], [3, 4]]
-    assert plan(jobs, 1.5 * gibibytes) == [[0], [1], [2], [3], [4]]
+    assert group_jobs(jobs) == [[0, 1, 2, 3, 4]]
+    assert group_jobs(jobs, 5.5 * gibibytes) == [[0, 1, 2, 3, 4]]
+    assert group_jobs(jobs, 4.9 * gibibytes) == [[0, 1, 2], [3, 4]]
+    assert group_jobs(jobs, 1.5 * gibibytes) == [[0], [1], [2], [3], [4]]
     for too_little in (0.9 * gibibytes, 0, float("nan")):
         with pytest.raises(InvalidValueError, match=r"hydra\.launcher\.memory_gib"):
             plan(jobs, too_little)

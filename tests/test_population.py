@@ -205,7 +205,7 @@ def test_a_group_is_split_to_fit_the_memory(tmp_path):
     assert group_jobs(jobs, 1.5 * gibibytes) == [[0], [1], [2], [3], [4]]
     for too_little in (0.9 * gibibytes, 0, float("nan")):
         with pytest.raises(InvalidValueError, match=r"hydra\.launcher\.memory_gib"):
-            plan(jobs, too_little)
+            group_jobs(jobs, too_little)
     with pytest.raises(InvalidValueError, match="two jobs"):
         run_jobs([jobs[0], jobs[0]])
     assert list(tmp_path.iterdir()) == []

@@ -119,7 +119,8 @@ class ValidateJobs(Callback):
         if config.hydra.launcher._target_.endswith(("JoblibLauncher", "LocalLauncher")):
             # Its jobs are processes that share the device, and this one only waits for them.
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        self._check(lambda: sweep_jobs(config), lambda job: f"{job.hydra.sweep.dir}/{job.hydra.sweep.subdir}", config)
+        sweep = config.hydra.sweep.dir  # once for all jobs: it may hold the time
+        self._check(lambda: sweep_jobs(config), lambda job: f"{sweep}/{job.hydra.sweep.subdir}", config)
 
     def _check(
         self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str], config: DictConfig

@@ -44,6 +44,31 @@ def parse(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[list[s
     return directories, settings
 
 
+def parse_settings(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+    """Reads a command line of ``key=value`` settings alone.
+
+    Args:
+        arguments: Command line without the program.
+        defaults: Every key with its default.
+
+    Returns:
+        A value for every key, and the keys that were given.
+
+    Raises:
+        InvalidValueError: On an unknown key, or one given twice.
+    """
+    settings, given = dict(defaults), set[str]()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in settings or not equals:
+            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(settings)}")
+        if key in given:
+            raise InvalidValueError(key, value, "must be given once")
+        given.add(key)
+        settings[key] = value
+    return settings, given
+
+
 def require_folder(key: str, path: Path) -> None:
     """Requires that a folder exists or can be made.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.arguments import parse_settings
 from experiments.benchmark import environment, estimators, peers, timing, train, update
 from experiments.command_line import use_all_cpus
 from experiments.figures import Row
@@ -56,16 +57,8 @@ def parse(arguments: list[str]) -> Settings:
     Raises:
         InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
     """
-    values = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ",".join(peers.REQUIREMENTS)}
-    given = set()
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in values or not equals:
-            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(values)}")
-        if key in given:
-            raise InvalidValueError(key, value, "must be given once")
-        given.add(key)
-        values[key] = value
+    defaults = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ",".join(peers.REQUIREMENTS)}
+    values, given = parse_settings(arguments, defaults)
     require_one_of("suite", values["suite"], SUITES)
     require_one_of("size", values["size"], SIZES)
     require_int("repeats", int(values["repeats"]) if values["repeats"].isdecimal() else values["repeats"], 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
+from experiments.arguments import parse_settings
 from experiments.figures import Row, save
 from experiments.toy import estimators, gaussian
 from remac.types import InvalidValueError
@@ -72,16 +73,7 @@ def parse(arguments: list[str]) -> tuple[str, str, Path]:
     Raises:
         InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
     """
-    settings = {"study": "", "size": "full", "out": ""}
-    given = set()
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in settings or not equals:
-            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(settings)}")
-        if key in given:
-            raise InvalidValueError(key, value, "must be given once")
-        given.add(key)
-        settings[key] = value
+    settings, given = parse_settings(arguments, {"study": "", "size": "full", "out": ""})
     require_one_of("study", settings["study"], STUDIES)
     require_one_of("size", settings["size"], SIZES)
     if "out" in given and not settings["out"]:

@@ -11,7 +11,7 @@ flipped bytes, and would need the manifest, the position in metrics.csv and the 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,16 @@ _NEW, _DAMAGED = ".new", ".damaged"
 
 
 class UnusableError(ValueError):
-    """A checkpoint that cannot be continued from; the message names the file and says why."""
+    """A checkpoint that cannot be continued from; the message names the file and says why.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        """Takes both."""
+        super().__init__(f"{path}: {why}")
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -44,17 +53,37 @@ class SavedRun:
     env_steps: int
     run: dict[str, Any]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Reads the state; arrays only, so that reading never runs code.
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Opens the state, whose arrays are read one by one; arrays only, so that reading never runs code.
 
         Raises:
-            UnusableError: If the file holds anything else.
+            UnusableError: If the file holds anything else; so does reading an array.
         """
+        return _SavedArrays(self.path / STATE)
+
+
+class _SavedArrays(Mapping[str, np.ndarray]):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._archive = self._trying(lambda: np.load(path, allow_pickle=False))
+        self._names = self._trying(lambda: list(self._archive.files))  # an array by itself has none
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._trying(lambda: self._archive[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _trying(self, read: Callable[[], Any]) -> Any:
         try:
-            with np.load(self.path / STATE, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            return read()
+        except KeyError:
+            raise
         except Exception as error:  # whatever NumPy and zipfile throw at what they do not know
-            raise UnusableError(f"{self.path / STATE}: holds other things than arrays") from error
+            raise UnusableError(self._path, "holds other things than arrays") from error
 
 
 class Checkpoints:
@@ -152,18 +181,18 @@ def verified(path: Path) -> dict[str, Any]:
     """
     manifest = _read_json(path / MANIFEST, "was cut short")
     if manifest.get("format") != FORMAT:
-        raise UnusableError(f"{path / MANIFEST}: is of format {manifest.get('format')}, this version reads {FORMAT}")
+        raise UnusableError(path / MANIFEST, f"is of format {manifest.get('format')}, this version reads {FORMAT}")
     files = manifest.get("files")
     if not isinstance(files, dict) or set(files) != {STATE, RUN}:
-        raise UnusableError(f"{path / MANIFEST}: does not list {STATE} and {RUN}")
+        raise UnusableError(path / MANIFEST, f"does not list {STATE} and {RUN}")
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
-            raise UnusableError(f"{file}: is missing")
+            raise UnusableError(file, "is missing")
         if not isinstance(expected, dict) or file.stat().st_size != expected.get("bytes"):
-            raise UnusableError(f"{file}: was cut short or changed (its size is not the manifest's)")
+            raise UnusableError(file, "was cut short or changed (its size is not the manifest's)")
         if sha256(file) != expected.get("sha256"):
-            raise UnusableError(f"{file}: is corrupted (its SHA-256 sum is not the manifest's)")
+            raise UnusableError(file, "is corrupted (its SHA-256 sum is not the manifest's)")
     return _read_json(path / RUN, "is no record of a run")
 
 
@@ -181,5 +210,5 @@ def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
-        raise UnusableError(f"{path}: {otherwise}")
+        raise UnusableError(path, otherwise)
     return content

@@ -18,6 +18,7 @@ from experiments import command_line
 from experiments.run_directory import CONFIG
 from remac.devices import MemberSplit
 from remac.evaluation import Evaluator
+from remac.files import write_whole
 from remac.loop import stack_members
 from remac.pacing import Pacer
 from remac.policy import Policy, load_policy
@@ -51,9 +52,8 @@ def main(config: DictConfig) -> float:
     result = {name: float(values[0]) for name, values in metrics.items()}
     for name, value in result.items():
         print(f"{name:24} {value:12.3f}")
-    (directory / "evaluation.json").write_text(
-        json.dumps({"num_episodes": config.num_episodes, "eval_seed": config.eval_seed, "metrics": result}, indent=2)
-    )
+    content = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed, "metrics": result}
+    write_whole(directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
     if config.render:
         try:
             print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")

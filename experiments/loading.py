@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.messages import one_line
 from experiments.run_directory import CONFIG, METRICS, PLAN, PROVENANCE, SUMMARY, read_records
 from experiments.runs import FINISHED, Cell, Plan, Run, Runs, Series, value_text
 from remac.types import InvalidValueError
@@ -96,7 +97,7 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
         config = yaml.load((directory / CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         config["agent"]["name"], config["env"]["suite"], config["env"]["task"], config["seed"]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        notes.append(f"{directory}: {CONFIG} cannot be read ({type(error).__name__}: {_one_line(error)}), left out")
+        notes.append(f"{directory}: {CONFIG} cannot be read ({one_line(error)}), left out")
         return None
     metrics = _read_series(directory, notes)
     if not metrics:
@@ -223,7 +224,3 @@ def _compare_lengths(cells: Sequence[Cell], notes: list[str]) -> None:
             notes.append(
                 f"{task}: finished runs have different lengths ({shown} env steps): compare final values by them"
             )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

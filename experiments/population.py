@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import gc
 import json
 import re
@@ -16,6 +17,7 @@ import numpy as np
 
 from experiments.checkpoints import SavedRun, UnusableError
 from experiments.config import FREE_KEYS, Job, available_memory_bytes
+from experiments.messages import one_line
 from experiments.progress import ProgressBar
 from experiments.recorder import Recorder
 from experiments.resume import align, find_start, require_resumable
@@ -198,7 +200,7 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool)
         for one in planned
     ]
     with StopSignals() as signals:
-        loggers = [_make_logger(one, run) for one, run in zip(planned, runs, strict=True)]
+        loggers = [functools.partial(_make_logger, one, run) for one, run in zip(planned, runs, strict=True)]
         starts = [one.start for one in planned]
         recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
         try:
@@ -224,15 +226,17 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) 
             start = [one.start.arrays() for one in planned if one.start is not None]
         failures |= train_population(agents, first.env, first.train_config, keys, recorder, start).failures
         recorder.close("finished")
-    except (UnusableError, MisfitError) as error:
-        found = planned[0].start.path if planned[0].start is not None else "none"
-        allowed = f"{found} cannot be continued from ({error}); use the version of the code that made it"
-        raise InvalidValueError("resume", planned[0].directory, allowed) from None
+    except (UnusableError, MisfitError) as error:  # nothing has been written yet
+        refusal = _refusal(planned, error)
+        if is_only:
+            raise refusal from None
+        recorder.summaries |= {index: {"status": "crashed", "reason": str(refusal)} for index in range(len(planned))}
+        failures |= dict.fromkeys(range(len(planned)), refusal)
     except StoppedError as error:
         _release(error)
         failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
     except Exception as error:
-        recorder.close("crashed", _one_line(error))
+        recorder.close("crashed", one_line(error))
         if len(planned) > 1 or not is_only:
             if not isinstance(error, OutputError):
                 traceback.print_exception(error)
@@ -242,6 +246,14 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) 
         recorder.close("interrupted", str(error))
         raise
     return failures
+
+
+def _refusal(planned: Sequence[PlannedJob], error: UnusableError | MisfitError) -> InvalidValueError:
+    """Names the job whose checkpoint does not fit."""
+    starts = [one.start.path for one in planned if one.start is not None]
+    place = error.member if isinstance(error, MisfitError) else starts.index(error.path.parent)
+    allowed = f"{starts[place]} cannot be continued from ({error}); use the version of the code that made it"
+    return InvalidValueError("resume", planned[place].directory, allowed)
 
 
 def _release(error: BaseException) -> None:
@@ -362,7 +374,3 @@ def _table(planned: Sequence[PlannedJob], outcomes: Sequence[Outcome]) -> str:
     ]
     counts = collections.Counter(outcome.status for outcome in outcomes)
     return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,6 +1,5 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from experiments.checkpoints import SavedRun
 from experiments.config import Job
+from experiments.messages import warn
 from experiments.progress import ProgressBar
 from experiments.run_directory import POLICY, RunDirectory, version
 from experiments.run_plots import plot_run
@@ -31,12 +31,17 @@ class Recorder:
         bar: ProgressBar,
         jobs: Sequence[Job],
         runs: Sequence[RunDirectory],
-        loggers: Sequence[Any | None],
+        loggers: Sequence[Callable[[], Any | None]],
         starts: Sequence[SavedRun | None],
         signals: StopSignals,
     ) -> None:
-        """Takes the bar, which may have moved already, and what each member has; all start at the same step."""
-        self._jobs, self._runs, self._loggers, self._bar, self._signals = jobs, runs, loggers, bar, signals
+        """Takes the bar, which may have moved already, and what each member has; all start at the same step.
+
+        Nothing is written, and no logger made, before the first event: by then checkpoints have been read.
+        """
+        self._jobs, self._runs, self._bar, self._signals = jobs, runs, bar, signals
+        self._make_loggers: Sequence[Callable[[], Any | None]] = loggers
+        self._loggers: list[Any | None] = [None] * len(runs)
         self._bar_start = bar.env_steps
         self._latest: list[Metrics] = [{} if start is None else dict(start.run["latest"]) for start in starts]
         first = {"env_steps": 0, "gradient_steps": 0} if starts[0] is None else starts[0].run["evaluated"]
@@ -45,13 +50,13 @@ class Recorder:
         self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
-        self._to_begin = [run for run, start in zip(runs, starts, strict=True) if start is not None]
+        self._starts, self._has_begun = starts, False
         self.summaries: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
         """Records an event; ends training where a signal asks for it."""
-        while self._to_begin:
-            self._to_begin.pop().begin()
+        if not self._has_begun:
+            self._begin()
         if isinstance(event, Evaluation):
             self._record(event)
         elif isinstance(event, Checkpoint):
@@ -72,6 +77,13 @@ class Recorder:
     def close(self, status: str, reason: str | None = None) -> None:
         """Ends the members that have not failed; ``summaries`` then holds every member's."""
         self._summarize(self._going_on(), status, reason)
+
+    def _begin(self) -> None:
+        for run, start in zip(self._runs, self._starts, strict=True):
+            if start is not None:
+                run.begin()
+        self._loggers = [make() for make in self._make_loggers]
+        self._has_begun = True
 
     def _going_on(self) -> list[int]:
         return [index for index in range(len(self._runs)) if index not in self.summaries]
@@ -150,7 +162,7 @@ class Recorder:
         except OSError as error:
             with self._bar.hidden():
                 why = error.strerror or str(error)
-                print(f"warning: {run.path}: {what} not written ({why}); going on without", file=sys.stderr, flush=True)
+                warn(f"{run.path}: {what} not written ({why}); going on without")
             return None
 
 

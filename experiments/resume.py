@@ -1,12 +1,12 @@
 """Finds out where a run stands: not begun, finished, or at a checkpoint."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.checkpoints import Checkpoints, SavedRun
 from experiments.config import first_difference, read_config
+from experiments.messages import warn
 from experiments.run_directory import is_begun, metrics_fit, require_unlocked, version
 from remac.types import InvalidValueError
 
@@ -54,7 +54,7 @@ def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None
         elif env_steps is None or saved.env_steps == env_steps:
             if env_steps is None:
                 for line in problems:
-                    _warn(f"{line}; continuing from {saved.path}")
+                    warn(f"{line}; continuing from {saved.path}")
             return saved
     if env_steps is None and problems:
         allowed = (
@@ -89,7 +89,3 @@ def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str
     if not metrics_fit(directory, saved.run):
         return f"{directory / 'metrics.csv'}: does not begin with what {saved.path} was saved with"
     return None
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ import jax
 import yaml
 
 from experiments.checkpoints import Checkpoints, SavedRun, sha256
+from experiments.messages import warn
 from remac.files import sync, write_whole
 from remac.types import InvalidValueError
 
@@ -252,9 +253,7 @@ def _lock(directory: Path) -> IO[bytes]:
         allowed = "is in use by another process; wait for it to end, or choose another directory"
         raise InvalidValueError("hydra.run.dir", directory, allowed) from None
     except OSError as error:
-        print(
-            f"warning: {directory}: cannot be locked ({error.strerror}), so do not train in it twice", file=sys.stderr
-        )
+        warn(f"{directory}: cannot be locked ({error.strerror}), so do not train in it twice")
     return file
 
 

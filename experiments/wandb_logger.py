@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from experiments.messages import one_line, warn
+
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
 INIT_TIMEOUT_SECONDS = 6.5
 CLEANUP_SECONDS = 2.0
@@ -120,7 +122,7 @@ class WandbLogger:
             try:
                 self._run = self._init("online")
             except Exception as error:
-                reason = _one_line(error)
+                reason = one_line(error)
                 self._fall_back()
         if self._run is None:
             self._run = self._init("offline")
@@ -131,7 +133,7 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="env_steps")
         self._log_again()
         if reason is not None:
-            _warn(f"W&B is out of reach, so runs of this process are logged offline ({reason})")
+            warn(f"W&B is out of reach, so runs of this process are logged offline ({reason})")
 
     def _init(self, mode: str) -> Any:
         # The client reports its own errors to the server; without a server that holds up the exit for 20 s.
@@ -194,7 +196,7 @@ class WandbLogger:
             action()
         except Exception as error:
             after = f"; upload what there is with: {self._sync_command}" if self._sync_command else ""
-            _warn(f"W&B logging of this run stopped, the run directory goes on ({_one_line(error)}){after}")
+            warn(f"W&B logging of this run stopped, the run directory goes on ({one_line(error)}){after}")
             run, self._run = self._run, None
             if run is not None:
                 _run_briefly(lambda: run.finish(exit_code=exit_code))
@@ -257,11 +259,3 @@ def _shorten(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length - 9]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ alone, and runs that were made alone as a population.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,22 @@ from remac.devices import SPLIT, MemberSplit
 from remac.training import TRAIN_STATE_SPLIT, TrainState
 from remac.types import EnvState, PyTree
 
-Arrays = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 REPLAY = "state/replay/storage/"
 COUNTERS = ("rounds_done", "evaluated_round")
 
 
 class MisfitError(ValueError):
-    """Arrays that are not those of such a training; the message names the first that does not fit."""
+    """Arrays that are not those of such a training; the message names the first that does not fit.
+
+    Attributes:
+        member: Whose array it is.
+    """
+
+    def __init__(self, message: str, member: int) -> None:
+        """Stores both."""
+        super().__init__(message)
+        self.member = member
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Snapshot:
     rounds_done: int
     evaluated_round: int
 
-    def member(self, index: int, *, replay: bool = True) -> Arrays:
+    def member(self, index: int, *, replay: bool = True) -> dict[str, np.ndarray]:
         """Returns one member by itself, as arrays without a member axis.
 
         Args:
@@ -49,7 +57,7 @@ class Snapshot:
             replay: Whether to include the transitions; only rows in use are.
         """
         size = int(self.state.replay.size)
-        arrays = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
+        arrays: dict[str, np.ndarray] = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         for name, leaf, is_split in _named_leaves(self.state, self.env_state):
             if name.startswith(REPLAY):
                 if replay:
@@ -58,21 +66,22 @@ class Snapshot:
                 arrays[name] = _to_host(leaf, index) if is_split else np.asarray(leaf)
         return arrays
 
-    def restored(self, members: Sequence[Mapping[str, np.ndarray]], split: MemberSplit) -> "Snapshot":
+    def restored(self, members: Sequence[Arrays], split: MemberSplit) -> "Snapshot":
         """Returns the snapshot that members' arrays were taken from; self gives structure, shapes and types.
 
-        Without the transitions, the replay is empty.
+        Without the transitions, the replay is empty. With them, self gives up its own, so that memory holds one replay.
 
         Args:
-            members: What ``member`` returned for each, at the same round.
+            members: What ``member`` returned for each, at the same round; read array by array.
             split: Of the population to be.
 
         Raises:
             MisfitError: If the arrays are not those of such a training.
         """
-        counters = {tuple(int(arrays.get(name, -1)) for name in COUNTERS) for arrays in members}
-        if len(counters) != 1:
-            raise MisfitError("the members are not at the same round")
+        counters = [tuple(int(arrays.get(name, -1)) for name in COUNTERS) for arrays in members]
+        for index, of_member in enumerate(counters):
+            if of_member != counters[0]:
+                raise MisfitError("is not at the same round as the first member", index)
         has_replay = any(name.startswith(REPLAY) for name in members[0])
         leaves, known = [], set(COUNTERS)
         for name, leaf, is_split in _named_leaves(self.state, self.env_state):
@@ -82,13 +91,14 @@ class Snapshot:
             elif name in ("state/replay/size", "state/replay/position") and not has_replay:
                 leaves.append(jnp.zeros_like(leaf))
             else:
-                leaves.append(_assembled(name, leaf, is_split, [arrays.get(name) for arrays in members], split))
-        for name in members[0]:
-            if name not in known:
-                raise MisfitError(f"{name}: this version has no such array")
+                leaves.append(_assembled(name, leaf, is_split, members, split))
+        for index, arrays in enumerate(members):
+            for name in arrays:
+                if name not in known:
+                    raise MisfitError(f"{name}: this version has no such array", index)
         structure = jax.tree.structure((self.state, self.env_state))
         state, env_state = jax.tree.unflatten(structure, leaves)
-        return Snapshot(state, env_state, *counters.pop())
+        return Snapshot(state, env_state, *counters[0])
 
 
 def _named_leaves(state: TrainState, env_state: EnvState) -> list[tuple[str, jax.Array | np.ndarray, bool]]:
@@ -128,32 +138,44 @@ def _take(leaf: jax.Array, index: int) -> jax.Array:
 
 
 def _assembled(
-    name: str,
-    like: jax.Array | np.ndarray,
-    is_split: bool,
-    arrays: Sequence[np.ndarray | None],
-    split: MemberSplit,
+    name: str, like: jax.Array | np.ndarray, is_split: bool, members: Sequence[Arrays], split: MemberSplit
 ) -> jax.Array | np.ndarray:
-    """Stacks the members' arrays to a leaf like the given one, on the same devices."""
+    """Stacks the members' arrays to a leaf like the given one, on the same devices.
+
+    Every array is read when its place is filled. Transitions take the place of those of the given leaf.
+    """
     data = jax.random.key_data(like) if _is_key(like) else like
-    shape = data.shape[1:] if is_split else data.shape
-    for array in arrays:
+    whole_shape, dtype = data.shape, data.dtype
+    shape = whole_shape[1:] if is_split else whole_shape
+    is_replay = name.startswith(REPLAY)
+
+    def read(index: int) -> np.ndarray:
+        array = members[index].get(name)
         if array is None:
-            raise MisfitError(f"{name}: is missing")
-        rows = name.startswith(REPLAY)
-        fits = array.shape[1:] == shape[1:] and len(array) <= shape[0] if rows else array.shape == shape
-        if array.dtype != data.dtype or not fits:
-            raise MisfitError(f"{name}: is {array.dtype}{list(array.shape)} and must be {data.dtype}{list(shape)}")
+            raise MisfitError(f"{name}: is missing", index)
+        fits = array.shape[1:] == shape[1:] and len(array) <= shape[0] if is_replay else array.shape == shape
+        if array.dtype != dtype or not fits:
+            raise MisfitError(f"{name}: is {array.dtype}{list(array.shape)} and must be {dtype}{list(shape)}", index)
+        return array
+
+    def fill(slices: tuple[slice, ...]) -> np.ndarray:
+        places = range(*slices[0].indices(split.num_places))
+        part = np.zeros((len(places), *shape), dtype)
+        for row, place in enumerate(places):
+            array = read(min(place, len(members) - 1))  # as ``MemberSplit.place`` fills places
+            part[(row, *(slice(length) for length in array.shape))] = array
+        return part
+
     if not is_split:
-        if any(not np.array_equal(array, arrays[0]) for array in arrays[1:]):  # type: ignore[arg-type]
-            raise MisfitError(f"{name}: is not the same for all members")
-        return jnp.asarray(arrays[0])
-    whole = np.zeros((split.num_places, *shape), data.dtype)
-    for place in range(split.num_places):
-        array = arrays[min(place, len(arrays) - 1)]  # as ``MemberSplit.place`` fills places
-        filled: tuple[Any, ...] = (place, *(slice(length) for length in array.shape))  # type: ignore[union-attr]
-        whole[filled] = array
-    if isinstance(like, np.ndarray):
-        return whole
-    placed = jax.device_put(whole, data.sharding)  # type: ignore[union-attr]
+        first = read(0)
+        for index in range(1, len(members)):
+            if not np.array_equal(read(index), first):
+                raise MisfitError(f"{name}: is not the same for all members", index)
+        return jnp.asarray(first)
+    if isinstance(data, np.ndarray):
+        return fill((slice(None),))
+    sharding = data.sharding
+    if is_replay:
+        data.delete()
+    placed = jax.make_array_from_callback(whole_shape, sharding, fill)
     return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like)) if _is_key(like) else placed

@@ -211,7 +211,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("form", ["pickle", "object array", "yaml"])
+@pytest.mark.parametrize("form", ["pickle", "lone array", "object array", "yaml"])
 def test_a_crafted_file_cannot_execute_anything(run, tmp_path, form):
     """Sums that fit do not help: arrays and JSON are read, and nothing else is understood."""
     target = tmp_path / "exploded"
@@ -219,6 +219,9 @@ def test_a_crafted_file_cannot_execute_anything(run, tmp_path, form):
     state = crafted / "state.npz"
     if form == "pickle":
         state.write_bytes(pickle.dumps(Bomb(target)))
+    elif form == "lone array":
+        with state.open("wb") as file:
+            np.save(file, np.arange(3))
     elif form == "object array":
         np.savez(state, **{"state/x": np.array([Bomb(target)], dtype=object)})
     else:
@@ -232,7 +235,7 @@ def test_a_crafted_file_cannot_execute_anything(run, tmp_path, form):
     manifest["files"]["state.npz"] = sums
     (crafted / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UnusableError, match="holds other things than arrays"):
-        find_start(run.path, CONFIG).arrays()
+        dict(find_start(run.path, CONFIG).arrays())
     policy = run.path / "policy"
     policy.mkdir()
     shutil.copy(state, policy / "arrays.npz")

@@ -90,7 +90,7 @@ def test_a_finished_run_keeps_its_checkpoints_until_the_summary_is_there(run, is
     monkeypatch.setattr("experiments.recorder.plot_run", lambda path: [])
     run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
     bar = ProgressBar(8)
-    recorder = Recorder(bar, [None], [run], [None], [None], StopSignals())
+    recorder = Recorder(bar, [None], [run], [lambda: None], [None], StopSignals())
     recorder.close("finished")
     bar.close()
     assert len(run.checkpoints.all()) == is_full

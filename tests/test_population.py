@@ -15,8 +15,10 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import population
+from experiments.checkpoints import Checkpoints
 from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.population import PlannedJob, group_jobs, run_jobs
+from experiments.recorder import Recorder
 from experiments.wandb_logger import run_id
 from remac import loop, training
 from remac.machine import available_bytes, available_cpus
@@ -209,6 +211,36 @@ def test_a_group_is_split_to_fit_the_memory(tmp_path):
     with pytest.raises(InvalidValueError, match="two jobs"):
         run_jobs([jobs[0], jobs[0]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_does_not_fit_names_its_job_and_leaves_the_others(tmp_path, monkeypatch, capsys):
+    overrides = [
+        (*PROBE, "resume=auto", "checkpoint.every_env_steps=80", *one) for one in (*MIXED, ("agent=sac", "seed=4"))
+    ]
+    jobs = planned(tmp_path, *overrides)
+
+    def save_and_stop(self, *arguments):
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    save = Recorder._save
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs(jobs[:2])
+    (saved,) = Checkpoints(tmp_path / "1", keep=1).usable([])
+    lacking = {name: array for name, array in saved.arrays().items() if name != "state/key"}
+    Checkpoints(tmp_path / "1", keep=1).save(saved.env_steps, lacking, saved.run)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    first, second, other = run_jobs(jobs)
+    assert other.status == "finished" and {first.status, second.status} == {"crashed"}
+    assert "1 finished" in capsys.readouterr().out
+    for outcome in (first, second):
+        assert f"resume={tmp_path / '1'}: " in outcome.reason and "state/key: is missing" in outcome.reason
+        assert isinstance(outcome.error, InvalidValueError)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    with pytest.raises(InvalidValueError, match="state/key: is missing"):
+        run_jobs(jobs[:2])
 
 
 def test_a_group_that_crashes_leaves_the_others(tmp_path, monkeypatch, capsys):

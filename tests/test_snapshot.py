@@ -10,7 +10,6 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
-from remac.devices import MemberSplit
 from remac.loop import Checkpoint, Evaluation, Progress, TrainConfig, stack_members, train, train_population
 from remac.snapshot import MisfitError
 
@@ -120,30 +119,34 @@ def test_without_the_transitions_the_replay_is_filled_again_first():
 
 
 def test_arrays_of_another_training_are_refused():
-    env, refused = make_env("device"), []
+    env, saved = make_env("device"), Saved()
+    agent, config = make_agent(env, SAC), dataclasses.replace(CONFIG, total_env_steps=48)
+    train(agent, env, config, jax.random.key(1), saved)
+    ((good,),) = saved.at_checkpoint.values()
+    size = good["state/replay/size"]
 
-    def callback(event):
-        if not isinstance(event, Checkpoint):
-            return
-        good = event.snapshot.member(0)
-        for change, message in (
-            ({"state/key": good["state/key"][:1]}, r"state/key: is uint32\[1\] and must be uint32\[2\]"),
-            ({"env_state/reward": good["env_state/reward"].astype(float)}, "env_state/reward: is float64"),
-            ({"state/replay/storage/action": np.zeros((101, 1), np.float32)}, "storage/action: is float32"),
-            ({"state/agent/new": np.zeros(3)}, "state/agent/new: this version has no such array"),
-            ({"state/key": None}, "state/key: is missing"),
-        ):
-            arrays = {name: array for name, array in (good | change).items() if array is not None}
-            with pytest.raises(MisfitError, match=message):
-                event.snapshot.restored([arrays], MemberSplit(1))
-            refused.append(message)
-        with pytest.raises(MisfitError, match="not at the same round"):
-            event.snapshot.restored([good, good | {"rounds_done": np.asarray(1)}], MemberSplit(2))
-        with pytest.raises(MisfitError, match="state/replay/size: is not the same for all members"):
-            event.snapshot.restored([good, good | {"state/replay/size": good["state/replay/size"] - 1}], MemberSplit(2))
+    def starting(*members):
+        agents = stack_members([agent] * len(members))
+        train_population(agents, env, config, jax.random.split(jax.random.key(1), len(members)), start=members)
 
-    train(make_agent(env, SAC), env, dataclasses.replace(CONFIG, total_env_steps=48), jax.random.key(1), callback)
-    assert len(refused) == 5
+    for change, message in (
+        ({"state/key": good["state/key"][:1]}, r"state/key: is uint32\[1\] and must be uint32\[2\]"),
+        ({"env_state/reward": good["env_state/reward"].astype(float)}, "env_state/reward: is float64"),
+        ({"state/replay/storage/action": np.zeros((101, 1), np.float32)}, "storage/action: is float32"),
+        ({"state/agent/new": np.zeros(3)}, "state/agent/new: this version has no such array"),
+        ({"state/key": None}, "state/key: is missing"),
+    ):
+        arrays = {name: array for name, array in (good | change).items() if array is not None}
+        with pytest.raises(MisfitError, match=message) as refused:
+            starting(arrays)
+        assert refused.value.member == 0
+    for change, message in (
+        ({"rounds_done": np.asarray(1)}, "not at the same round"),
+        ({"state/replay/size": size - 1}, "state/replay/size: is not the same for all members"),
+    ):
+        with pytest.raises(MisfitError, match=message) as refused:
+            starting(good, good | change)
+        assert refused.value.member == 1
 
 
 SHARDED = """

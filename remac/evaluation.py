@@ -45,9 +45,9 @@ class Evaluator:
         """Takes environments made for evaluation (E episodes at a time, none staggered), and where members live."""
         self._env, self._split = env, split
         self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
-        self._reset = env.reset
         if env.on_device:
-            self._reset = split.program(jax.vmap(jax.vmap(env.reset)), (SPLIT,), SPLIT)
+            # Episodes start within the program: made outside, they would differ in sharding and compile a second one.
+            self._begin = split.program(self._begin_on_device, (SPLIT,), SPLIT)
             self._rollout = split.program(self._steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ class Evaluator:
         return summarize(self._split.members(jax.tree.map(np.asarray, episodes)))
 
     def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
-        env_state = self._reset(reset_keys)
+        env_state = self._env.reset(reset_keys)
         episodes = _start(env_state.reward.shape, np)
         step = 0
         while episodes.alive.any():
@@ -80,8 +80,7 @@ class Evaluator:
         return episodes
 
     def _on_device(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
-        env_state = self._reset(reset_keys)
-        episodes = _start(env_state.reward.shape, jnp)
+        env_state, episodes = self._begin(reset_keys)
         step = 0
         while jax.device_get(episodes.alive).any():
             rollout = functools.partial(self._rollout, policies, action_key, env_state, episodes, step)
@@ -89,6 +88,10 @@ class Evaluator:
             step += num_steps
             pacer.tick()
         return episodes
+
+    def _begin_on_device(self, reset_keys: Key) -> tuple[EnvState, Episodes]:
+        env_state = jax.vmap(jax.vmap(self._env.reset))(reset_keys)
+        return env_state, _start(env_state.reward.shape, jnp)
 
     def _steps(
         self,

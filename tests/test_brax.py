@@ -41,6 +41,7 @@ def test_reacher_is_brax_reacher_and_ends_at_its_time_limit():
     assert not np.allclose(state.observation[0], state.observation[1])
 
 
+@pytest.mark.slow
 def test_sparse_reacher_is_paid_in_reach_only():
     _, state = compare_with_brax("sparse_reacher", 50, reach=0.15)
     assert 0 < state.episode_return[0] < 50

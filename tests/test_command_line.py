@@ -227,7 +227,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
 def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
     monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
@@ -307,7 +307,9 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
     assert '"stopped"' in (tmp_path / "run" / "summary.json").read_text()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     run = tmp_path / "run"
     process = subprocess.Popen(

@@ -1,6 +1,8 @@
 """Invariants of the training loop, on a suite that lives on the device and one on the host."""
 
+import collections
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,8 @@ CONFIG = TrainConfig(
 SMALL = {"hidden_sizes": (8, 8), "batch_size": 16}
 SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
 both_suites = pytest.mark.parametrize("suite", SUITES)
+device_first = pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
+host_first = pytest.mark.parametrize("suite", ["host", pytest.param("device", marks=pytest.mark.slow)])
 
 
 def make_env(suite, num_envs=8):
@@ -52,7 +56,7 @@ def assert_bitwise_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@both_suites
+@host_first
 def test_the_same_key_gives_bitwise_the_same_run_and_another_key_another(suite):
     env = make_env(suite)
     agent = make_agent(env)
@@ -63,7 +67,7 @@ def test_the_same_key_gives_bitwise_the_same_run_and_another_key_another(suite):
     assert other.evaluations[-1].metrics["critic/loss"] != first.evaluations[-1].metrics["critic/loss"]
 
 
-@both_suites
+@device_first
 def test_a_member_is_bitwise_the_same_run_alone(suite):
     """Members of different retry counts, rates and epsilons; this holds on the CPU."""
     env = make_env(suite)
@@ -83,7 +87,7 @@ def test_a_member_is_bitwise_the_same_run_alone(suite):
             assert values == own.metrics
 
 
-@both_suites
+@device_first
 def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
     """There members are vmapped: equal to rounding for the first 64 gradient steps."""
     monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
@@ -103,7 +107,7 @@ def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
             )
 
 
-@both_suites
+@device_first
 def test_results_do_not_depend_on_how_the_work_is_cut(suite, monkeypatch):
     env = make_env(suite)
     usual = train(make_agent(env), env, CONFIG, jax.random.key(0))
@@ -111,7 +115,7 @@ def test_results_do_not_depend_on_how_the_work_is_cut(suite, monkeypatch):
     assert logged(train(make_agent(env), env, CONFIG, jax.random.key(0))) == logged(usual)
 
 
-@both_suites
+@host_first
 def test_intervals_round_up_to_whole_rounds(suite):
     """8 environments: prefill 40 is 5 rounds, evaluations every 64, the end at 200."""
     events = []
@@ -127,7 +131,8 @@ def test_intervals_round_up_to_whole_rounds(suite):
 
 
 @both_suites
-def test_one_trace_per_program_however_long_the_training(suite, monkeypatch):
+def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, caplog):
+    """None is traced again, nor compiled again for arguments that lie otherwise on the devices."""
     counts = {"act": 0, "learn": 0}
     for name in counts:
         original = getattr(training, name)
@@ -138,9 +143,15 @@ def test_one_trace_per_program_however_long_the_training(suite, monkeypatch):
 
         monkeypatch.setattr(loop, name, counted)
     env = make_env(suite)
-    train(make_agent(env), env, dataclasses.replace(CONFIG, total_env_steps=800), jax.random.key(0))
+    with jax.log_compiles():
+        train(make_agent(env), env, dataclasses.replace(CONFIG, total_env_steps=800), jax.random.key(0))
     # learn: once for prefilling, once for training. On the device act is part of those two programs.
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
+    compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+|<lambda>)\)", caplog.text))
+    per_program = {"init_train_state": 1, "reset_metrics": 1} | (
+        {"rounds": 2, "_begin_on_device": 1, "_steps": 1} if suite == "device" else {"act": 1, "<lambda>": 2, "_act": 1}
+    )
+    assert {name: compiled[name] for name in per_program} == per_program
 
 
 @both_suites
@@ -158,7 +169,7 @@ def test_memory_does_not_grow_with_training(suite):
     assert max(live_bytes[2:]) <= live_bytes[2] + 4096
 
 
-@both_suites
+@host_first
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)
     short = dataclasses.replace(CONFIG, total_env_steps=56)
@@ -224,7 +235,7 @@ def test_the_replay_reads_right_across_a_reset():
     assert seen["termination"] > 0
 
 
-@both_suites
+@device_first
 def test_the_replay_holds_what_happened(suite):
     """Read back after training: each row follows from the one before it in the same environment."""
     env = make_env(suite)

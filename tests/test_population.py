@@ -96,12 +96,12 @@ def counts(monkeypatch):
 
 def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_path, capsys, counts):
     failing = ("agent.num_retries=2", "agent.learning_rate=1e30", "seed=2")
-    overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1], ("agent=sac", "seed=4"))]
+    overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1])]
     together = run_jobs(planned(tmp_path / "together", *overrides))
-    # Each of the two groups is one program for prefilling and one for training.
-    assert counts == {"act": 4, "learn": 4}
+    # The group is one program for prefilling and one for training.
+    assert counts == {"act": 2, "learn": 2}
     table = capsys.readouterr().out
-    assert "3 members" in table and "1 member:" in table and "3 finished, 1 stopped" in table
+    assert "3 members" in table and "2 finished, 1 stopped" in table
     alone = [run_jobs([one])[0] for one in planned(tmp_path / "alone", *overrides)]
     for number, (of_all, own) in enumerate(zip(together, alone, strict=True)):
         assert values(of_all.directory) == values(own.directory)
@@ -110,8 +110,8 @@ def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_p
         assert summary(of_all.directory)["env_steps"] == summary(own.directory)["env_steps"]
         assert (of_all.directory / "plots" / "return.png").exists() and (of_all.directory / "policy").exists()
         config = yaml.safe_load((of_all.directory / "config.yaml").read_text())
-        assert config["seed"] == (0, 2, 1, 4)[number]
-    assert [one.status for one in together] == ["finished", "stopped", "finished", "finished"]
+        assert config["seed"] == (0, 2, 1)[number]
+    assert [one.status for one in together] == ["finished", "stopped", "finished"]
     assert together[1].score is None and "non-finite at gradient step" in together[1].reason
     assert together[1].reason == summary(tmp_path / "together" / "1")["reason"]
     assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
@@ -338,7 +338,8 @@ def test_the_optuna_sweeper_tunes_on_top(tmp_path):
     assert scores[results["best_params"]["agent.learning_rate"]] == results["best_value"]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_other_launchers_run_a_sweep(launcher, tmp_path):
     sweep = tmp_path / "sweep"
     settings = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]

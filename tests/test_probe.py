@@ -39,18 +39,27 @@ def value(agent, state, observation, action=0.0):
     return agent._critic_network().apply(state.critics, normalized, jnp.array([[[action]]])).mean()
 
 
-@pytest.mark.parametrize("make_agent", AGENTS.values(), ids=AGENTS)
+ANSWERS = {
+    "one_step": {1.0: 1.0},
+    "discounting": {0.0: GAMMA, 1.0: 1.0},
+    "termination": {1.0: 1.0},
+    "truncation": {1.0: 1 / (1 - GAMMA)},
+}
+# The agents share their critics: by turns in the fast tests, all pairs in the slow ones.
+FAST = [("one_step", "sac"), ("discounting", "remac"), ("termination", "sac"), ("truncation", "remac")]
+
+
 @pytest.mark.parametrize(
-    ("probe", "answers"),
+    ("probe", "agent_name"),
     [
-        ("one_step", {1.0: 1.0}),
-        ("discounting", {0.0: GAMMA, 1.0: 1.0}),
-        ("termination", {1.0: 1.0}),
-        ("truncation", {1.0: 1 / (1 - GAMMA)}),
+        pytest.param(probe, agent, marks=() if (probe, agent) in FAST else pytest.mark.slow)
+        for probe in ANSWERS
+        for agent in AGENTS
     ],
 )
-def test_values(probe, answers, make_agent):
-    agent, state = trained(probe, make_agent)
+def test_values(probe, agent_name):
+    answers = ANSWERS[probe]
+    agent, state = trained(probe, AGENTS[agent_name])
     for observation, answer in answers.items():
         np.testing.assert_allclose(value(agent, state, observation), answer, rtol=0.06, err_msg=f"at {observation}")
 
@@ -61,7 +70,13 @@ ARMS = AGENTS | {
 }
 
 
-@pytest.mark.parametrize("make_agent", ARMS.values(), ids=ARMS)
+@pytest.mark.parametrize(
+    "make_agent",
+    [
+        pytest.param(arm, id=name, marks=() if name in ("remac", "score function") else pytest.mark.slow)
+        for name, arm in ARMS.items()
+    ],
+)
 def test_actions_depend_on_the_observation(make_agent):
     agent, state = trained("action", make_agent)
     actions = agent.policy(state)(jnp.array([[-1.0], [1.0]]))

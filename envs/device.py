@@ -6,12 +6,14 @@ from typing import Protocol, Self
 import jax
 import jax.numpy as jnp
 
-from remac.types import Array, EnvState, Key, PyTree
+from remac.types import Array, EnvState, InvalidValueError, Key, PyTree
 from remac.validation import require_bool, require_int
 
 
 class Task(Protocol):
     """One episode of one environment, as pure functions. This is what a new device environment has to provide.
+
+    It is hashable and does not change, like a frozen dataclass.
 
     Attributes:
         observation_size: obs_dim.
@@ -68,6 +70,9 @@ class DeviceEnvironment:
             InvalidValueError: Naming the option, its value and what is allowed.
         """
         require_bool("stagger_first_episodes", self.stagger_first_episodes)
+        if type(self.task).__hash__ is None:
+            allowed = "must be hashable, for example a frozen dataclass, since programs are compiled for it once"
+            raise InvalidValueError("task", type(self.task).__name__, allowed)
         for name in ("num_envs", "episode_length", "num_start_states"):
             require_int(name, getattr(self, name), 1)
 

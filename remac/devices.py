@@ -1,5 +1,7 @@
 """Splits the members of a population over the local devices; one device is the same code with one part."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,36 +17,52 @@ SPLIT = PartitionSpec(AXIS)  # arrays with leading axis `[P]`: every device hold
 WHOLE = PartitionSpec()  # arrays that all members share: every device holds a copy
 
 
+@dataclasses.dataclass(frozen=True)
 class MemberSplit:
     """Gives every device the same number of members; copies of the last member fill the places that are left.
 
     Attributes:
         num_members: P.
-        num_places: P, rounded up to a multiple of the devices in use.
-        num_devices: Devices in use: as few as the fullest device's number of members allows.
     """
 
-    def __init__(self, num_members: int) -> None:
-        """Takes the number of members P."""
-        devices = jax.local_devices()
-        members_per_device = math.ceil(num_members / len(devices))
-        self.num_members = num_members
-        self.num_devices = math.ceil(num_members / members_per_device)
-        self.num_places = members_per_device * self.num_devices
-        self._mesh = Mesh(np.array(devices[: self.num_devices]), (AXIS,))
+    num_members: int
 
-    def program(self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: tuple[int, ...] = ()) -> Any:
+    @property
+    def num_places(self) -> int:
+        """P, rounded up to a multiple of the devices in use."""
+        return self._members_per_device * self.num_devices
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in use: as few as the fullest device's number of members allows."""
+        return math.ceil(self.num_members / self._members_per_device)
+
+    @property
+    def _members_per_device(self) -> int:
+        return math.ceil(self.num_members / len(jax.local_devices()))
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(jax.local_devices()[: self.num_devices]), (AXIS,))
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  trainings of a kind share their programs
+    def program(
+        self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: tuple[int, ...] = (), **static: Any
+    ) -> Any:
         """Compiles a function of members so that every device runs it on the members it holds.
 
-        Nothing passes between devices, since members do not depend on each other.
+        Nothing passes between devices, since members do not depend on each other. Equal arguments give the same
+        program, which is compiled once in a process.
 
         Args:
             function: Takes and returns pytrees; inside it, P is the number of members on one device.
             inputs: For every argument ``SPLIT``, ``WHOLE``, or a pytree of the two.
             outputs: Likewise for what it returns.
             donate: Numbers of the arguments whose memory may be reused.
+            **static: Further arguments of the function, hashable.
         """
-        mapped = jax.shard_map(function, mesh=self._mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+        bound = functools.partial(function, **static)
+        mapped = jax.shard_map(bound, mesh=self._mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
         return jax.jit(mapped, in_shardings=self._shardings(inputs), donate_argnums=donate)
 
     def place(self, tree: PyTree) -> PyTree:

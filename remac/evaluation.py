@@ -47,8 +47,8 @@ class Evaluator:
         self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
         if env.on_device:
             # Episodes start within the program: made outside, they would differ in sharding and compile a second one.
-            self._begin = split.program(self._begin_on_device, (SPLIT,), SPLIT)
-            self._rollout = split.program(self._steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT)
+            self._begin = split.program(_begin, (SPLIT,), SPLIT, env=env)
+            self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
         """Evaluates all members.
@@ -89,26 +89,29 @@ class Evaluator:
             pacer.tick()
         return episodes
 
-    def _begin_on_device(self, reset_keys: Key) -> tuple[EnvState, Episodes]:
-        env_state = jax.vmap(jax.vmap(self._env.reset))(reset_keys)
-        return env_state, _start(env_state.reward.shape, jnp)
 
-    def _steps(
-        self,
-        policies: Policy,
-        action_key: Key,
-        env_state: EnvState,
-        episodes: Episodes,
-        first_step: Array,
-        num_steps: Array,
-    ) -> tuple[EnvState, Episodes]:
-        def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
-            env_state, episodes = carry
-            action, log_prob = _act(policies, action_key, step, env_state.observation)
-            env_state = map_members(jax.vmap(self._env.step), env_state, action)
-            return env_state, _advance(episodes, env_state, log_prob, jnp)
+def _begin(reset_keys: Key, *, env: Environment) -> tuple[EnvState, Episodes]:
+    env_state = jax.vmap(jax.vmap(env.reset))(reset_keys)
+    return env_state, _start(env_state.reward.shape, jnp)
 
-        return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))
+
+def _steps(
+    policies: Policy,
+    action_key: Key,
+    env_state: EnvState,
+    episodes: Episodes,
+    first_step: Array,
+    num_steps: Array,
+    *,
+    env: Environment,
+) -> tuple[EnvState, Episodes]:
+    def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
+        env_state, episodes = carry
+        action, log_prob = _act(policies, action_key, step, env_state.observation)
+        env_state = map_members(jax.vmap(env.step), env_state, action)
+        return env_state, _advance(episodes, env_state, log_prob, jnp)
+
+    return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))
 
 
 def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[Array, Array]:

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from remac.training import (
     reset_metrics,
     transition_example,
 )
-from remac.types import Environment, EnvState, InvalidValueError, Key, PyTree
+from remac.types import Array, Environment, EnvState, InvalidValueError, Key, PyTree
 from remac.validation import require_int, require_number
 
 
@@ -88,7 +87,9 @@ class TrainConfig:
 
     def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
         """Returns the size of the replay in bytes."""
-        return replay_lib.num_bytes(transition_example(env), self.replay_rows, num_members)
+        return replay_lib.num_bytes(
+            transition_example(env.observation_size, env.action_size), self.replay_rows, num_members
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,19 +308,20 @@ class _Loop:
         self.split = split = MemberSplit(keys.shape[0])
         self.agents = split.place(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split)
-        init = functools.partial(init_train_state, env=env, replay_capacity=config.replay_rows)
-        self.state, env_keys = split.program(init, (SPLIT, SPLIT), (TRAIN_STATE_SPLIT, SPLIT))(
-            self.agents, split.place(keys)
+        init = split.program(
+            init_train_state,
+            (SPLIT, SPLIT),
+            (TRAIN_STATE_SPLIT, SPLIT),
+            observation_size=env.observation_size,
+            action_size=env.action_size,
+            replay_capacity=config.replay_rows,
         )
-        reset = (
-            split.program(functools.partial(map_members, env.reset), (SPLIT,), SPLIT) if env.on_device else env.reset
-        )
+        self.state, env_keys = init(self.agents, split.place(keys))
+        reset = split.program(_reset, (SPLIT,), SPLIT, env=env) if env.on_device else env.reset
         self.env_state: EnvState = reset(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
         self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
         self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
-        self._learn = functools.cache(self._make_learn)
-        self._epoch = functools.cache(self._make_epoch)
 
     @property
     def env_steps(self) -> int:
@@ -370,57 +372,43 @@ class _Loop:
         self.rounds_done, self.filling_again = rounds_done, False
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
+        learning = self._learn(num_updates)
         for _ in range(num_rounds):
             before = self.env_state
             action, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
             action = np.asarray(action)
             self.env_state = self.env.step(before, action)
-            self.state = self._learn(num_updates)(
+            self.state = learning(
                 self.agents, dataclasses.replace(self.state, key=keys), experience(before, action, self.env_state)
             )
             self.rounds_done += 1
             self.pacer.tick()
 
     def _rounds_on_device(self, num_rounds: int, num_updates: int) -> None:
+        epoch = self._epoch(num_updates)
         while num_rounds:
             (self.state, self.env_state), done = self.pacer.run_chunk(
                 f"rounds of {num_updates} updates",
                 num_rounds,
                 # The length goes to the devices explicitly, and nothing else does.
-                lambda size: self._epoch(num_updates)(
-                    self.agents, self.state, self.env_state, self.split.share(np.int32(size))
-                ),
+                lambda size: epoch(self.agents, self.state, self.env_state, self.split.share(np.int32(size))),
             )
             self.rounds_done += done
             num_rounds -= done
             self.pacer.tick()
 
-    def _make_learn(self, num_updates: int) -> Callable[..., TrainState]:
+    def _learn(self, num_updates: int) -> Callable[..., TrainState]:
         """Returns the program of a round's second half."""
         return self.split.program(
-            lambda agents, state, new: learn(agents, state, new, num_updates),
-            (SPLIT, TRAIN_STATE_SPLIT, SPLIT),
-            TRAIN_STATE_SPLIT,
-            donate=(1,),
+            learn, (SPLIT, TRAIN_STATE_SPLIT, SPLIT), TRAIN_STATE_SPLIT, donate=(1,), num_updates=num_updates
         )
 
-    def _make_epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
+    def _epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
         """Returns the program of many rounds, for suites on the device."""
-
-        def rounds(
-            agents: Agent, state: TrainState, env_state: EnvState, num_rounds: int
-        ) -> tuple[TrainState, EnvState]:
-            def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
-                state, before = carry
-                action, keys = act(agents, state.agent, state.key, before.observation)
-                after = map_members(self.env.step, before, action)
-                state = dataclasses.replace(state, key=keys)
-                return learn(agents, state, experience(before, action, after), num_updates), after
-
-            return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
-
         both = (TRAIN_STATE_SPLIT, SPLIT)
-        return self.split.program(rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2))
+        return self.split.program(
+            _rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
+        )
 
     def _evaluate(self) -> None:
         self.evaluating = True
@@ -475,6 +463,23 @@ class _Loop:
         self.callback(Failure(index, error))
         if len(self.failures) == self.split.num_members:
             raise error
+
+
+def _reset(keys: Key, *, env: Environment) -> EnvState:
+    return map_members(env.reset, keys)
+
+
+def _rounds(
+    agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
+) -> tuple[TrainState, EnvState]:
+    def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
+        state, before = carry
+        action, keys = act(agents, state.agent, state.key, before.observation)
+        after = map_members(env.step, before, action)
+        state = dataclasses.replace(state, key=keys)
+        return learn(agents, state, experience(before, action, after), num_updates=num_updates), after
+
+    return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
 
 
 def member(tree: PyTree, index: int) -> PyTree:

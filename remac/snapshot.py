@@ -158,12 +158,13 @@ def _assembled(
             raise MisfitError(f"{name}: is {array.dtype}{list(array.shape)} and must be {dtype}{list(shape)}", index)
         return array
 
-    def fill(slices: tuple[slice, ...]) -> np.ndarray:
-        places = range(*slices[0].indices(split.num_places))
+    def fill(slices: tuple[slice, ...] | None) -> np.ndarray:
+        places = range(split.num_places)[slices[0] if slices else slice(None)]
         part = np.zeros((len(places), *shape), dtype)
         for row, place in enumerate(places):
             array = read(min(place, len(members) - 1))  # as ``MemberSplit.place`` fills places
-            part[(row, *(slice(length) for length in array.shape))] = array
+            filled: tuple[int | slice, ...] = (row, *(slice(length) for length in array.shape))
+            part[filled] = array
         return part
 
     if not is_split:
@@ -173,7 +174,7 @@ def _assembled(
                 raise MisfitError(f"{name}: is not the same for all members", index)
         return jnp.asarray(first)
     if isinstance(data, np.ndarray):
-        return fill((slice(None),))
+        return fill(None)
     sharding = data.sharding
     if is_replay:
         data.delete()

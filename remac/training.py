@@ -18,7 +18,7 @@ from remac import replay as replay_lib
 from remac.devices import SPLIT, WHOLE
 from remac.policy import Policy
 from remac.replay import ReplayState
-from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
+from remac.types import Array, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
 
@@ -128,13 +128,16 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     return jax.vmap(function)(*arguments)
 
 
-def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity: int) -> tuple[TrainState, Key]:
+def init_train_state(
+    agents: Agent, keys: Key, *, observation_size: int, action_size: int, replay_capacity: int
+) -> tuple[TrainState, Key]:
     """Starts the members' agents and an empty replay.
 
     Args:
         agents: Stacked agents, leaves `[P, ...]`.
         keys: `[P]`, consumed.
-        env: Gives the sizes of observations and actions.
+        observation_size: obs_dim.
+        action_size: action_dim.
         replay_capacity: Rows for each member.
 
     Returns:
@@ -148,7 +151,8 @@ def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity
     num_members = keys.shape[0]
     agent_states, train_keys, env_keys = map_members(member, agents, keys)
     one_agent, one_state = jax.tree.map(lambda leaf: leaf[0], (agents, agent_states))
-    batch = jax.tree.map(lambda leaf: jnp.zeros((one_agent.batch_size, *leaf.shape)), transition_example(env))
+    example = transition_example(observation_size, action_size)
+    batch = jax.tree.map(lambda leaf: jnp.zeros((one_agent.batch_size, *leaf.shape)), example)
     _, metrics = jax.eval_shape(one_agent.update, one_state, jax.random.key(0), batch)
     names = [*metrics, *jax.eval_shape(one_agent.diagnostics, one_state)]
     zeros = jnp.zeros((num_members,))
@@ -161,15 +165,14 @@ def init_train_state(agents: Agent, keys: Key, env: Environment, replay_capacity
         failed_step=jnp.full((num_members,), -1, jnp.int32),
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
-    replay = replay_lib.init(transition_example(env), replay_capacity, num_members)
+    replay = replay_lib.init(example, replay_capacity, num_members)
     return TrainState(agent_states, replay, sums, train_keys, jnp.zeros((), jnp.int32)), env_keys
 
 
-def transition_example(env: Environment) -> Transition:
-    """Returns one transition of an environment, of zeros, for sizing the replay."""
-    observation = jnp.zeros((env.observation_size,))
-    scalar = jnp.zeros(())
-    return Transition(observation, jnp.zeros((env.action_size,)), scalar, scalar, observation)
+def transition_example(observation_size: int, action_size: int) -> Transition:
+    """Returns one transition, of zeros, for sizing the replay."""
+    observation, scalar = jnp.zeros((observation_size,)), jnp.zeros(())
+    return Transition(observation, jnp.zeros((action_size,)), scalar, scalar, observation)
 
 
 def experience(before: EnvState, action: Array | np.ndarray, after: EnvState) -> Experience:
@@ -212,7 +215,7 @@ def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> t
     return map_members(member, agents, agent_states, keys, observation)
 
 
-def learn(agents: Agent, state: TrainState, new: Experience, num_updates: int) -> TrainState:
+def learn(agents: Agent, state: TrainState, new: Experience, *, num_updates: int) -> TrainState:
     """Adds a round's experience to the replay and makes ``num_updates`` gradient steps (0 while prefilling).
 
     A member with a non-finite metric keeps the agent state it had before that round, for good.

@@ -101,6 +101,8 @@ class Environment(Protocol):
     arrays `[E, ...]`, and callers vmap it over members. A suite on the host takes and returns NumPy arrays with any
     leading axes: ``reset(key)`` with keys `[P]` returns arrays `[P, E, ...]`, all stepped in one call.
 
+    It is hashable and does not change: programs are compiled for it once, and equal ones share them.
+
     Attributes:
         name: Suite and task, for example ``mujoco/half_cheetah``.
         num_envs: E.
@@ -116,6 +118,10 @@ class Environment(Protocol):
     action_size: int
     episode_length: int
     on_device: bool
+
+    def __hash__(self) -> int:
+        """Equal environments have equal ones."""
+        ...
 
     def for_evaluation(self, num_envs: int) -> "Environment":
         """Returns the same task with another number of environments and no staggered starts."""

@@ -9,6 +9,8 @@ import absl.logging
 import jax
 import pytest
 
+from remac.devices import MemberSplit
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Hydra's logging set-up closes the handlers that exist, and absl's would close pytest's own capture file with it.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
@@ -24,3 +26,11 @@ def compilation_cache(tmp_path_factory):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def fresh_programs():
+    """For what is observed or changed while programs are traced."""
+    MemberSplit.program.cache_clear()
+    yield
+    MemberSplit.program.cache_clear()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 
 import jax
@@ -87,6 +88,7 @@ def test_a_member_is_bitwise_the_same_run_alone(suite):
             assert values == own.metrics
 
 
+@pytest.mark.usefixtures("fresh_programs")
 @device_first
 def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
     """There members are vmapped: equal to rounding for the first 64 gradient steps."""
@@ -130,6 +132,7 @@ def test_intervals_round_up_to_whole_rounds(suite):
     assert isinstance(events[0], Progress)
 
 
+@pytest.mark.usefixtures("fresh_programs")
 @both_suites
 def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, caplog):
     """None is traced again, nor compiled again for arguments that lie otherwise on the devices."""
@@ -137,9 +140,10 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     for name in counts:
         original = getattr(training, name)
 
-        def counted(*args, original=original, name=name):
+        @functools.wraps(original)
+        def counted(*args, original=original, name=name, **static):
             counts[name] += 1
-            return original(*args)
+            return original(*args, **static)
 
         monkeypatch.setattr(loop, name, counted)
     env = make_env(suite)
@@ -147,11 +151,16 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
         train(make_agent(env), env, dataclasses.replace(CONFIG, total_env_steps=800), jax.random.key(0))
     # learn: once for prefilling, once for training. On the device act is part of those two programs.
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
-    compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+|<lambda>)\)", caplog.text))
+    compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
     per_program = {"init_train_state": 1, "reset_metrics": 1} | (
-        {"rounds": 2, "_begin_on_device": 1, "_steps": 1} if suite == "device" else {"act": 1, "<lambda>": 2, "_act": 1}
+        {"_rounds": 2, "_begin": 1, "_steps": 1} if suite == "device" else {"act": 1, "learn": 2, "_act": 1}
     )
     assert {name: compiled[name] for name in per_program} == per_program
+    # Another training of the kind needs none of them again.
+    caplog.clear()
+    with jax.log_compiles():
+        train(make_agent(make_env(suite), num_retries=2), make_env(suite), CONFIG, jax.random.key(1))
+    assert "Finished XLA compilation" not in caplog.text
 
 
 @both_suites
@@ -169,6 +178,7 @@ def test_memory_does_not_grow_with_training(suite):
     assert max(live_bytes[2:]) <= live_bytes[2] + 4096
 
 
+@pytest.mark.usefixtures("fresh_programs")
 @host_first
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)

@@ -80,15 +80,15 @@ def command(*arguments, cwd, module="train", **environment):
 
 
 @pytest.fixture
-def counts(monkeypatch):
+def counts(monkeypatch, fresh_programs):
     """How often the training functions are traced."""
     counts = {"act": 0, "learn": 0}
     for name in counts:
         original = getattr(training, name)
 
-        def counted(*args, original=original, name=name):
+        def counted(*args, original=original, name=name, **static):
             counts[name] += 1
-            return original(*args)
+            return original(*args, **static)
 
         monkeypatch.setattr(loop, name, counted)
     return counts

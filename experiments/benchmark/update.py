@@ -1,6 +1,6 @@
 """Suite ``update``: one gradient step inside ``remac.training.learn``, against the FLOPs that it needs."""
 
-import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,6 @@ from remac.types import Transition
 
 # Half cheetah.
 OBSERVATION_SIZE, ACTION_SIZE, NUM_ENVS, CAPACITY = 17, 6, 128, 100_000
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-    observation_size: int = OBSERVATION_SIZE
-    action_size: int = ACTION_SIZE
 
 
 def run(size: str, repeats: int) -> list[Row]:
@@ -78,15 +72,16 @@ def make_program(name: str, batch_size: int, width: int, num_members: int, num_u
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
     agents = stack_members([_agent(name, batch_size, width)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
-    state, _ = jax.jit(training.init_train_state, static_argnums=(2, 3))(agents, keys, _Sizes(), CAPACITY)
-    learn = jax.jit(training.learn, static_argnums=3, donate_argnums=1)
+    sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE, "replay_capacity": CAPACITY}
+    state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(agents, keys)
+    learn = jax.jit(training.learn, static_argnames="num_updates", donate_argnums=1)
     new = _experience(num_members)
     for _ in range(CAPACITY // NUM_ENVS // 10):
-        state = learn(agents, state, new, 0)
+        state = learn(agents, state, new, num_updates=0)
 
     def program() -> Any:
         nonlocal state
-        state = learn(agents, state, new, num_updates)
+        state = learn(agents, state, new, num_updates=num_updates)
         return state
 
     return program

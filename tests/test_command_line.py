@@ -331,6 +331,7 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     assert (saved / "manifest.json").exists() and int(saved.name) > 0
 
 
+@pytest.mark.slow
 def test_physics_that_diverges_too_often_stops_the_run_with_status_3(call, tmp_path):
     """Half cheetah with ten times its time step: MuJoCo's accelerations become huge."""
     gymnasium = importlib.util.find_spec("gymnasium").submodule_search_locations[0]

@@ -62,6 +62,7 @@ print([float(value).hex() for value in jax.tree.leaves((state.policy, metrics)) 
 """
 
 
+@pytest.mark.slow
 def test_programs_from_the_cache_compute_bitwise_the_same(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

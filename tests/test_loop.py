@@ -57,7 +57,8 @@ def assert_bitwise_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@host_first
+@pytest.mark.slow
+@both_suites
 def test_the_same_key_gives_bitwise_the_same_run_and_another_key_another(suite):
     env = make_env(suite)
     agent = make_agent(env)
@@ -68,7 +69,8 @@ def test_the_same_key_gives_bitwise_the_same_run_and_another_key_another(suite):
     assert other.evaluations[-1].metrics["critic/loss"] != first.evaluations[-1].metrics["critic/loss"]
 
 
-@device_first
+@pytest.mark.slow
+@both_suites
 def test_a_member_is_bitwise_the_same_run_alone(suite):
     """Members of different retry counts, rates and epsilons; this holds on the CPU."""
     env = make_env(suite)
@@ -89,7 +91,8 @@ def test_a_member_is_bitwise_the_same_run_alone(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@device_first
+@pytest.mark.slow
+@both_suites
 def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
     """There members are vmapped: equal to rounding for the first 64 gradient steps."""
     monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
@@ -179,7 +182,8 @@ def test_memory_does_not_grow_with_training(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@host_first
+@pytest.mark.slow
+@both_suites
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)
     short = dataclasses.replace(CONFIG, total_env_steps=56)

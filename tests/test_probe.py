@@ -73,7 +73,7 @@ ARMS = AGENTS | {
 @pytest.mark.parametrize(
     "make_agent",
     [
-        pytest.param(arm, id=name, marks=() if name in ("remac", "score function") else pytest.mark.slow)
+        pytest.param(arm, id=name, marks=() if name == "score function" else pytest.mark.slow)
         for name, arm in ARMS.items()
     ],
 )
@@ -87,7 +87,7 @@ def test_actions_depend_on_the_observation(make_agent):
     ("make_agent", "options", "answer"),
     [
         (AGENTS["sac"], {}, -0.5),
-        (AGENTS["remac"], {"num_retries": 1, "num_samples": 8}, -0.5),
+        pytest.param(AGENTS["remac"], {"num_retries": 1, "num_samples": 8}, -0.5, marks=pytest.mark.slow),
         (AGENTS["remac"], {"num_retries": 8, "num_samples": 8}, 0.7),
     ],
     ids=["sac", "remac M=1", "remac M=8"],

@@ -131,6 +131,7 @@ def test_retries_damp_gradients_but_not_the_updates_of_adam(tables):
     assert share["Adam, epsilon 1e-8"] > share["Adam, epsilon 0.1"] > share["Adam, epsilon 1"] > share["SGD"]
 
 
+@pytest.mark.slow
 def test_signal_to_noise_orders_pathwise_and_score_function(tables):
     rows = tables("estimator_snr")
 
@@ -165,6 +166,7 @@ def test_signal_to_noise_of_the_plain_gradient_is_known(tables):
     assert rows[0]["snr"] == pytest.approx(16, rel=0.2)
 
 
+@pytest.mark.slow
 def test_running_means_approach_the_exact_gradient(tables):
     rows = select(tables("unbiasedness"), batches=200)
     assert {row["estimator"] for row in rows} > set(ESTIMATORS) | {PATHWISE}

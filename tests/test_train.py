@@ -183,6 +183,7 @@ def test_evaluate_films_the_policy(finished):
     (directory / "evaluation.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_every_job_its_directory_and_offline_wandb_run(tmp_path):
     arguments = ["-m", "env=probe/action", *QUICK, "agent.num_retries=1,4", "logger=wandb", "logger.mode=offline"]
     environment = os.environ | {f"WANDB_{name}_DIR": str(tmp_path / "w") for name in ("CONFIG", "CACHE", "DATA")}

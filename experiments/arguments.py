@@ -86,7 +86,13 @@ def command_of(module: str, arguments: Sequence[str]) -> str:
 
 
 def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs a command and exits: 0 done, 2 bad input (one line on stderr), 130 interrupted, or what it returns."""
+    """Runs a command and exits: 0 done, 2 bad input (one line on stderr), 130 interrupted, or what it returns.
+
+    With ``--help`` it prints the docstring of the command's module.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(sys.modules[main.__module__].__doc__)
+        sys.exit(0)
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except InvalidValueError as error:

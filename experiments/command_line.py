@@ -85,7 +85,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
     try:
         _check_arguments(sys.argv[1:])
-        sys.argv[1:] = _run_where_resumed(sys.argv[1:])
+        sys.argv[1:] = _search_upwards(_run_where_resumed(sys.argv[1:]))
         # Hydra's parser gives up on a flag between two overrides.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
@@ -176,7 +176,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).partition("/")
-        return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {_listing(group)}"
+        return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>"
     if isinstance(error, MissingMandatoryValue):
@@ -188,17 +188,20 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         key = keys[-1]
         given = _argument_of(key, arguments)
         if any("is not in struct" in line or "not in '" in line for line in lines):
-            return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}"
+            hint = f" (the task's own flags are given as +{given})" if key.startswith("env.options.") else ""
+            return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}{hint}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
         return f"{given}: {reason}"
+    if lines and lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}; add -m for a sweep over these values, or write [...] for a list"
     return lines[0] if lines else type(error).__name__
 
 
 def _argument_of(key: str, arguments: list[str]) -> str:
     """Returns the argument that sets a key, or the key itself."""
     names = (key, f"+{key}", f"++{key}", f"~{key}")
-    return next((argument for argument in arguments if argument.split("=")[0] in names), key)
+    return next((argument for argument in reversed(arguments) if argument.split("=")[0] in names), key)
 
 
 def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
@@ -212,7 +215,7 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     return ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
 
 
-def _listing(group: str) -> str:
+def listing(group: str) -> str:
     """Lists the files of a configuration group."""
     folder = CONFIG_DIRECTORY / group
     names = sorted(
@@ -234,11 +237,12 @@ def _check_arguments(arguments: list[str]) -> None:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if argument.startswith("-") and key not in FLAGS:
-            raise InvalidValueError(key, value or None, f"no such flag; there are {' '.join(FLAGS)}")
+            known = f"no such flag; there are {' '.join(FLAGS)}; keys have no dashes: {key.lstrip('-')}=<value>"
+            raise InvalidValueError(key, value or None, known)
         if not key.strip("+~ "):
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
         if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
-            raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {_listing(group)}")
+            raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {listing(group)}")
 
 
 def _may_be_a_file(argument: str) -> bool:
@@ -272,6 +276,20 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
         raise InvalidValueError("resume", given[-1], "must be auto, or a directory that holds a run")
     quoted = given[-1].replace("\\", "\\\\").replace("'", "\\'")
     return [*arguments, f"hydra.run.dir='{quoted}'"]
+
+
+def _search_upwards(arguments: list[str]) -> list[str]:
+    """Makes Optuna look for the highest return; by itself it minimises, and without a search space repeats one job."""
+    if "hydra/sweeper=optuna" not in arguments:
+        return arguments
+    keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
+    if not any(key.startswith("hydra.sweeper.params") for key in keys):
+        parser = OverridesParser.create()
+        with contextlib.suppress(HydraException):  # which Hydra reports itself
+            if not any(parser.parse_override(one).is_sweep_override() for one in arguments if not one.startswith("-")):
+                example = "must come with what to search, such as 'agent.learning_rate=interval(1e-4,1e-2)'"
+                raise InvalidValueError("hydra/sweeper", "optuna", example)
+    return arguments if "hydra.sweeper.direction" in keys else [*arguments, "hydra.sweeper.direction=maximize"]
 
 
 def _terminate(signal_number: int, frame: Any) -> NoReturn:

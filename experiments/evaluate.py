@@ -1,5 +1,6 @@
 """Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
 
+import csv
 import dataclasses
 import json
 import sys
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 
 import envs
 from experiments import command_line
-from experiments.run_directory import CONFIG
+from experiments.run_directory import CONFIG, METRICS
 from remac.devices import MemberSplit
 from remac.evaluation import Evaluator
 from remac.files import write_whole
@@ -45,14 +46,19 @@ def main(config: DictConfig) -> float:
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
     directory = Path(config.run)
     env, policy = load_run(directory, config.num_episodes)
-    if config.render and env.name.startswith("probe/"):
+    if config.render and not env.name.startswith(("mujoco/", "brax/")):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
     key = jax.random.key(config.eval_seed)
     metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
+    env_steps = _policy_env_steps(directory)
+    print(
+        f"policy after {env_steps:,} env steps, {config.num_episodes} episodes" if env_steps is not None else "policy"
+    )
     for name, value in result.items():
         print(f"{name:24} {value:12.3f}")
-    content = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed, "metrics": result}
+    settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
+    content = {"env_steps": env_steps} | settings | {"metrics": result}
     write_whole(directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
     if config.render:
         try:
@@ -78,6 +84,15 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
     return env.for_evaluation(num_episodes), policy
+
+
+def _policy_env_steps(directory: Path) -> int | None:
+    """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
+    try:
+        with (directory / METRICS).open(newline="") as file:
+            return max(int(row["env_steps"]) for row in csv.DictReader(file) if row["name"] == "eval/return")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> Path:

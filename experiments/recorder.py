@@ -1,5 +1,6 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,6 +73,7 @@ class Recorder:
             if self._signals.is_requested:
                 if event.snapshot is not None:
                     self._save(event.env_steps, event.snapshot)
+                    self._say_how_to_continue(event.env_steps)
                 self._signals.end()
 
     def close(self, status: str, reason: str | None = None) -> None:
@@ -122,6 +124,16 @@ class Recorder:
         for index in self._going_on():
             self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
         self._saved = place
+
+    def _say_how_to_continue(self, env_steps: int) -> None:
+        going_on = self._going_on()
+        if not all(self._runs[index].checkpoints.all() for index in going_on):
+            return
+        how = f"resume={self._runs[going_on[0]].path}"
+        if len(going_on) > 1:
+            how = "the same command and resume=auto"
+        with self._bar.hidden():
+            print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config

@@ -72,6 +72,9 @@ def require_unused(directory: Path | str) -> None:
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a new or an empty directory")
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if not path.exists() and (not above.is_dir() or not os.access(above, os.W_OK)):
+        raise InvalidValueError("hydra.run.dir", directory, f"cannot be made in {above}; must be a new directory")
     if is_begun(path):
         require_unlocked(path)
         allowed = "holds a run already; must be a new or an empty directory, or resume=auto to continue"

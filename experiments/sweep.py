@@ -150,5 +150,8 @@ def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\nExperiments: {command_line.listing('experiment')}.")
+        sys.exit(0)
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     command_line.run("sweep", main)

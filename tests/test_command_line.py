@@ -73,6 +73,12 @@ BAD = [
     (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
     (["++foo.bar=1"], ["foo"]),
     (["~seed"], ["seed"]),
+    (["env.options.reset_noise_scale=0.05"], ["no such key", "+env.options.reset_noise_scale=0.05"]),
+    (["seed=1,2"], ["seed=1,2", "-m"]),
+    (["--total_env_steps", "2000"], ["--total_env_steps", "total_env_steps=<value>"]),
+    (["seed=1", "seed=abc"], ["seed=abc", "Integer"]),
+    (["-m", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna", "agent.learning_rate=interval"]),
+    (["hydra.run.dir=/dev/null/run"], ["hydra.run.dir=/dev/null/run", "cannot be made in /dev/null"]),
     # Types.
     (["seed=abc"], ["seed=abc", "Integer"]),
     (["seed=1.5"], ["seed=1.5", "Integer"]),
@@ -307,6 +313,18 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
     assert '"stopped"' in (tmp_path / "run" / "summary.json").read_text()
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, seconds):
+    """Wherever it comes: between imports, or in the middle of what libraries do."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", "total_env_steps=1000000"], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
@@ -325,7 +343,7 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err[-2000:]
-    assert "Traceback" not in err
+    assert "Traceback" not in err and f"continue with resume={run}" in err
     assert '"interrupted"' in (run / "summary.json").read_text()
     (saved,) = (run / "checkpoints").iterdir()
     assert (saved / "manifest.json").exists() and int(saved.name) > 0

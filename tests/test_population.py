@@ -325,7 +325,7 @@ def test_the_optuna_sweeper_tunes_on_top(tmp_path):
     sweep = tmp_path / "sweep"
     done = command(
         "-m", "hydra/launcher=population", "hydra/sweeper=optuna", "env=probe/action", *PROBE[1:],
-        "agent.learning_rate=interval(1e-4,1e-2)", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=4",
+        "agent.learning_rate=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=4",
         "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1", f"hydra.sweep.dir={sweep}", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -202,6 +203,13 @@ def test_bad_sweeps_are_refused_before_anything_is_made(call, tmp_path, argument
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
+
+
+def test_a_job_leaves_the_loggers_of_libraries_on(call, monkeypatch):
+    library = logging.getLogger("some_library")
+    monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("came to the training"))
+    assert call(QUICK)[0] == "came to the training"
+    assert not library.disabled
 
 
 def keys_of(config, prefix=""):

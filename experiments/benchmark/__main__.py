@@ -4,8 +4,8 @@ Prints a table and writes it as JSON, with the machine in it. Columns named ``_m
 one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``environment``, ``train`` (end to end),
-``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries, installed from the
-package index; ``peers=sbx,rejax`` chooses among them).
+``start`` (to the first gradient step), ``estimators`` (against sorting), ``population`` (members against time),
+``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax`` chooses among them).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.arguments import parse_settings
-from experiments.benchmark import environment, estimators, peers, timing, train, update
+from experiments.benchmark import environment, estimators, peers, start, timing, train, update
 from experiments.command_line import use_all_cpus
 from experiments.figures import Row
 from remac.files import write_whole
@@ -27,6 +27,7 @@ SUITES: dict[str, Callable[[str, int], list[Row]]] = {
     "environment": environment.run,
     "train": train.run,
     "estimators": estimators.run,
+    "start": start.run,
     "population": train.run_population,
     "peers": peers.run,
 }

@@ -27,7 +27,10 @@ def test_flops_of_remac_beside_sacs():
     assert ratios == pytest.approx([2.17, 3.45], abs=0.01)
 
 
-@pytest.mark.parametrize("suite", [pytest.param("update", marks=pytest.mark.slow), "estimators", "environment"])
+@pytest.mark.parametrize(
+    "suite",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "start")), "estimators", "environment"],
+)
 def test_suites_write_what_they_print(suite, tmp_path, capsys):
     out = tmp_path / "new" / "result.json"
     assert benchmark.main([f"suite={suite}", "size=small", "repeats=1", f"out={out}"]) == 0

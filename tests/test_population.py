@@ -213,6 +213,7 @@ def test_a_group_is_split_to_fit_the_memory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_names_its_job_and_leaves_the_others(tmp_path, monkeypatch, capsys):
     shorter = ("total_env_steps=160", "seed=4")  # a program of its own
     jobs = planned(

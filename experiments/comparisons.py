@@ -221,8 +221,9 @@ def paired(runs: Runs, look: Look) -> list[Drawing]:
 
     if not any(difference(cell, metric) for cell in runs.cells for metric in look.metrics):
         return []
-    figure = draw_dots(runs, look.metrics, difference, rows, zero=True)
-    names = ", ".join(dict.fromkeys(cell.arm for cell in references.values() if cell is not None))
+    taken_off = {task: cell.arm for task, cell in references.items() if cell is not None}
+    figure = draw_dots(runs, look.metrics, difference, rows, references=taken_off)
+    names = ", ".join(dict.fromkeys(taken_off.values()))
     return [
         Drawing(
             "paired",

@@ -86,9 +86,12 @@ def draw_dots(
     values_of: Callable[[Cell, str], Mapping[int, float]],
     rows: list[Row],
     *,
-    zero: bool = False,
+    references: Mapping[str, str] | None = None,
 ) -> "Figure":
-    """Draws a line of dots per arm, a row of panels per task, a column per metric; appends the numbers to the rows."""
+    """Draws a line of dots per arm, a row of panels per task, a column per metric; appends the numbers to the rows.
+
+    Where the values are differences, ``references`` names the arm that is taken off, by task.
+    """
     arms = [
         arm for arm in runs.arms if any(values_of(cell, m) for cell in runs.cells if cell.arm == arm for m in metrics)
     ]
@@ -106,9 +109,11 @@ def draw_dots(
                 numbers = describe(list(values.values()))
                 draw_interval(panel, line, numbers, colour)
                 rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
-            if zero:
+            if references is None:
+                label(panel, title=task, x=plain(metric))
+            else:
                 panel.axvline(0, color="#999999", linewidth=0.8)
-            label(panel, title=task, x=f"difference in {plain(metric)}" if zero else plain(metric))
+                label(panel, title=task, x=f"{plain(metric)}, difference to {references.get(task, 'none')}")
             name_lines(panel, arms)
     return figure
 

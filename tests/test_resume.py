@@ -53,6 +53,13 @@ elif moment == "before a checkpoint has its name":
     before(Path, "rename")
 elif moment == "before the oldest checkpoint is removed":
     before(checkpoints.Checkpoints, "_sound")
+elif moment == "while the oldest checkpoint is removed":
+    def half(path, *arguments, **options):
+        if path.name != ".new" and (path / "state.npz").exists():
+            (path / "state.npz").unlink()
+            die()
+        rmtree(path, *arguments, **options)
+    rmtree, checkpoints.shutil.rmtree = checkpoints.shutil.rmtree, half
 elif moment == "while programs compile":
     before(recorder.Recorder, "__call__")
 elif moment == "between metrics and policy":
@@ -128,6 +135,7 @@ def kill_and_resume(run, moments, reference, arguments=QUICK):
 def test_a_killed_run_continues_as_if_nothing_had_happened(whole, tmp_path):
     """The last restart is given the run directory alone."""
     moments = [("within metrics", 2), ("before a checkpoint has its name", 2), ("before the manifest", 5)]
+    moments += [("while the oldest checkpoint is removed", 1)]
     assert kill_and_resume(tmp_path / "run", moments, whole)[-1] > 0
 
 

@@ -70,9 +70,14 @@ class DeviceEnvironment:
             InvalidValueError: Naming the option, its value and what is allowed.
         """
         require_bool("stagger_first_episodes", self.stagger_first_episodes)
-        if type(self.task).__hash__ is None:
-            allowed = "must be hashable, for example a frozen dataclass, since programs are compiled for it once"
-            raise InvalidValueError("task", type(self.task).__name__, allowed)
+        try:
+            hash(self.task)
+        except TypeError as error:
+            allowed = (
+                f"must be hashable with all its fields ({error}), for example a frozen dataclass of numbers and "
+                "functions, since programs are compiled for it once"
+            )
+            raise InvalidValueError("task", type(self.task).__name__, allowed) from None
         for name in ("num_envs", "episode_length", "num_start_states"):
             require_int(name, getattr(self, name), 1)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.signals import raise_on_interrupt
 from remac.types import InvalidValueError
 
 
@@ -93,6 +94,7 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules[main.__module__].__doc__)
         sys.exit(0)
+    raise_on_interrupt()
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except InvalidValueError as error:

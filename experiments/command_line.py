@@ -280,7 +280,7 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
 
 def _search_upwards(arguments: list[str]) -> list[str]:
     """Makes Optuna look for the highest return; by itself it minimises, and without a search space repeats one job."""
-    if "hydra/sweeper=optuna" not in arguments:
+    if not any(re.fullmatch(r"\+?hydra/sweeper=['\"]?optuna['\"]?", argument) for argument in arguments):
         return arguments
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     if not any(key.startswith("hydra.sweeper.params") for key in keys):

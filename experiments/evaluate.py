@@ -1,6 +1,6 @@
 """Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
 
-import csv
+import contextlib
 import dataclasses
 import json
 import sys
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 import envs
 from experiments import command_line
-from experiments.run_directory import CONFIG, METRICS
+from experiments.run_directory import CONFIG, read_metrics
 from remac.devices import MemberSplit
 from remac.evaluation import Evaluator
 from remac.files import write_whole
@@ -52,9 +52,8 @@ def main(config: DictConfig) -> float:
     metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
     env_steps = _policy_env_steps(directory)
-    print(
-        f"policy after {env_steps:,} env steps, {config.num_episodes} episodes" if env_steps is not None else "policy"
-    )
+    age = "" if env_steps is None else f"policy after {env_steps:,} env steps, "
+    print(f"{age}{config.num_episodes} episodes")
     for name, value in result.items():
         print(f"{name:24} {value:12.3f}")
     settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
@@ -88,11 +87,9 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 def _policy_env_steps(directory: Path) -> int | None:
     """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    try:
-        with (directory / METRICS).open(newline="") as file:
-            return max(int(row["env_steps"]) for row in csv.DictReader(file) if row["name"] == "eval/return")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    with contextlib.suppress(OSError, KeyError):
+        return read_metrics(directory)["eval/return"][0][-1]
+    return None
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> Path:

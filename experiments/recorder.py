@@ -71,8 +71,7 @@ class Recorder:
             env_steps = self._bar_start + event.env_steps * len(self._runs)
             self._bar.update(env_steps, "evaluating" if event.evaluating else "training")
             if self._signals.is_requested:
-                if event.snapshot is not None:
-                    self._save(event.env_steps, event.snapshot)
+                if event.snapshot is not None and self._save(event.env_steps, event.snapshot):
                     self._say_how_to_continue(event.env_steps)
                 self._signals.end()
 
@@ -85,6 +84,7 @@ class Recorder:
             if start is not None:
                 run.begin()
         self._loggers = [make() for make in self._make_loggers]
+        self._training_since = time.monotonic()  # making them may have taken seconds
         self._has_begun = True
 
     def _going_on(self) -> list[int]:
@@ -115,27 +115,31 @@ class Recorder:
         self._bar.show(**{name: np.mean(event.metrics[f"eval/{name}"][going_on]) for name in ("return", "entropy")})
         self._training_since, self._timed_from, self._evaluating = time.monotonic(), event.env_steps, False
 
-    def _save(self, env_steps: int, snapshot: Snapshot) -> None:
-        """Saves every member that goes on, if anything has happened since the last time."""
+    def _save(self, env_steps: int, snapshot: Snapshot) -> bool:
+        """Saves every member that goes on, if anything has happened since the last time; returns whether all are."""
         place = (snapshot.rounds_done, snapshot.evaluated_round)
         if place == self._saved or not snapshot.rounds_done:
-            return
+            return place == self._saved
         self._bar.phase("saving")
-        for index in self._going_on():
+        are_saved = [
             self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
-        self._saved = place
+            for index in self._going_on()
+        ]
+        self._saved = place if all(are_saved) else None
+        return all(are_saved)
 
     def _say_how_to_continue(self, env_steps: int) -> None:
-        going_on = self._going_on()
-        if not all(self._runs[index].checkpoints.all() for index in going_on):
-            return
-        how = f"resume={self._runs[going_on[0]].path}"
-        if len(going_on) > 1:
-            how = "the same command and resume=auto"
+        run, config = self._runs[0], self._jobs[0].config
+        how = f"resume={run.path}"
+        if config["experiment"]:
+            how = "the same command"
+        elif run.origin["sweep"] != run.path.name:
+            folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
+            how = f"the same command, hydra.sweep.dir={folder} and resume=auto"
         with self._bar.hidden():
             print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 
-    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
+    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> bool:
         config = self._jobs[index].config
         run = {
             "version": version(),
@@ -148,6 +152,7 @@ class Recorder:
         }
         arrays = snapshot.member(index, replay=config["checkpoint"]["replay"])
         self._runs[index].checkpoints.save(env_steps, arrays, run)
+        return True
 
     def _summarize(self, indices: Sequence[int], status: str, reason: str | None) -> None:
         """Draws the pictures of some members and ends their loggers, then writes their summaries.

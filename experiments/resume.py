@@ -7,7 +7,7 @@ from typing import Any
 from experiments.checkpoints import Checkpoints, SavedRun
 from experiments.config import first_difference, read_config
 from experiments.messages import warn
-from experiments.run_directory import is_begun, metrics_fit, require_unlocked, version
+from experiments.run_directory import is_begun, metrics_fit, require_makeable, require_unlocked, version
 from remac.types import InvalidValueError
 
 
@@ -20,6 +20,7 @@ def require_resumable(directory: Path | str, config: Mapping[str, Any]) -> None:
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a directory")
+    require_makeable(path)
     if not is_begun(path):
         if path.is_dir() and any(entry.name != "config.yaml" for entry in path.iterdir()):
             raise InvalidValueError(

@@ -72,9 +72,7 @@ def require_unused(directory: Path | str) -> None:
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a new or an empty directory")
-    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    if not path.exists() and (not above.is_dir() or not os.access(above, os.W_OK)):
-        raise InvalidValueError("hydra.run.dir", directory, f"cannot be made in {above}; must be a new directory")
+    require_makeable(path)
     if is_begun(path):
         require_unlocked(path)
         allowed = "holds a run already; must be a new or an empty directory, or resume=auto to continue"
@@ -82,6 +80,17 @@ def require_unused(directory: Path | str) -> None:
     if path.is_dir() and any(entry.name != CONFIG for entry in path.iterdir()):
         allowed = "holds other files; must be a new or an empty directory"
         raise InvalidValueError("hydra.run.dir", directory, allowed)
+
+
+def require_makeable(path: Path) -> None:
+    """Requires that a directory exists, or can be made.
+
+    Raises:
+        InvalidValueError: If neither is so.
+    """
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if not path.exists() and (not above.is_dir() or not os.access(above, os.W_OK)):
+        raise InvalidValueError("hydra.run.dir", path, f"cannot be made in {above}; must be a new directory")
 
 
 def require_unlocked(directory: Path | str) -> None:

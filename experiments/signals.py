@@ -11,7 +11,14 @@ def end_at_once_on_interrupt() -> None:
 
     An exception would be lost, or crash the process, where it comes while a library calls back into Python.
     """
-    signal.signal(signal.SIGINT, _end_at_once)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and is not ignored, as in a script's background
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def raise_on_interrupt() -> None:
+    """Takes that back: from here on SIGINT raises KeyboardInterrupt, so that what is open is closed."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end_at_once(number: int, frame: Any) -> NoReturn:

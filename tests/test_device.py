@@ -124,3 +124,13 @@ def test_numbers_that_are_not_finite_end_the_episode(action):
         assert np.isfinite(leaf).all()
     before = states.observation[:-1][states.diverged[1:]]
     np.testing.assert_array_equal(states.final_observation[1:][states.diverged[1:]], before)
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkWithAnArray(Walk):
+    targets: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2))
+
+
+def test_a_task_that_programs_cannot_be_kept_for_is_refused():
+    with pytest.raises(InvalidValueError, match=r"task=WalkWithAnArray: must be hashable .*ndarray"):
+        DeviceEnvironment("test/walk", WalkWithAnArray(), num_envs=2, episode_length=4)

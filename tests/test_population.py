@@ -317,6 +317,7 @@ def test_signals_end_a_sweep_and_leave_what_is_finished(number, status, tmp_path
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err[-2000:]
     assert "Traceback" not in err
+    assert f"continue with the same command, hydra.sweep.dir={tmp_path} and resume=auto" in err
     statuses = [summary(run)["status"] for run in sorted(tmp_path.glob("?_*"))]
     assert statuses == ["finished", "finished", "interrupted", "interrupted"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.arguments import exit_with
 from experiments.figures import column, save, select, unique
 from experiments.toy.__main__ import STUDIES, compute, main, parse
 from experiments.toy.estimators import ESTIMATORS, PATHWISE, exact_gaussian_gradient
@@ -232,7 +233,7 @@ def test_figures_and_numbers_are_written(study, tables, tmp_path):
 
 def test_command_line(tmp_path, capsys):
     out = tmp_path / "new" / "directory"
-    assert main(["study=objectives", "size=small", f"out={out}"]) == 0
+    main(["study=objectives", "size=small", f"out={out}"])
     assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".pdf", ".png"]
     assert str(out / "objectives.csv") in capsys.readouterr().out
     assert parse(["study=distance"]) == ("distance", "full", Path("runs/toy/distance"))
@@ -252,8 +253,11 @@ def test_command_line(tmp_path, capsys):
         (["study=distance", f"out={__file__}/below"], ["out=", "file"]),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, words, capsys):
-    assert main(arguments) == 2
+def test_bad_input_is_one_line_and_status_2(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["toy", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        exit_with(main)
+    assert stop.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

@@ -9,12 +9,11 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``envir
 """
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.arguments import parse_settings
+from experiments.arguments import command_of, exit_with, parse_settings
 from experiments.benchmark import environment, estimators, peers, start, timing, train, update
 from experiments.command_line import use_all_cpus
 from experiments.figures import Row
@@ -52,7 +51,7 @@ class Settings(NamedTuple):
     peers: tuple[str, ...]
 
 
-def parse(arguments: list[str]) -> Settings:
+def parse(arguments: Sequence[str]) -> Settings:
     """Reads ``key=value`` arguments.
 
     Raises:
@@ -77,31 +76,21 @@ def parse(arguments: list[str]) -> Settings:
     return Settings(values["suite"], values["size"], int(values["repeats"]), out, chosen)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs a suite and returns the exit status."""
-    try:
-        settings = parse(arguments)
-    except InvalidValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> None:
+    """Runs a suite, prints its table and writes it."""
+    settings = parse(arguments)
     use_all_cpus()
-    try:
-        before = timing.machine()
-        if settings.suite == "peers":
-            rows = peers.run(settings.size, settings.repeats, settings.peers)
-        else:
-            rows = SUITES[settings.suite](settings.size, settings.repeats)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    command = " ".join(("python -m experiments.benchmark", *arguments))
+    before = timing.machine()
+    if settings.suite == "peers":
+        rows = peers.run(settings.size, settings.repeats, settings.peers)
+    else:
+        rows = SUITES[settings.suite](settings.size, settings.repeats)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": command, "machine": before, "rows": rows}
+    content = {"command": command_of("experiments.benchmark", arguments), "machine": before, "rows": rows}
     write_whole(settings.out, (json.dumps(content, indent=2) + "\n").encode())
     print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
     print(table(rows))
     print(settings.out)
-    return 0
 
 
 def table(rows: list[Row]) -> str:
@@ -119,4 +108,4 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

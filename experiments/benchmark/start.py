@@ -34,9 +34,14 @@ def run(size: str, repeats: int) -> list[Row]:
 def _first_step_seconds(cache: str, overrides: tuple[str, ...]) -> float:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
+        environment = os.environ | {"XDG_CACHE_HOME": cache}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # which would win
         command = [sys.executable, "-m", "experiments.train", f"hydra.run.dir={directory}/run", *overrides]
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"XDG_CACHE_HOME": cache}
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
         )
         assert process.stderr is not None
         told = b""

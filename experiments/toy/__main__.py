@@ -4,14 +4,13 @@ Writes the study's numbers as CSV and its figure as PNG and PDF. Exit statuses: 
 stderr), 130 interrupted.
 """
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from experiments.arguments import parse_settings
+from experiments.arguments import exit_with, parse_settings
 from experiments.figures import Row, save
 from experiments.toy import estimators, gaussian
 from remac.types import InvalidValueError
@@ -61,7 +60,7 @@ def compute(study: str, size: str) -> list[Row]:
         return STUDIES[study].compute(size)
 
 
-def parse(arguments: list[str]) -> tuple[str, str, Path]:
+def parse(arguments: Sequence[str]) -> tuple[str, str, Path]:
     """Reads `key=value` arguments.
 
     Args:
@@ -85,22 +84,13 @@ def parse(arguments: list[str]) -> tuple[str, str, Path]:
     return settings["study"], settings["size"], directory
 
 
-def main(arguments: list[str]) -> int:
-    """Runs a study and returns the exit status."""
-    try:
-        study, size, directory = parse(arguments)
-    except InvalidValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        rows = compute(study, size)
-        files = save(directory, study, rows, STUDIES[study].plot(rows))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+def main(arguments: Sequence[str]) -> None:
+    """Runs a study and draws it."""
+    study, size, directory = parse(arguments)
+    rows = compute(study, size)
+    files = save(directory, study, rows, STUDIES[study].plot(rows))
     print("\n".join(str(path) for path in files))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

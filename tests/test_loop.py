@@ -182,8 +182,7 @@ def test_memory_does_not_grow_with_training(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@pytest.mark.slow
-@both_suites
+@device_first
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)
     short = dataclasses.replace(CONFIG, total_env_steps=56)

@@ -112,7 +112,8 @@ def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
             )
 
 
-@device_first
+@pytest.mark.slow
+@both_suites
 def test_results_do_not_depend_on_how_the_work_is_cut(suite, monkeypatch):
     env = make_env(suite)
     usual = train(make_agent(env), env, CONFIG, jax.random.key(0))

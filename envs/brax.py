@@ -20,6 +20,7 @@ Brax takes them.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import logging
 import warnings
@@ -60,10 +61,11 @@ class BraxTask:
 
     env: Any
 
-    @property
+    @functools.cached_property
     def observation_size(self) -> int:
-        """obs_dim."""
-        return self.env.observation_size
+        """obs_dim, which Brax finds by a reset."""
+        with running_brax():
+            return self.env.observation_size
 
     @property
     def action_size(self) -> int:
@@ -72,13 +74,13 @@ class BraxTask:
 
     def start(self, key: Key) -> tuple[Any, Array]:
         """Draws a start."""
-        with _quiet():
+        with running_brax():
             state = self.env.reset(jax.random.key_data(key))
         return state, state.obs
 
     def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
         """Applies an action `[action_dim]`."""
-        with _quiet():
+        with running_brax():
             state = self.env.step(physics, action)
         return state, state.obs, state.reward, state.done.astype(bool)
 
@@ -122,7 +124,7 @@ def make(
         reach = options.pop("reach")
         require_number("reach", reach, 0, open_minimum=True)
     braxs_name = "reacher" if reach is not None else task
-    with _quiet():
+    with running_brax():
         from brax import envs
 
         if options:
@@ -152,12 +154,21 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps back what Brax and MJX say, imported or traced, about devices, optional packages and their own future."""
+def running_brax() -> Iterator[None]:
+    """Goes around Brax's own code, imported or traced.
+
+    Keeps back what Brax and MJX say about devices, optional packages and their own future. Brax's humanoids broadcast
+    arrays of unequal rank, also where the caller has forbidden that.
+    """
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        with (
+            jax.numpy_rank_promotion("allow"),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(None),
+            contextlib.redirect_stderr(None),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Recorder:
         with self._bar.hidden():
             print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 
-    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> bool:
+    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config
         run = {
             "version": version(),
@@ -152,7 +153,6 @@ class Recorder:
         }
         arrays = snapshot.member(index, replay=config["checkpoint"]["replay"])
         self._runs[index].checkpoints.save(env_steps, arrays, run)
-        return True
 
     def _summarize(self, indices: Sequence[int], status: str, reason: str | None) -> None:
         """Draws the pictures of some members and ends their loggers, then writes their summaries.
@@ -164,25 +164,22 @@ class Recorder:
         for index in indices:
             run = self._runs[index]
             self.summaries[index] = summary = run.summary(status, self._latest[index], **details)
-            plots = self._try("plots", run, plot_run, run.path) or []
+            plots: list[Path] = []
+            self._try("plots", run, lambda run=run, plots=plots: plots.extend(plot_run(run.path)))
             if (logger := self._loggers[index]) is not None:
                 with self._bar.hidden():
                     logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
-            is_written = self._try("summary", run, _write_summary, run, summary)
+            is_written = self._try("summary", run, run.write_summary, summary)
             if status == "finished" and is_written:
                 run.checkpoints.remove()
 
-    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> Any:
-        """Writes something that training can go on without."""
+    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> bool:
+        """Writes something that training can go on without; returns whether it is written."""
         try:
-            return write(*arguments)
+            write(*arguments)
+            return True
         except OSError as error:
             with self._bar.hidden():
                 why = error.strerror or str(error)
                 warn(f"{run.path}: {what} not written ({why}); going on without")
-            return None
-
-
-def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> bool:
-    run.write_summary(summary)
-    return True
+            return False

@@ -322,16 +322,19 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
     assert '"stopped"' in (tmp_path / "run" / "summary.json").read_text()
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.7, 1.5])
 def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, seconds):
     """Wherever it comes: between imports, or in the middle of what libraries do."""
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", "total_env_steps=1000000"], cwd=tmp_path, stderr=subprocess.PIPE
     )
+    maps = Path("/proc", str(process.pid), "maps")
+    while "jaxlib" not in maps.read_text():  # JAX is being imported
+        time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and b"Traceback" not in err and err.endswith(b"interrupted\n"), err
+    assert (process.returncode, err) == (130, b"interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from remac.distributions import TanhGaussian
 from remac.networks import ACTIVATIONS, CriticNetworks, PolicyNetwork
 from remac.normalization import RunningStatistics
 from remac.policy import Policy
+from remac.selection import median
 from remac.types import Array, InvalidValueError, Key, Metrics, PyTree, Transition
 from remac.validation import require_int, require_number, require_one_of
 
@@ -204,7 +205,7 @@ class ActorCritic:
         second_moment = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(adam.nu)])
         root = jnp.sqrt(second_moment / correction)
         return {
-            "actor/adam_denominator_median": jnp.median(root) + self.actor_adam_epsilon,
+            "actor/adam_denominator_median": median(root) + self.actor_adam_epsilon,
             "actor/epsilon_dominated_fraction": jnp.mean(root < self.actor_adam_epsilon),
         }
 

@@ -32,6 +32,7 @@ from typing import Any
 from experiments.arguments import command_of, exit_with, parse, require_folder
 from experiments.judgements import (
     FAIL,
+    FEWEST_SEEDS,
     NOT_ENOUGH,
     PASS,
     Judge,
@@ -138,6 +139,11 @@ def as_text(results: Sequence[Result]) -> str:
             for (metric, window), other in result.beside[task].items():
                 if other.values:
                     lines.append(f"      beside, {metric}, {window}: {other.verdict}: {other.text()}")
+    if any(judgement.verdict == NOT_ENOUGH for result in results for judgement in result.tasks.values()):
+        lines += [
+            "",
+            f"An arm counts with {FEWEST_SEEDS} finished seeds; its sweep's command with more seeds=[...] adds them.",
+        ]
     return "\n".join(lines[1:])
 
 

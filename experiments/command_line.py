@@ -29,7 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from experiments import compilation_cache
 from experiments.config import AUTO, CONFIG_DIRECTORY, make_job, register_schemas, task_overrides
 from experiments.population import PlannedJob, group_jobs, require_own_directories
-from experiments.run_directory import OutputError, is_begun
+from experiments.run_directory import OutputError, flatten, is_begun
 from remac.loop import StoppedError
 from remac.machine import available_cpus
 from remac.types import InvalidValueError
@@ -178,7 +178,9 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         group, _, option = str(error.missing_cfg_file).partition("/")
         return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>"
+        key, _, value = str(error.override).partition("=")
+        hint = ", and with quotes around what holds a = itself" if "=" in value else ""
+        return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
     chain = [error, *_causes(error)]
@@ -212,7 +214,10 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config
-    return ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
+    names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
+    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    meant = [other for other in flatten(plain) if other.endswith(f".{key}") and not other.startswith("env.")]
+    return f"{names} (and {', '.join(meant)})" if meant else names
 
 
 def listing(group: str) -> str:

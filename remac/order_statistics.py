@@ -362,7 +362,8 @@ def _lstat_weights(objective: str | tuple[float, ...], k: int) -> np.ndarray:
         return np.asarray(objective)
     name, *texts = (part.strip() for part in objective.split(":"))
     if name not in _PRESETS:
-        raise InvalidValueError("objective", objective, f"unknown; there are {', '.join(sorted(_PRESETS))}")
+        forms = sorted(":".join((known, *preset.parameters)) for known, preset in _PRESETS.items())
+        raise InvalidValueError("objective", objective, f"unknown; there are {', '.join(forms)}")
     preset = _PRESETS[name]
     form = ":".join((name, *preset.parameters))
     if len(texts) != len(preset.parameters):

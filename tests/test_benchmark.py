@@ -1,9 +1,13 @@
 import json
 
+import jax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.accelerator import busy_share, kernel_share
 from experiments.benchmark.update import update_flops
 from remac.types import InvalidValueError
 
@@ -30,7 +34,12 @@ def test_flops_of_remac_beside_sacs():
 
 @pytest.mark.parametrize(
     "suite",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "start")), "estimators", "environment"],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "start")),
+        "estimators",
+        "environment",
+        "checkpoint",
+    ],
 )
 def test_suites_write_what_they_print(suite, tmp_path, capsys):
     out = tmp_path / "new" / "result.json"
@@ -68,6 +77,7 @@ def test_trainings_are_timed(suite, tmp_path):
         (["update"], "no such key"),
         (["suite=peers", "peers=cleanrl"], "peers=cleanrl: must be one of sbx"),
         (["suite=update", "peers=sbx"], "is for suite=peers only"),
+        (["suite=accelerator"], "needs an accelerator"),
         (["suite=update", "out=tests/test_benchmark.py/x.json"], "is a file"),
     ],
 )
@@ -85,3 +95,55 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
     rows = peers.run("small", 2, ("rejax",), tmp_path)
     assert [(row["who"], row["error"]) for row in rows] == [("ours", ""), ("rejax", "no such package")]
     assert rows[0]["ours_over_peer"] == 1.0 and "env_steps_per_second" not in rows[1]
+
+
+@pytest.mark.slow
+def test_settings_of_xla_are_compared(tmp_path):
+    out = tmp_path / "result.json"
+    benchmark.main(["suite=accelerator", "size=small", "repeats=1", f"out={out}"])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["what"], row["variant"]) for row in rows] == [
+        *(("speed", "default"), ("speed", "no command buffers"), ("speed", "default")),
+        *(("learning", "default"), ("learning", "no command buffers")),
+        ("protocol", "default"),
+    ]
+    for row in rows:
+        assert row["error"] == ""
+        assert row["env_steps_per_second" if row["what"] == "speed" else "wall_seconds"] > 0
+    default, without_command_buffers = (row["return"] for row in rows if row["what"] == "learning")
+    assert default == without_command_buffers  # they are the GPU's
+
+
+def test_a_setting_that_xla_does_not_know_is_reported(monkeypatch):
+    from experiments.benchmark import accelerator
+
+    monkeypatch.setitem(accelerator.VARIANTS, "default", {"XLA_FLAGS": "--xla_gpu_enable_no_such_thing=1"})
+    (row,) = accelerator._speed([("default", 1)], accelerator.SMALL, 0.1, 2)
+    assert "xla_gpu_enable_no_such_thing" in row["error"] and "env_steps_per_second" not in row
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 10)), min_size=1, max_size=12))
+def test_busy_share_counts_overlaps_once(kernels):
+    intervals = [(float(start), float(start + length)) for start, length in kernels]
+    busy = {instant for start, length in kernels for instant in range(start, start + length)}
+    assert busy_share(intervals) == pytest.approx(len(busy) / (max(busy) + 1 - min(busy)))
+
+
+def test_the_share_of_kernels_is_read_from_a_profile(tmp_path):
+    """Two streams of a GPU; what the host does, and the lines that group kernels by operation, do not count."""
+    profile = """
+        planes { name: "/host:CPU" lines { name: "Stream of python" events { offset_ps: 0 duration_ps: 90000000 } } }
+        planes {
+          name: "/device:GPU:0"
+          lines { name: "XLA Ops" events { offset_ps: 0 duration_ps: 50000000 } }
+          lines {
+            name: "Stream #13(Compute)" timestamp_ns: 1000
+            events { offset_ps: 0 duration_ps: 2000000 } events { offset_ps: 8000000 duration_ps: 2000000 }
+          }
+          lines { name: "Stream #14(Compute)" timestamp_ns: 2000 events { offset_ps: 0 duration_ps: 2000000 } }
+        }"""
+    (tmp_path / "host.xplane.pb").write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(profile))
+    assert kernel_share(tmp_path) == pytest.approx((3 + 2) / 10)
+    with jax.profiler.trace(tmp_path / "cpu"):
+        jax.block_until_ready(jax.numpy.ones(3) + 1)
+    assert kernel_share(tmp_path / "cpu") is None

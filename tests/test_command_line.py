@@ -57,7 +57,8 @@ BAD = [
     (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
     (["agent.name=ppo"], ["agent.name=ppo", "remac, sac"]),
     # Keys: the line lists the keys that exist there.
-    (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
+    (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),
+    (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
     (["+learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
@@ -355,9 +356,10 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err[-2000:]
     assert "Traceback" not in err and f"continue with resume={run}" in err
-    assert '"interrupted"' in (run / "summary.json").read_text()
+    summary = json.loads((run / "summary.json").read_text())
     (saved,) = (run / "checkpoints").iterdir()
     assert (saved / "manifest.json").exists() and int(saved.name) > 0
+    assert (summary["status"], summary["saved_env_steps"]) == ("interrupted", int(saved.name))
 
 
 @pytest.mark.slow

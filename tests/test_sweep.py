@@ -140,6 +140,7 @@ def test_bad_input_is_refused(make_plan, overrides, expected):
         (["experiment=speed", "scal=smoke"], ["scal=smoke", "no such key", "scale"]),
         (["experiment=speed", 'overrides=["agent.lr=1"]'], ["agent.lr"]),
         (["experiment=speed", "seeds=[x]"], ["seeds"]),
+        (["experiment=speed", "overrides=[num_envs=4]"], ["overrides=[num_envs=4]", "quotes around"]),
     ],
 )
 def test_bad_command_lines_are_one_line(monkeypatch, capsys, tmp_path, arguments, expected):

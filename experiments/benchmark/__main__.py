@@ -4,17 +4,20 @@ Prints a table and writes it as JSON, with the machine in it. Columns named ``_m
 one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``environment``, ``train`` (end to end),
-``start`` (to the first gradient step), ``estimators`` (against sorting), ``population`` (members against time),
-``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax`` chooses among them).
+``start`` (to the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against
+sorting), ``population`` (members against time), ``peers`` (other libraries, installed from the package index;
+``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings, precision and a whole training of the
+protocol, on a GPU or TPU).
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.arguments import command_of, exit_with, parse_settings
-from experiments.benchmark import environment, estimators, peers, start, timing, train, update
+from experiments.benchmark import accelerator, checkpoint, environment, estimators, peers, start, timing, train, update
 from experiments.command_line import use_all_cpus
 from experiments.figures import Row
 from remac.files import write_whole
@@ -27,8 +30,10 @@ SUITES: dict[str, Callable[[str, int], list[Row]]] = {
     "train": train.run,
     "estimators": estimators.run,
     "start": start.run,
+    "checkpoint": checkpoint.run,
     "population": train.run_population,
     "peers": peers.run,
+    "accelerator": accelerator.run,
 }
 SIZES = ("full", "small")
 
@@ -80,6 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs a suite, prints its table and writes it."""
     settings = parse(arguments)
     use_all_cpus()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes of some suites need the GPU's memory
     before = timing.machine()
     if settings.suite == "peers":
         rows = peers.run(settings.size, settings.repeats, settings.peers)

@@ -25,16 +25,16 @@ def run(size: str, repeats: int) -> list[Row]:
     """Times tasks by number of environments and of members."""
     tasks = TASKS if size == "full" else ("probe/action", "mujoco/reacher")
     shapes = ((128, 1), (128, 4), (16, 1)) if size == "full" else ((2, 1),)
-    rows = []
+    measures: dict[str, Callable[[], float]] = {}
+    rows: dict[str, Row] = {}
     for task, (num_envs, num_members) in itertools.product(tasks, shapes):
         if task.startswith("brax/") and (num_envs, num_members) != shapes[0]:
             continue  # half a minute of compilation each
-        measure = make_measurement(envs.make(task, num_envs=num_envs), num_members, SECONDS if size == "full" else 0.01)
-        rates = timing.interleave({"": measure}, repeats)[""]
-        rows.append(
-            {"task": task, "envs": num_envs, "members": num_members} | timing.summary(rates, "env_steps_per_second")
-        )
-    return rows
+        env, name = envs.make(task, num_envs=num_envs), f"{task}, {num_envs} envs, {num_members} members"
+        measures[name] = make_measurement(env, num_members, SECONDS if size == "full" else 0.01)
+        rows[name] = {"task": task, "envs": num_envs, "members": num_members}
+    rates = timing.interleave(measures, repeats)
+    return [row | timing.summary(rates[name], "env_steps_per_second") for name, row in rows.items()]
 
 
 def make_measurement(env: Environment, num_members: int, least_seconds: float) -> Callable[[], float]:

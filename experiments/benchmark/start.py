@@ -24,7 +24,7 @@ def run(size: str, repeats: int) -> list[Row]:
     """
     overrides = () if size == "full" else SMALL
     seconds: dict[str, list[float]] = {"empty": [], "filled": []}
-    for _ in range(repeats):
+    for _ in timing.turns(["start"], repeats):
         with tempfile.TemporaryDirectory() as cache:
             for measured in seconds.values():
                 measured.append(_first_step_seconds(cache, overrides))

@@ -1,22 +1,37 @@
 """Interleaved timing, its summary, and what machine it was made on."""
 
+import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from remac.machine import available_cpus
 
 GEMM_SHAPE = (4096, 64, 64)
+T = TypeVar("T")
+
+
+def turns(cases: Sequence[T], repeats: int) -> Iterator[T]:
+    """Yields every case once per repeat, in turn, so that what else the machine does falls on all of them alike.
+
+    A bar on standard error tells which one is at work.
+    """
+    with tqdm(total=repeats * len(cases), desc="measuring", unit="measurement", dynamic_ncols=True) as bar:
+        for _, case in itertools.product(range(repeats), cases):
+            bar.set_postfix_str(str(case))
+            yield case
+            bar.update()
 
 
 def interleave(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Runs every case once per repeat, in turn, so that what else the machine does falls on all of them alike.
+    """Runs every case once per repeat, in ``turns``.
 
     Args:
         cases: Functions that make one measurement each; they are called once more before, and that one is dropped.
@@ -25,9 +40,8 @@ def interleave(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
     for measure in cases.values():
         measure()
     results: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, measure in cases.items():
-            results[name].append(measure())
+    for name in turns(list(cases), repeats):
+        results[name].append(cases[name]())
     return results
 
 
@@ -79,3 +93,9 @@ def machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def last_line(text: str) -> str:
+    """Returns the last line of a program's output, shortened: what it says of its error."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"

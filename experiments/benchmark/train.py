@@ -1,6 +1,7 @@
 """Suites ``train`` and ``population``: whole trainings, between evaluations."""
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from agents import AGENTS
 from experiments.benchmark import timing
 from experiments.figures import Row
 from remac.loop import Progress, TrainConfig, stack_members, train_population
+from remac.training import Agent
 from remac.types import Environment
 
 PREFILL = 1_024
@@ -23,44 +25,54 @@ class _Finished(Exception):
     """Enough has been measured."""
 
 
-def measure(agent_name: str, env: Environment, num_members: int, seconds: float, updates: int | None = None) -> Row:
+def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:
+    """Returns the agent of the comparison with peers, and a training without end at one update per environment step."""
+    config = TrainConfig(
+        updates_per_round=env.num_envs, prefill_env_steps=PREFILL, num_eval_episodes=1, replay_capacity=100_000
+    )
+    return AGENTS[agent_name].create(env.observation_size, env.action_size, **OPTIONS), config
+
+
+def measure(
+    agent: Agent,
+    env: Environment,
+    config: TrainConfig,
+    num_members: int,
+    seconds: float,
+    recording: contextlib.AbstractContextManager[Any] | None = None,
+) -> Row:
     """Trains for a while, and returns rates for all members together.
 
     Counted from the first progress report at least half a second after the first gradient step, so without
     compilation and evaluations.
 
     Args:
-        agent_name: One of ``agents.AGENTS``.
+        agent: The agent of every member.
         env: Training environments of one member.
+        config: How to train; how long and how often to evaluate is set here.
         num_members: P.
         seconds: Training time to count, at least.
-        updates: Gradient steps per round; one per environment step unless given.
+        recording: Entered for the time that counts.
 
     Returns:
         ``env_steps_per_second``, ``gradient_steps_per_second`` and ``first_step_seconds``, from the call to the first
         report after a gradient step.
     """
-    updates = env.num_envs if updates is None else updates
-    agent = AGENTS[agent_name].create(env.observation_size, env.action_size, **OPTIONS)
-    config = TrainConfig(
-        total_env_steps=10**8,
-        updates_per_round=updates,
-        prefill_env_steps=PREFILL,
-        eval_every_env_steps=10**8,
-        num_eval_episodes=1,
-        replay_capacity=100_000,
-    )
+    config = dataclasses.replace(config, total_env_steps=10**8, eval_every_env_steps=10**8)
     started = time.perf_counter()
     reports: list[tuple[float, Progress]] = []
+    during = contextlib.ExitStack()
 
     def callback(event: Any) -> None:
         if isinstance(event, Progress) and event.gradient_steps and not event.evaluating:
+            if len(reports) == 1 and recording is not None:
+                during.enter_context(recording)
             reports.append((time.perf_counter(), event))
             if len(reports) > 2 and reports[-1][0] - reports[1][0] >= seconds:
                 raise _Finished
 
     keys = jax.random.split(jax.random.key(0), num_members)
-    with contextlib.suppress(_Finished):
+    with contextlib.suppress(_Finished), during:
         train_population(stack_members([agent] * num_members), env, config, keys, callback)
     (first, before), (last, after) = reports[1], reports[-1]
     return {
@@ -76,32 +88,29 @@ def run(size: str, repeats: int) -> list[Row]:
         tasks = [("mujoco/half_cheetah", 128), ("mujoco/half_cheetah", 1), ("brax/halfcheetah", 128)]
     else:
         tasks = [("probe/action", 4)]
-    cases = [
-        (agent, task, num_envs, 1, num_envs) for agent, (task, num_envs) in itertools.product(("sac", "remac"), tasks)
-    ]
+    cases = [(agent, task, num_envs, 1) for agent, (task, num_envs) in itertools.product(("sac", "remac"), tasks)]
     return _rows(cases, repeats, 3.0 if size == "full" else 0.1)
 
 
 def run_population(size: str, repeats: int) -> list[Row]:
-    """Times populations by number of members: the protocol's task on an accelerator, MuJoCo on the CPU."""
-    if size != "full":
-        cases = [("sac", "probe/action", 4, members, 4) for members in (1, 2)]
-    elif jax.default_backend() == "cpu":
-        cases = [("remac", "mujoco/half_cheetah", 128, members, 128) for members in (1, 2, 4, 8)]
+    """Times populations by number of members."""
+    if size == "full":
+        cases = [("remac", "mujoco/half_cheetah", 128, members) for members in (1, 2, 4, 8, 24)]
     else:
-        cases = [("remac", "brax/halfcheetah", 128, members, 128) for members in (1, 10, 40, 160)]
+        cases = [("sac", "probe/action", 4, members) for members in (1, 2)]
     return _rows(cases, repeats, 3.0 if size == "full" else 0.1)
 
 
-def _rows(cases: list[tuple[str, str, int, int, int]], repeats: int, seconds: float) -> list[Row]:
+def _rows(cases: list[tuple[str, str, int, int]], repeats: int, seconds: float) -> list[Row]:
     environments = {case: envs.make(case[1], num_envs=case[2]) for case in cases}
     results: dict[Any, list[Row]] = {case: [] for case in cases}
-    for _, case in itertools.product(range(repeats), cases):
-        results[case].append(measure(case[0], environments[case], case[3], seconds, case[4]))
+    for case in timing.turns(cases, repeats):
+        env = environments[case]
+        agent, config = settings(case[0], env)
+        results[case].append(measure(agent, env, config, case[3], seconds))
     rows = []
     for case, measured in results.items():
-        agent, task, num_envs, num_members, updates = case
-        row: Row = {"agent": agent, "task": task, "envs": num_envs, "updates": updates, "members": num_members}
+        row: Row = dict(zip(("agent", "task", "envs", "members"), case, strict=True))
         for name in ("env_steps_per_second", "gradient_steps_per_second"):
             row |= timing.summary([result[name] for result in measured], name)
         row["first_step_seconds"] = measured[0]["first_step_seconds"]  # later ones find the programs compiled

@@ -59,16 +59,15 @@ def run(
         if not peers:
             continue
         rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
-        for _ in range(repeats):
-            for name in rates:
-                if errors.get(name):
-                    continue
-                python = sys.executable if name == "ours" else str(_python(directory / name))
-                outcome = _measure(name, python, num_envs, seconds, task)
-                if isinstance(outcome, float):
-                    rates[name].append(outcome)
-                else:
-                    errors[name] = outcome
+        for name in timing.turns(list(rates), repeats):
+            if errors.get(name):
+                continue
+            python = sys.executable if name == "ours" else str(_python(directory / name))
+            outcome = _measure(name, python, num_envs, seconds, task)
+            if isinstance(outcome, float):
+                rates[name].append(outcome)
+            else:
+                errors[name] = outcome
         for name, measured in rates.items():
             row: Row = {"task": task, "envs": num_envs, "who": name}
             if len(measured) == repeats and len(rates["ours"]) == repeats:
@@ -89,7 +88,7 @@ def install(peer: str, directory: Path) -> str | None:
     arguments = [str(_python(directory)), "-m", "pip", "install", "--quiet", *REQUIREMENTS[peer]]
     outcome = subprocess.run(arguments, capture_output=True, text=True)
     if outcome.returncode:
-        return _last_line(outcome.stderr)
+        return timing.last_line(outcome.stderr)
     frozen = subprocess.run([str(_python(directory)), "-m", "pip", "freeze"], capture_output=True, text=True)
     complete.write_text(frozen.stdout)
     return None
@@ -107,9 +106,4 @@ def _measure(name: str, python: str, num_envs: int, seconds: float, task: str) -
     try:
         return float(json.loads(outcome.stdout.splitlines()[-1])["env_steps_per_second"])
     except (IndexError, ValueError, KeyError, TypeError):
-        return _last_line(outcome.stderr)
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no output"
+        return timing.last_line(outcome.stderr)

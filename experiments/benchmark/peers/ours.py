@@ -4,8 +4,10 @@ import json
 import sys
 
 import envs
-from experiments.benchmark.train import measure
+from experiments.benchmark.train import measure, settings
 
 if __name__ == "__main__":
     num_envs, seconds, task = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-    print(json.dumps(measure("sac", envs.make(task, num_envs=num_envs), 1, seconds)))
+    env = envs.make(task, num_envs=num_envs)
+    agent, config = settings("sac", env)
+    print(json.dumps(measure(agent, env, config, 1, seconds)))

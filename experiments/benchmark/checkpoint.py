@@ -1,0 +1,77 @@
+"""Suite ``checkpoint``: the share of a run's time that saving it takes."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import jax
+
+from experiments.benchmark import timing
+from experiments.checkpoints import Checkpoints
+from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.figures import Row
+from remac.loop import Progress, stack_members, train_population
+
+SMALL = ("env=probe/action", "agent.batch_size=8", "agent.hidden_sizes=[8]")
+
+
+class _Finished(Exception):
+    """Enough has been measured."""
+
+
+def run(size: str, repeats: int) -> list[Row]:
+    """Fills the replay of the default command, then trains a while and saves, in turn.
+
+    Returns:
+        One row: transitions held, size on disk, seconds of a save, training speed, and ``stall_share``: seconds of a
+        save over those of a save and the training between two at the default interval.
+    """
+    full = size == "full"
+    rows, seconds = (1_000_000, 5.0) if full else (1_000, 0.1)
+    register_schemas()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        job = make_job(hydra.compose("train", () if full else SMALL))
+    config = dataclasses.replace(
+        job.train_config,
+        total_env_steps=10**8,
+        eval_every_env_steps=10**8,
+        num_eval_episodes=1,
+        replay_capacity=rows,
+        prefill_env_steps=rows,
+    )
+    saves: list[float] = []
+    rates: list[float] = []
+    begun: list[tuple[float, int]] = []
+    row: Row = {"command": "the default" if full else " ".join(SMALL), "transitions": rows}
+    turns = timing.turns(["save"], repeats)
+    next(turns)
+
+    def callback(event: Any) -> None:
+        if not isinstance(event, Progress) or not event.gradient_steps or event.evaluating:
+            return
+        now = time.perf_counter()
+        if not begun or now - begun[-1][0] < seconds:
+            begun[:] = begun or [(now, event.env_steps)]
+            return
+        started, before = begun.pop()
+        rates.append((event.env_steps - before) / (now - started))
+        assert event.snapshot is not None
+        checkpoints.save(event.env_steps, event.snapshot.member(0, replay=True), {"config": job.config})
+        saves.append(time.perf_counter() - now)
+        next(turns, None)
+        if len(saves) == repeats:
+            row["mib"] = sum(path.stat().st_size for path in checkpoints.all()[0].iterdir()) / 2**20
+            raise _Finished
+
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_Finished):
+        checkpoints = Checkpoints(Path(directory), job.config["checkpoint"]["keep"])
+        agents = stack_members([job.agent])
+        train_population(agents, job.env, config, jax.random.split(jax.random.key(0), 1), callback)
+    interval = job.config["checkpoint"]["every_env_steps"]
+    shares = [save / (save + interval / rate) for save, rate in zip(saves, rates, strict=True)]
+    row |= timing.summary(saves, "save_seconds") | timing.summary(rates, "env_steps_per_second")
+    return [row | timing.summary(shares, "stall_share")]

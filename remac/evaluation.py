@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from remac.devices import SPLIT, WHOLE, MemberSplit
-from remac.order_statistics import max_at_k
+from remac.order_statistics import rank_weights
 from remac.pacing import Pacer
 from remac.policy import Policy
 from remac.training import map_members
@@ -156,7 +156,9 @@ def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
         "eval/episode_length": episodes.length[:, 0].mean(axis=1),
         "eval/entropy": episodes.entropy[:, 1].sum(axis=1) / episodes.length[:, 1].sum(axis=1),
     }
+    num_episodes = stochastic.shape[1]
     for k in MAX_AT_KS:
-        if k <= stochastic.shape[1]:
-            metrics[f"eval/max_at_{k}"] = np.asarray(max_at_k(stochastic.astype(np.float32), k))
+        if k <= num_episodes:
+            # In NumPy: as a program this takes 0.7 s to compile.
+            metrics[f"eval/max_at_{k}"] = np.sort(stochastic, axis=1) @ rank_weights("max", k, num_episodes)
     return metrics

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import envs
 from agents import SAC, ReMAC
 from remac import loop, training
+from remac.evaluation import Episodes, summarize
 from remac.loop import (
     Evaluation,
     Failure,
@@ -374,3 +376,21 @@ def test_k_above_the_episodes_is_left_out():
     env = make_env("device")
     metrics = train(make_agent(env), env, CONFIG, jax.random.key(0)).evaluations[0].metrics
     assert [name for name in metrics if "max_at" in name] == ["eval/max_at_1", "eval/max_at_2"]
+
+
+def test_summaries_of_episodes_equal_plain_averages():
+    returns = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
+    length = np.random.default_rng(1).integers(1, 9, (2, 2, 5)).astype(np.int32)
+    entropy = np.random.default_rng(2).normal(size=(2, 2, 5)).astype(np.float32)
+    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy))
+    for member in range(2):
+        sampled = returns[member, 1]
+        expected = {
+            "eval/return": np.mean(returns[member, 0]),
+            "eval/return_stochastic": np.mean(sampled),
+            "eval/episode_length": np.mean(length[member, 0]),
+            "eval/entropy": entropy[member, 1].sum() / length[member, 1].sum(),
+        }
+        for k in (1, 2, 4):
+            expected[f"eval/max_at_{k}"] = np.mean([max(group) for group in itertools.combinations(sampled, k)])
+        assert {name: values[member] for name, values in metrics.items()} == pytest.approx(expected, rel=1e-6)

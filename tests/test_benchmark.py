@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.accelerator import busy_share, kernel_share
+from experiments.benchmark.profile import own_times
 from experiments.benchmark.update import update_flops
 from remac.types import InvalidValueError
 
@@ -35,7 +36,7 @@ def test_flops_of_remac_beside_sacs():
 @pytest.mark.parametrize(
     "suite",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "start")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "profile", "start")),
         "estimators",
         "environment",
         "checkpoint",
@@ -67,7 +68,7 @@ def test_trainings_are_timed(suite, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "suite=: must be one of update, environment"),
+        ([], "suite=: must be one of update, profile, environment"),
         (["suite=updates"], "suite=updates: must be one of"),
         (["suite=update", "size=tiny"], "size=tiny: must be one of full, small"),
         (["suite=update", "repeats=0"], "repeats=0: must be an integer of at least 1"),
@@ -120,6 +121,11 @@ def test_a_setting_that_xla_does_not_know_is_reported(monkeypatch):
     monkeypatch.setitem(accelerator.VARIANTS, "default", {"XLA_FLAGS": "--xla_gpu_enable_no_such_thing=1"})
     (row,) = accelerator._speed([("default", 1)], accelerator.SMALL, 0.1, 2)
     assert "xla_gpu_enable_no_such_thing" in row["error"] and "env_steps_per_second" not in row
+
+
+def test_own_times_leave_out_what_runs_inside():
+    events = [(0, 10, "loop"), (1, 3, "dot"), (2, 1, "copy"), (5, 4, "dot"), (12, 2, "loop")]
+    assert own_times(events) == {"loop": 10 - 3 - 4 + 2, "dot": 3 - 1 + 4, "copy": 1}
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 10)), min_size=1, max_size=12))

@@ -3,11 +3,11 @@
 Prints a table and writes it as JSON, with the machine in it. Columns named ``_min`` and ``_max`` are the spread of the
 one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
-Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``environment``, ``train`` (end to end),
-``start`` (to the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against
-sorting), ``population`` (members against time), ``peers`` (other libraries, installed from the package index;
-``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings, precision and a whole training of the
-protocol, on a GPU or TPU).
+Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profile`` (where its time goes),
+``environment``, ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of time that
+saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries,
+installed from the package index; ``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings,
+precision and a whole training of the protocol, on a GPU or TPU).
 """
 
 import json
@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.arguments import command_of, exit_with, parse_settings
-from experiments.benchmark import accelerator, checkpoint, environment, estimators, peers, start, timing, train, update
+from experiments.benchmark import (
+    accelerator,
+    checkpoint,
+    environment,
+    estimators,
+    peers,
+    profile,
+    start,
+    timing,
+    train,
+    update,
+)
 from experiments.command_line import use_all_cpus
 from experiments.figures import Row
 from remac.files import write_whole
@@ -26,6 +37,7 @@ from remac.validation import require_int, require_one_of
 
 SUITES: dict[str, Callable[[str, int], list[Row]]] = {
     "update": update.run,
+    "profile": profile.run,
     "environment": environment.run,
     "train": train.run,
     "estimators": estimators.run,

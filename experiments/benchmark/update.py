@@ -19,6 +19,8 @@ from remac.types import Transition
 
 # Half cheetah.
 OBSERVATION_SIZE, ACTION_SIZE, NUM_ENVS, CAPACITY = 17, 6, 128, 100_000
+# SAC, and ReMAC with N and M.
+AGENTS = ("sac", "remac 8,4", "remac 16,8")
 
 
 def run(size: str, repeats: int) -> list[Row]:
@@ -29,7 +31,7 @@ def run(size: str, repeats: int) -> list[Row]:
         divided by the GEMM rate measured in the same turn.
     """
     full = size == "full"
-    cases = [(*case, 64 if full else 8, 1) for case in itertools.product(_AGENTS, (256, 512) if full else (16,))]
+    cases = [(*case, 64 if full else 8, 1) for case in itertools.product(AGENTS, (256, 512) if full else (16,))]
     if full:
         cases += [("sac", 512, 256, 1), ("remac 8,4", 512, 256, 1), ("sac", 512, 64, 4), ("remac 8,4", 512, 64, 4)]
     num_updates = 32 if full else 2
@@ -37,16 +39,16 @@ def run(size: str, repeats: int) -> list[Row]:
     gemm = timing.make_gemm()
     measured: dict[Any, list[float]] = {case: [] for case in cases}
     rates: dict[Any, list[float]] = {case: [] for case in cases}
-    for repeat in range(repeats + 1):
-        for case, program in programs.items():
-            rate, elapsed = gemm(), timing.seconds(program)
-            if repeat:  # the first one compiles
-                measured[case].append(elapsed / num_updates / case[3])
-                rates[case].append(rate)
+    for measure in (gemm, *programs.values()):
+        timing.seconds(measure)  # compiles
+    for case in timing.turns(cases, repeats):
+        rate, elapsed = gemm(), timing.seconds(programs[case])
+        measured[case].append(elapsed / num_updates / case[3])
+        rates[case].append(rate)
     rows = []
     for case in cases:
         name, batch_size, width, num_members = case
-        flops = update_flops(_agent(name, batch_size, width))
+        flops = update_flops(make_agent(name, batch_size, width))
         limit = [elapsed * rate / flops for elapsed, rate in zip(measured[case], rates[case], strict=True)]
         rows.append(
             {"agent": name, "batch": batch_size, "width": width, "members": num_members, "mflop": flops / 1e6}
@@ -57,10 +59,8 @@ def run(size: str, repeats: int) -> list[Row]:
     return rows
 
 
-_AGENTS = ("sac", "remac 8,4", "remac 16,8")
-
-
-def _agent(name: str, batch_size: int, width: int) -> ActorCritic:
+def make_agent(name: str, batch_size: int, width: int) -> ActorCritic:
+    """Returns one of ``AGENTS`` for half cheetah."""
     options: dict[str, Any] = {"batch_size": batch_size, "hidden_sizes": (width, width)}
     if name == "sac":
         return SAC.create(OBSERVATION_SIZE, ACTION_SIZE, **options)
@@ -70,7 +70,7 @@ def _agent(name: str, batch_size: int, width: int) -> ActorCritic:
 
 def make_program(name: str, batch_size: int, width: int, num_members: int, num_updates: int) -> Callable[[], Any]:
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
-    agents = stack_members([_agent(name, batch_size, width)] * num_members)
+    agents = stack_members([make_agent(name, batch_size, width)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
     sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE, "replay_capacity": CAPACITY}
     state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(agents, keys)

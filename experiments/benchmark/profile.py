@@ -38,7 +38,7 @@ def run(size: str, repeats: int) -> list[Row]:
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in agents}
     for name in timing.turns(agents, repeats):
         arguments = [sys.executable, "-m", "experiments.benchmark.profile", name]
-        outcome = subprocess.run(arguments, capture_output=True, text=True)
+        outcome = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=_take_one_core)
         if outcome.returncode:
             raise RuntimeError(timing.last_line(outcome.stderr))
         measured[name].append(json.loads(outcome.stdout.splitlines()[-1]))
@@ -55,9 +55,13 @@ def run(size: str, repeats: int) -> list[Row]:
     return rows
 
 
+def _take_one_core() -> None:
+    """Before the process starts, so that XLA makes threads for one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def main(name: str) -> None:
     """Prints milliseconds a gradient step by kind of operation, as JSON."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     program = update.make_program(name, BATCH_SIZE, WIDTH, 1, NUM_UPDATES)
     for _ in range(2):
         jax.block_until_ready(program())
@@ -70,7 +74,11 @@ def main(name: str) -> None:
     totals: collections.Counter[str] = collections.Counter()
     for line in lines:
         if line.name.startswith("tf_XLA"):  # the threads that run programs
-            events = [(event.start_ns, event.duration_ns, event.name.partition(".")[0]) for event in line.events]
+            events = [
+                (event.start_ns, event.duration_ns, event.name.partition(".")[0])
+                for event in line.events
+                if "wait for completion" not in event.name  # of the thread that asked for the program
+            ]
             totals.update(own_times(events))
     print(json.dumps({what: ns / NUM_UPDATES / 3 / 1e6 for what, ns in totals.items()}))
 

@@ -36,10 +36,9 @@ def test_flops_of_remac_beside_sacs():
 @pytest.mark.parametrize(
     "suite",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "profile", "start")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "profile", "start", "checkpoint")),
         "estimators",
         "environment",
-        "checkpoint",
     ],
 )
 def test_suites_write_what_they_print(suite, tmp_path, capsys):

@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import hydra
 import jax
 
 from experiments.benchmark import timing
+from experiments.benchmark.train import compose_job
 from experiments.checkpoints import Checkpoints
-from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
 from experiments.figures import Row
 from remac.loop import Progress, stack_members, train_population
 
@@ -32,9 +31,7 @@ def run(size: str, repeats: int) -> list[Row]:
     """
     full = size == "full"
     rows, seconds = (1_000_000, 5.0) if full else (1_000, 0.1)
-    register_schemas()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        job = make_job(hydra.compose("train", () if full else SMALL))
+    job = compose_job(() if full else SMALL)
     config = dataclasses.replace(
         job.train_config,
         total_env_steps=10**8,

@@ -9,21 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import hydra
 import jax
 
 from experiments import compilation_cache
 from experiments.benchmark.accelerator import kernel_share
-from experiments.benchmark.train import measure
-from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.benchmark.train import compose_job, measure
 
 
 def main(num_members: int, seconds: float, overrides: list[str]) -> None:
     """Measures twice: the profiler, which is on the second time only, costs time itself."""
     compilation_cache.enable()
-    register_schemas()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        job = make_job(hydra.compose("train", overrides))
+    job = compose_job(overrides)
     training = job.agent, job.env, job.train_config, num_members, seconds
     result = measure(*training)
     with tempfile.TemporaryDirectory() as trace:

@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import hydra
 import jax
 
 import envs
 from agents import AGENTS
 from experiments.benchmark import timing
+from experiments.config import CONFIG_DIRECTORY, Job, make_job, register_schemas
 from experiments.figures import Row
 from remac.loop import Progress, TrainConfig, stack_members, train_population
 from remac.training import Agent
@@ -23,6 +26,13 @@ OPTIONS: dict[str, Any] = {"batch_size": 512, "hidden_sizes": (64, 64), "learnin
 
 class _Finished(Exception):
     """Enough has been measured."""
+
+
+def compose_job(overrides: Sequence[str]) -> Job:
+    """Returns what ``experiments.train`` would run with these overrides."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return make_job(hydra.compose("train", list(overrides)))
 
 
 def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:

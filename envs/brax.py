@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import mujoco
 
 from envs.device import DeviceEnvironment
 from remac.types import Array, InvalidValueError, Key
@@ -127,11 +129,40 @@ def make(
     with running_brax():
         from brax import envs
 
+        _repair_brax()
         if options:
             _check_options(task, options, type(envs.get_environment(braxs_name)))
         env = envs.get_environment(braxs_name, backend=backend, **options)
     episode = BraxTask(env) if reach is None else SparseReacher(env, reach)
     return DeviceEnvironment(f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes)
+
+
+class _Replaced:
+    """A module or class in which some names mean something else."""
+
+    def __init__(self, original: Any, **replacements: Any) -> None:
+        self._original = original
+        self.__dict__ |= replacements
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _repair_brax() -> None:
+    """Replaces two calls of Brax 0.14.
+
+    JAX 0.10 has no argument ``a_min`` of ``clip``, which the forces of fluids (swimmer) use. Half cheetah's model has
+    an attribute that MuJoCo 4 deprecates, prints about and notes in MUJOCO_LOG.TXT, but not where a specification is
+    compiled; the compiled model is the same.
+    """
+    from brax import fluid
+    from brax.io import mjcf
+
+    def from_xml_string(xml: str, assets: dict[str, bytes]) -> mujoco.MjModel:
+        return mujoco.MjSpec.from_string(xml, assets=assets).compile()
+
+    fluid.jp = _Replaced(jnp, clip=lambda values, a_min: jnp.clip(values, a_min))
+    mjcf.mujoco = _Replaced(mujoco, MjModel=_Replaced(mujoco.MjModel, from_xml_string=from_xml_string))
 
 
 def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:

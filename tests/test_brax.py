@@ -1,7 +1,11 @@
 """Brax tasks through our interface against Brax itself."""
 
+from pathlib import Path
+
+import brax
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -58,15 +62,34 @@ def test_backends_and_options():
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
-def test_building_and_tracing_are_quiet(capfd, caplog):
+@pytest.mark.parametrize("task", ["halfcheetah", "swimmer"])
+def test_building_and_tracing_are_quiet(task, capfd, caplog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT
     caplog.set_level("INFO")
     with running_brax():
         print("nothing of this is seen")
-    env = envs.make("brax/reacher", num_envs=1)
+    env = envs.make(f"brax/{task}", num_envs=1)
     caplog.set_level("INFO")
     state = jax.eval_shape(env.reset, jax.random.key(0))
-    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((1, 2), jnp.float32))
-    assert capfd.readouterr() == ("", "") and not caplog.records
+    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((1, env.action_size), jnp.float32))
+    assert capfd.readouterr() == ("", "") and not caplog.records and not list(tmp_path.iterdir())
+
+
+def test_the_model_of_half_cheetah_is_braxs(tmp_path, monkeypatch):
+    from brax.io import mjcf
+
+    path = Path(brax.__file__).parent / "envs" / "assets" / "half_cheetah.xml"
+    envs.make("brax/halfcheetah", num_envs=1)
+    with running_brax():
+        ours = mjcf.load_mjmodel(path)
+    monkeypatch.chdir(tmp_path)  # MUJOCO_LOG.TXT
+    monkeypatch.setattr(mjcf, "mujoco", mujoco)
+    theirs = mjcf.load_mjmodel(path)
+    sizes = [mujoco.mj_sizeModel(model) for model in (ours, theirs)]
+    buffers = [np.zeros(size, np.uint8) for size in sizes]
+    for model, buffer in zip((ours, theirs), buffers, strict=True):
+        mujoco.mj_saveModel(model, None, buffer)
+    np.testing.assert_array_equal(*buffers)
 
 
 @pytest.mark.slow

@@ -327,13 +327,17 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
 def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, library):
     """Wherever it comes: as each library that JAX, Flax and MuJoCo load in turn is mapped."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", "total_env_steps=1000000"], cwd=tmp_path, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-m", "experiments.train", "total_env_steps=1000000"], cwd=tmp_path, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells turn it off for what runs behind them
+    )  # fmt: skip
     maps = Path("/proc", str(process.pid), "maps")
     while library not in maps.read_text():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert (process.returncode, err) == (130, b"interrupted\n")
 
 

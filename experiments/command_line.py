@@ -178,8 +178,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         group, _, option = str(error.missing_cfg_file).partition("/")
         return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
     if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
-        hint = ", and with quotes around what holds a = itself" if "=" in value else ""
+        hint = ", and with quotes around what holds a = itself" if str(error.override).count("=") > 1 else ""
         return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"

@@ -11,9 +11,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import jax
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
@@ -209,6 +211,18 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
     _require_memory(train_config, env)
     return Job(plain, agent, env, train_config, resume)
+
+
+def compose_job(overrides: Sequence[str] = ()) -> Job:
+    """Returns what ``experiments.train`` would run with these overrides, for code that Hydra has not started.
+
+    Raises:
+        InvalidValueError: As ``make_job``.
+    """
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return make_job(hydra.compose("train", list(overrides)), overrides)
 
 
 def task_overrides(hydra_config: DictConfig) -> list[str]:

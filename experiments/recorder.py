@@ -50,7 +50,6 @@ class Recorder:
         self._evaluated: dict[str, int] = dict(first)
         self._timed_from = 0 if starts[0] is None else starts[0].env_steps
         self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
-        self._saved_env_steps = None if starts[0] is None else starts[0].env_steps
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
         self._starts, self._has_begun = starts, False
@@ -128,7 +127,6 @@ class Recorder:
             for index in self._going_on()
         ]
         self._saved = place if all(are_saved) else None
-        self._saved_env_steps = env_steps if all(are_saved) else None
         return all(are_saved)
 
     def _say_how_to_continue(self, env_steps: int) -> None:
@@ -162,8 +160,8 @@ class Recorder:
         The summary comes last, since a run that says it has finished is never resumed.
         """
         details = self._evaluated | ({} if reason is None else {"reason": reason})
-        if status == "interrupted" and self._saved_env_steps is not None:
-            details["saved_env_steps"] = self._saved_env_steps
+        if status == "interrupted" and self._saved is not None:
+            details["saved_env_steps"] = self._saved[0] * self._jobs[0].env.num_envs
         self._bar.phase("drawing")
         for index in indices:
             run = self._runs[index]

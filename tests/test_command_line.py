@@ -326,10 +326,9 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
 @pytest.mark.parametrize("library", ["jaxlib", "ml_dtypes", "msgpack", "libmujoco"])
 def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, library):
     """Wherever it comes: as each library that JAX, Flax and MuJoCo load in turn is mapped."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", "total_env_steps=1000000"], cwd=tmp_path, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells turn it off for what runs behind them
-    )  # fmt: skip
+    # Shells turn the signal off for what runs behind them, and so would these tests be.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "experiments.train", "total_env_steps=1000000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     maps = Path("/proc", str(process.pid), "maps")
     while library not in maps.read_text():
         time.sleep(0.01)

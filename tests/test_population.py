@@ -8,15 +8,13 @@ import subprocess
 import sys
 import time
 
-import hydra
 import jax
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
 from experiments import population
 from experiments.checkpoints import Checkpoints
-from experiments.config import CONFIG_DIRECTORY, make_job, register_schemas
+from experiments.config import compose_job
 from experiments.population import PlannedJob, group_jobs, run_jobs
 from experiments.recorder import Recorder
 from experiments.wandb_logger import run_id
@@ -43,10 +41,7 @@ MIXED = (
 
 def make_jobs(*overrides):
     """Composes jobs as the command line would."""
-    register_schemas()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return [make_job(hydra.compose("train", list(one))) for one in overrides]
+    return [compose_job(one) for one in overrides]
 
 
 def planned(directory, *overrides):
@@ -127,10 +122,7 @@ def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
         ("logger.mode=offline", "logger", stored["logger"] | {"mode": "offline"}),
         ("logger=none", "logger", make_jobs(("logger=none",))[0].config["logger"]),
     ):
-        register_schemas()
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-            config = make_job(hydra.compose("train", [f"resume={tmp_path}", free]), [free]).config
+        config = compose_job([f"resume={tmp_path}", free]).config
         assert config == stored | {group: expected}
 
 

@@ -71,11 +71,11 @@ def _speed(cases: list[tuple[str, int]], overrides: tuple[str, ...], seconds: fl
         if case in errors:
             continue
         arguments = [sys.executable, "-m", "experiments.benchmark.protocol", str(case[1]), str(seconds), *overrides]
-        outcome = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | _variables(case[0]))
-        try:
-            measured[case].append(json.loads(outcome.stdout.splitlines()[-1]))
-        except (IndexError, ValueError):
-            errors[case] = timing.last_line(outcome.stderr)
+        outcome = timing.measure_apart(arguments, env=os.environ | _variables(case[0]))
+        if isinstance(outcome, str):
+            errors[case] = outcome
+        else:
+            measured[case].append(outcome)
     rows = []
     for (name, number), values in measured.items():
         row: Row = {"what": "speed", "variant": name, "members": number}
@@ -120,14 +120,10 @@ def kernel_share(trace: Path) -> float | None:
     Returns:
         A number in [0, 1], or None where no device's streams were recorded, as on the CPU.
     """
-    profiles = [jax.profiler.ProfileData.from_file(str(path)) for path in trace.rglob("*.xplane.pb")]
     intervals = [
         (event.start_ns, event.start_ns + event.duration_ns)
-        for profile in profiles
-        for plane in profile.planes
-        if plane.name.startswith("/device:")
-        for line in plane.lines
-        if line.name.startswith("Stream")
+        for plane, line in timing.recorded_lines(trace)
+        if plane.startswith("/device:") and line.name.startswith("Stream")
         for event in line.events
     ]
     return busy_share(intervals) if intervals else None

@@ -10,16 +10,13 @@ from typing import Any
 import jax
 
 from experiments.benchmark import timing
-from experiments.benchmark.train import compose_job
+from experiments.benchmark.train import Finished
 from experiments.checkpoints import Checkpoints
+from experiments.config import compose_job
 from experiments.figures import Row
 from remac.loop import Progress, stack_members, train_population
 
 SMALL = ("env=probe/action", "agent.batch_size=8", "agent.hidden_sizes=[8]")
-
-
-class _Finished(Exception):
-    """Enough has been measured."""
 
 
 def run(size: str, repeats: int) -> list[Row]:
@@ -42,19 +39,20 @@ def run(size: str, repeats: int) -> list[Row]:
     )
     saves: list[float] = []
     rates: list[float] = []
-    begun: list[tuple[float, int]] = []
+    begun: tuple[float, int] | None = None
     row: Row = {"command": "the default" if full else " ".join(SMALL), "transitions": rows}
     turns = timing.turns(["save"], repeats)
     next(turns)
 
     def callback(event: Any) -> None:
+        nonlocal begun
         if not isinstance(event, Progress) or not event.gradient_steps or event.evaluating:
             return
         now = time.perf_counter()
-        if not begun or now - begun[-1][0] < seconds:
-            begun[:] = begun or [(now, event.env_steps)]
+        started, before = begun = begun or (now, event.env_steps)
+        if now - started < seconds:
             return
-        started, before = begun.pop()
+        begun = None
         rates.append((event.env_steps - before) / (now - started))
         assert event.snapshot is not None
         checkpoints.save(event.env_steps, event.snapshot.member(0, replay=True), {"config": job.config})
@@ -62,9 +60,9 @@ def run(size: str, repeats: int) -> list[Row]:
         next(turns, None)
         if len(saves) == repeats:
             row["mib"] = sum(path.stat().st_size for path in checkpoints.all()[0].iterdir()) / 2**20
-            raise _Finished
+            raise Finished
 
-    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_Finished):
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(Finished):
         checkpoints = Checkpoints(Path(directory), job.config["checkpoint"]["keep"])
         agents = stack_members([job.agent])
         train_population(agents, job.env, config, jax.random.split(jax.random.key(0), 1), callback)

@@ -4,12 +4,12 @@
 """
 
 import collections
+import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -38,10 +38,11 @@ def run(size: str, repeats: int) -> list[Row]:
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in agents}
     for name in timing.turns(agents, repeats):
         arguments = [sys.executable, "-m", "experiments.benchmark.profile", name]
-        outcome = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=_take_one_core)
-        if outcome.returncode:
-            raise RuntimeError(timing.last_line(outcome.stderr))
-        measured[name].append(json.loads(outcome.stdout.splitlines()[-1]))
+        with _one_core():
+            outcome = timing.measure_apart(arguments)
+        if isinstance(outcome, str):
+            raise RuntimeError(outcome)
+        measured[name].append(outcome)
     rows: list[Row] = []
     for name, profiles in measured.items():
         flops = update.update_flops(update.make_agent(name, BATCH_SIZE, WIDTH))
@@ -55,9 +56,15 @@ def run(size: str, repeats: int) -> list[Row]:
     return rows
 
 
-def _take_one_core() -> None:
-    """Before the process starts, so that XLA makes threads for one core."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Holds this thread on one core, and so the processes that it starts: XLA makes threads for one core there."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def main(name: str) -> None:
@@ -69,17 +76,15 @@ def main(name: str) -> None:
         with jax.profiler.trace(trace):
             for _ in range(3):
                 jax.block_until_ready(program())
-        profiles = [jax.profiler.ProfileData.from_file(str(path)) for path in Path(trace).rglob("*.xplane.pb")]
-    lines = [line for profile in profiles for plane in profile.planes for line in plane.lines]
-    totals: collections.Counter[str] = collections.Counter()
-    for line in lines:
-        if line.name.startswith("tf_XLA"):  # the threads that run programs
-            events = [
-                (event.start_ns, event.duration_ns, event.name.partition(".")[0])
-                for event in line.events
-                if "wait for completion" not in event.name  # of the thread that asked for the program
-            ]
-            totals.update(own_times(events))
+        totals: collections.Counter[str] = collections.Counter()
+        for _, line in timing.recorded_lines(Path(trace)):
+            if line.name.startswith("tf_XLA"):  # the threads that run programs
+                events = [
+                    (event.start_ns, event.duration_ns, event.name.partition(".")[0])
+                    for event in line.events
+                    if "wait for completion" not in event.name  # of the thread that asked for the program
+                ]
+                totals.update(own_times(events))
     print(json.dumps({what: ns / NUM_UPDATES / 3 / 1e6 for what, ns in totals.items()}))
 
 

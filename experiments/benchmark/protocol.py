@@ -13,7 +13,8 @@ import jax
 
 from experiments import compilation_cache
 from experiments.benchmark.accelerator import kernel_share
-from experiments.benchmark.train import compose_job, measure
+from experiments.benchmark.train import measure
+from experiments.config import compose_job
 
 
 def main(num_members: int, seconds: float, overrides: list[str]) -> None:

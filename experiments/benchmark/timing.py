@@ -1,10 +1,13 @@
 """Interleaved timing, its summary, and what machine it was made on."""
 
 import itertools
+import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -93,6 +96,34 @@ def machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def measure_apart(arguments: Sequence[str], **options: Any) -> dict[str, float] | str:
+    """Runs Python in a process of its own that prints one line of JSON last.
+
+    Args:
+        arguments: Of the interpreter, which comes first.
+        **options: Of ``subprocess.run``.
+
+    Returns:
+        What it printed, or the last line of what went wrong.
+    """
+    outcome = subprocess.run(arguments, capture_output=True, text=True, **options)
+    try:
+        return dict(json.loads(outcome.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        return last_line(outcome.stderr)
+
+
+def recorded_lines(trace: Path) -> Iterator[tuple[str, Any]]:
+    """Yields the lines of events (of a thread, or a device's stream) that ``jax.profiler.trace`` wrote to a directory.
+
+    Each with the name of its plane (the host, or a device), and valid until the next.
+    """
+    for path in trace.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for line in plane.lines:
+                yield plane.name, line
 
 
 def last_line(text: str) -> str:

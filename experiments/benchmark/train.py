@@ -4,16 +4,13 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import hydra
 import jax
 
 import envs
 from agents import AGENTS
 from experiments.benchmark import timing
-from experiments.config import CONFIG_DIRECTORY, Job, make_job, register_schemas
 from experiments.figures import Row
 from remac.loop import Progress, TrainConfig, stack_members, train_population
 from remac.training import Agent
@@ -24,15 +21,8 @@ PREFILL = 1_024
 OPTIONS: dict[str, Any] = {"batch_size": 512, "hidden_sizes": (64, 64), "learning_rate": 3e-4}
 
 
-class _Finished(Exception):
+class Finished(Exception):
     """Enough has been measured."""
-
-
-def compose_job(overrides: Sequence[str]) -> Job:
-    """Returns what ``experiments.train`` would run with these overrides."""
-    register_schemas()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return make_job(hydra.compose("train", list(overrides)))
 
 
 def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:
@@ -79,10 +69,10 @@ def measure(
                 during.enter_context(recording)
             reports.append((time.perf_counter(), event))
             if len(reports) > 2 and reports[-1][0] - reports[1][0] >= seconds:
-                raise _Finished
+                raise Finished
 
     keys = jax.random.split(jax.random.key(0), num_members)
-    with contextlib.suppress(_Finished), during:
+    with contextlib.suppress(Finished), during:
         train_population(stack_members([agent] * num_members), env, config, keys, callback)
     (first, before), (last, after) = reports[1], reports[-1]
     return {

@@ -6,7 +6,6 @@ environments and the seconds to measure, and prints one line of JSON with the en
 and prefill not counted.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -102,8 +101,5 @@ def _measure(name: str, python: str, num_envs: int, seconds: float, task: str) -
     """Returns steps per second, or the last line of what went wrong."""
     arguments = [python, str(SCRIPTS / f"{name}.py"), str(num_envs), str(seconds), task]
     path = {"PYTHONPATH": str(ROOT)} if name == "ours" else {}
-    outcome = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | path)
-    try:
-        return float(json.loads(outcome.stdout.splitlines()[-1])["env_steps_per_second"])
-    except (IndexError, ValueError, KeyError, TypeError):
-        return timing.last_line(outcome.stderr)
+    outcome = timing.measure_apart(arguments, env=os.environ | path)
+    return outcome if isinstance(outcome, str) else float(outcome["env_steps_per_second"])

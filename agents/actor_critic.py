@@ -15,14 +15,14 @@ import numpy as np
 import optax
 from flax import struct
 
-from remac import normalization
-from remac.distributions import TanhGaussian
-from remac.networks import ACTIVATIONS, CriticNetworks, PolicyNetwork
-from remac.normalization import RunningStatistics
-from remac.policy import Policy
+from remac.policies import normalization
+from remac.policies.distributions import TanhGaussian
+from remac.policies.networks import ACTIVATIONS, CriticNetworks, PolicyNetwork
+from remac.policies.normalization import RunningStatistics
+from remac.policies.policy import Policy
 from remac.selection import median
-from remac.types import Array, InvalidValueError, Key, Metrics, PyTree, Transition
-from remac.validation import require_int, require_number, require_one_of
+from remac.types import Array, Key, Metrics, PyTree, Transition
+from remac.validation import InvalidValueError, require_int, require_number, require_one_of
 
 ADAM_BETAS = (0.9, 0.999)
 OPTIMIZERS = ("adam", "sgd")
@@ -78,7 +78,7 @@ class ActorCritic:
         critic_adam_epsilon: Epsilon of the critics' (and the temperature's) Adam.
         batch_size: B, transitions per gradient step.
         hidden_sizes: Width of each hidden layer of both networks.
-        activation: Name in ``remac.networks.ACTIVATIONS``.
+        activation: Name in ``remac.policies.networks.ACTIVATIONS``.
         num_critics: C.
         critic_aggregate: How the critics' values become one, for the actor and for V: ``min`` or ``mean``.
         actor_optimizer: ``adam`` or ``sgd``.

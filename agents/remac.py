@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from agents.actor_critic import ActorCritic, AgentState
-from remac.advantages import score_coefficients
-from remac.order_statistics import lstat, rank_weights
-from remac.types import Array, InvalidValueError
-from remac.validation import require_int, require_one_of
+from remac.estimators.advantages import score_coefficients
+from remac.estimators.order_statistics import lstat, rank_weights
+from remac.types import Array
+from remac.validation import InvalidValueError, require_int, require_one_of
 
 GRADIENTS = ("pathwise", "score_function")
 
@@ -56,7 +56,7 @@ class ReMAC(ActorCritic):
         gradient: str = "pathwise",
         **hyperparameters: Any,
     ) -> Self:
-        """Builds the agent for an objective of ``remac.order_statistics`` over ``num_retries`` draws.
+        """Builds the agent for an objective of ``remac.estimators.order_statistics`` over ``num_retries`` draws.
 
         Raises:
             InvalidValueError: Naming the hyperparameter, its value and what is allowed.

@@ -7,8 +7,8 @@ import optax
 from flax import struct
 
 from agents.actor_critic import ActorCritic, AgentState
-from remac.types import Array, InvalidValueError, Metrics
-from remac.validation import require_number
+from remac.types import Array, Metrics
+from remac.validation import InvalidValueError, require_number
 
 
 @struct.dataclass

@@ -4,8 +4,8 @@ import importlib
 import inspect
 from typing import Any
 
-from remac.types import Environment, InvalidValueError
-from remac.validation import require_int, require_one_of
+from remac.types import Environment
+from remac.validation import InvalidValueError, require_int, require_one_of
 
 SUITES = ("brax", "mujoco", "probe")
 

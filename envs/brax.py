@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import mujoco
 
 from envs.device import DeviceEnvironment
-from remac.types import Array, InvalidValueError, Key
-from remac.validation import require_bool, require_int, require_number, require_one_of
+from remac.types import Array, Key
+from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
 EPISODE_LENGTHS = {

@@ -6,8 +6,8 @@ from typing import Protocol, Self
 import jax
 import jax.numpy as jnp
 
-from remac.types import Array, EnvState, InvalidValueError, Key, PyTree
-from remac.validation import require_bool, require_int
+from remac.types import Array, EnvState, Key, PyTree
+from remac.validation import InvalidValueError, require_bool, require_int
 
 
 class Task(Protocol):

@@ -29,8 +29,8 @@ from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from remac.machine import available_cpus
-from remac.types import EnvState, InvalidValueError, Key
-from remac.validation import require_bool, require_int
+from remac.types import EnvState, Key
+from remac.validation import InvalidValueError, require_bool, require_int
 
 TASKS = tuple(_TASKS)
 

@@ -50,8 +50,7 @@ from typing import Any, ClassVar, NamedTuple
 import mujoco
 import numpy as np
 
-from remac.types import InvalidValueError
-from remac.validation import require_int, require_number, require_one_of
+from remac.validation import InvalidValueError, require_int, require_number, require_one_of
 
 Range = tuple[float, float]
 

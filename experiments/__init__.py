@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.signals import end_at_once_on_interrupt
+from experiments.console.signals import end_at_once_on_interrupt
 
 if sys.argv[:1] == ["-m"]:  # ``python -m experiments.<program>`` is being loaded, which takes seconds
     end_at_once_on_interrupt()

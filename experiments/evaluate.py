@@ -15,16 +15,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 import envs
-from experiments import command_line
-from experiments.run_directory import CONFIG, read_metrics
-from remac.devices import MemberSplit
-from remac.evaluation import Evaluator
+from experiments.records.files import CONFIG, read_metrics
+from experiments.running import hydra_main as command_line
 from remac.files import write_whole
-from remac.loop import stack_members
-from remac.pacing import Pacer
-from remac.policy import Policy, load_policy
-from remac.types import Environment, InvalidValueError
-from remac.validation import require_int
+from remac.policies.policy import Policy, load_policy
+from remac.training.devices import MemberSplit
+from remac.training.evaluation import Evaluator
+from remac.training.loop import stack_members
+from remac.training.pacing import Pacer
+from remac.types import Environment
+from remac.validation import InvalidValueError, require_int
 
 
 @dataclasses.dataclass

@@ -12,16 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.arguments import command_of, exit_with, parse, require_folder
-from experiments.comparisons import Look, draw_all
-from experiments.figures import save
-from experiments.loading import load
-from experiments.panels import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD
-from experiments.runs import X_AXES, Runs
-from remac.types import InvalidValueError
+from experiments.comparing.comparisons import draw_all, make_look
+from experiments.comparing.figures import save
+from experiments.comparing.loading import load
+from experiments.comparing.runs import X_AXES
+from experiments.console.key_value import command_of, exit_with, parse, require_folder
 from remac.validation import require_one_of
-
-DEFAULT_METRICS = (RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,28 +35,6 @@ def main(arguments: Sequence[str]) -> None:
     for drawing in drawings:
         files = save(out, drawing.name, drawing.rows, drawing.figure)
         print(next(file for file in files if file.suffix == ".png"))
-
-
-def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
-    """Checks ``metric``, ``x`` and ``reference`` against the runs.
-
-    Raises:
-        InvalidValueError: If a metric is in no run, or the reference is no arm.
-    """
-    known = sorted({name for run in runs.used for name in run.metrics})
-    if not known:
-        raise InvalidValueError("directories", f"{len(runs.used)} runs", "hold no record of any metric yet")
-    chosen = tuple(filter(None, settings.get("metric", "").split(",")))
-    for name in chosen:
-        require_one_of("metric", name, known)
-    if not chosen:
-        chosen = tuple(name for name in DEFAULT_METRICS if name in known)
-        if RETURN not in known and "eval/return" in known:
-            chosen = ("eval/return", *chosen)
-    reference = settings.get("reference") or None
-    if reference is not None:
-        require_one_of("reference", reference, runs.arms)
-    return Look(chosen or tuple(known[:1]), settings.get("x", "env_steps"), reference, command)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import command_of, exit_with, parse, require_folder
-from experiments.claims import Result, check_all
-from experiments.comparisons import Drawing, draw_all
-from experiments.judgements import FAIL, NOT_ENOUGH, PASS
-from experiments.loading import TUNING_EXPERIMENTS, load
-from experiments.panels import LABELS
-from experiments.plot import make_look
-from experiments.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
-from experiments.statistics import describe
-from experiments.tuning import learning_rates
-from remac.types import InvalidValueError
-from remac.validation import require_one_of
+from experiments.comparing.claims import Result, check_all
+from experiments.comparing.comparisons import Drawing, draw_all, make_look
+from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.comparing.loading import TUNING_EXPERIMENTS, load
+from experiments.comparing.panels import LABELS
+from experiments.comparing.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.comparing.statistics import describe
+from experiments.comparing.tuning import learning_rates
+from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from remac.validation import InvalidValueError, require_one_of
 
 STYLE = """
 :root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --text: #1b1b1b; --page: #fff; --link: #0b57d0;

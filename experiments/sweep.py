@@ -18,13 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
-from experiments import command_line, plot
-from experiments.config import AUTO, make_job
-from experiments.population import PlannedJob, require_own_directories, run_jobs
-from experiments.run_directory import PLAN
+from experiments import plot
+from experiments.records.files import PLAN
+from experiments.running import hydra_main as command_line
+from experiments.running.config import AUTO, make_job
+from experiments.running.jobs import run_jobs
+from experiments.running.planning import PlannedJob, require_own_directories
 from remac.files import write_whole
-from remac.types import InvalidValueError
-from remac.validation import require_number, require_one_of
+from remac.validation import InvalidValueError, require_number, require_one_of
 
 SUITES = ("mujoco", "brax")
 # Keys of a run that the sweep decides itself.

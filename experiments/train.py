@@ -5,10 +5,11 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments import command_line
-from experiments.config import make_job, task_overrides
-from experiments.launcher import register_launcher
-from experiments.population import PlannedJob, run_jobs
+from experiments.running import hydra_main as command_line
+from experiments.running.config import make_job, task_overrides
+from experiments.running.hydra_launcher import register_launcher
+from experiments.running.jobs import run_jobs
+from experiments.running.planning import PlannedJob
 
 
 def main(config: DictConfig) -> float:

@@ -22,21 +22,6 @@ PyTree = Any
 Metrics = dict[str, Array]
 
 
-class InvalidValueError(ValueError):
-    """A setting with a value that is not allowed.
-
-    Attributes:
-        name: The setting, for example ``num_retries``.
-        value: The value that was given.
-        allowed: What is allowed, in words.
-    """
-
-    def __init__(self, name: str, value: object, allowed: str) -> None:
-        """Stores the three parts; the message is one line made of them."""
-        super().__init__(f"{name}={value}: {allowed}")
-        self.name, self.value, self.allowed = name, value, allowed
-
-
 class Transition(NamedTuple):
     """One environment step as the learner sees it, with leading axes `[...]`.
 

@@ -6,7 +6,20 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from remac.types import InvalidValueError
+
+class InvalidValueError(ValueError):
+    """A setting with a value that is not allowed.
+
+    Attributes:
+        name: The setting, for example ``num_retries``.
+        value: The value that was given.
+        allowed: What is allowed, in words.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        """Stores the three parts; the message is one line made of them."""
+        super().__init__(f"{name}={value}: {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
 
 
 def require_int(name: str, value: object, minimum: int, maximum: int | None = None, maximum_name: str = "") -> None:

@@ -9,7 +9,7 @@ import absl.logging
 import jax
 import pytest
 
-from remac.devices import MemberSplit
+from remac.training.devices import MemberSplit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Hydra's logging set-up closes the handlers that exist, and absl's would close pytest's own capture file with it.

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from experiments.run_directory import RunDirectory
+from experiments.records.run_directory import RunDirectory
 
 STEPS = range(0, 1001, 100)
 

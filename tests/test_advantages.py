@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from presets import presets_of
 
-from remac.advantages import (
+from remac.estimators.advantages import (
     expected_improvement,
     include_one,
     leave_one_out,
@@ -21,7 +21,7 @@ from remac.advantages import (
     pkpo,
     score_function_loss,
 )
-from remac.order_statistics import lstat, lstat_weights, rank_weights
+from remac.estimators.order_statistics import lstat, lstat_weights, rank_weights
 
 
 @pytest.fixture(autouse=True)
@@ -558,7 +558,7 @@ GOOD = np.asarray([0.0, 1.0, 2.0])
         (lambda: pkpo(GOOD, 2, "mean"), ["baseline=mean", "leave_one_out_minus_one"]),
         (lambda: lstat_advantage(GOOD, "best", 2), ["best", "unknown"]),
         (lambda: lstat_advantage(GOOD, "top_mean:3", 2), ["top_mean:3", "between 1 and 2"]),
-        (lambda: lstat_advantage(GOOD, "max", 2.5), ["k=2.5", "remac.exact"]),
+        (lambda: lstat_advantage(GOOD, "max", 2.5), ["k=2.5", "remac.estimators.exact"]),
         (lambda: lstat_advantage(GOOD, "max", 0), ["k=0", "positive"]),
         (lambda: maxpo_advantage(GOOD, 0), ["k=0", "positive"]),
         (lambda: expected_improvement(GOOD, 1.5), ["k=1.5"]),

@@ -8,9 +8,10 @@ import pytest
 
 from agents import SAC, ReMAC
 from agents.actor_critic import AgentState
-from remac.advantages import score_function_loss
-from remac.order_statistics import max_at_k
-from remac.types import InvalidValueError, Transition
+from remac.estimators.advantages import score_function_loss
+from remac.estimators.order_statistics import max_at_k
+from remac.types import Transition
+from remac.validation import InvalidValueError
 
 OBSERVATION_SIZE, ACTION_SIZE, BATCH_SIZE = 5, 2, 32
 SMALL = {"hidden_sizes": (16, 16), "batch_size": BATCH_SIZE, "activation": "tanh"}

@@ -10,7 +10,7 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.accelerator import busy_share, kernel_share
 from experiments.benchmark.profile import own_times
 from experiments.benchmark.update import update_flops
-from remac.types import InvalidValueError
+from remac.validation import InvalidValueError
 
 
 def test_flops_are_those_counted_by_hand():

@@ -12,8 +12,8 @@ import pytest
 import envs
 from agents import ReMAC
 from envs.brax import EPISODE_LENGTHS, TASKS, running_brax
-from remac.loop import TrainConfig, train
-from remac.types import InvalidValueError
+from remac.training.loop import TrainConfig, train
+from remac.validation import InvalidValueError
 
 
 def compare_with_brax(task, num_steps, **options):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.checkpoints import UnusableError
-from experiments.resume import align, find_start, require_resumable
-from experiments.run_directory import RunDirectory, finished_summary, version
-from remac.policy import load_policy
-from remac.types import InvalidValueError
+from experiments.records.checkpoints import UnusableError
+from experiments.records.files import finished_summary
+from experiments.records.provenance import version
+from experiments.records.run_directory import RunDirectory
+from experiments.running.resume import align, find_start, require_resumable
+from remac.policies.policy import load_policy
+from remac.validation import InvalidValueError
 
 CONFIG = {"seed": 0, "agent": {"name": "sac", "tau": 0.1}, "logger": {"name": "none"}, "checkpoint": {"keep": 2}}
 
@@ -157,7 +159,7 @@ def test_a_run_directory_is_for_one_process(tmp_path):
     with pytest.raises(InvalidValueError, match="in use by another process"):
         RunDirectory(directory, CONFIG, resume=True)
     program = (
-        "import sys; from experiments.run_directory import RunDirectory; "
+        "import sys; from experiments.records.run_directory import RunDirectory; "
         f"run = RunDirectory({str(directory)!r}, {CONFIG!r}, resume=True); print('open', flush=True); sys.stdin.read()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, input="")

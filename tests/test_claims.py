@@ -4,10 +4,10 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 
 from experiments import claims
-from experiments.claims import CLAIMS, check_all
-from experiments.judgements import FAIL, NOT_ENOUGH, PASS
-from experiments.loading import load
-from remac.types import InvalidValueError
+from experiments.comparing.claims import CLAIMS, check_all
+from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
+from experiments.comparing.loading import load
+from remac.validation import InvalidValueError
 
 RETRIES = (1, 2, 4, 8)
 EPSILONS = (1e-8, 1e-2, 1e-1, 1.0)

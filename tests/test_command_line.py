@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments import command_line, train
-from experiments.config import CONFIG_DIRECTORY, register_schemas
-from experiments.launcher import register_launcher
-from experiments.population import Outcome
+from experiments import train
+from experiments.running import hydra_main as command_line
+from experiments.running.config import CONFIG_DIRECTORY, register_schemas
+from experiments.running.hydra_launcher import register_launcher
+from experiments.running.planning import Outcome
 
 QUICK = (
     "env=probe/one_step",

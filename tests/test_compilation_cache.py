@@ -4,7 +4,7 @@ import sys
 import jax
 import pytest
 
-from experiments import compilation_cache
+from experiments.running import compilation_cache
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_persistent_cache_min_compile_time_secs")
 
@@ -49,7 +49,7 @@ def test_a_directory_that_cannot_be_made_means_no_cache(unset, tmp_path):
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from experiments import compilation_cache
+from experiments.running import compilation_cache
 compilation_cache.MIN_COMPILE_SECONDS = 0.0
 compilation_cache.enable()
 from agents import ReMAC

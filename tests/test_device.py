@@ -9,7 +9,8 @@ import pytest
 
 import envs
 from envs.device import DeviceEnvironment
-from remac.types import Environment, InvalidValueError
+from remac.types import Environment
+from remac.validation import InvalidValueError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from agents import SAC
-from experiments.progress import ProgressBar
-from experiments.recorder import Recorder
-from experiments.run_directory import OutputError, RunDirectory, read_metrics
-from experiments.signals import StopSignals
+from experiments.console.progress import ProgressBar
+from experiments.console.signals import StopSignals
+from experiments.records.files import read_metrics
+from experiments.records.run_directory import OutputError, RunDirectory
+from experiments.running.recorder import Recorder
 from remac.files import write_whole
-from remac.policy import load_policy, save_policy
+from remac.policies.policy import load_policy, save_policy
 
 CONFIG = {"seed": 0, "checkpoint": {"keep": 2, "replay": True}}
 
@@ -87,7 +88,7 @@ def test_a_finished_run_keeps_its_checkpoints_until_the_summary_is_there(run, is
 
     if is_full:
         monkeypatch.setattr(run, "write_summary", fail)
-    monkeypatch.setattr("experiments.recorder.plot_run", lambda path: [])
+    monkeypatch.setattr("experiments.running.recorder.plot_run", lambda path: [])
     run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
     bar = ProgressBar(8)
     recorder = Recorder(bar, [None], [run], [lambda: None], [None], StopSignals())

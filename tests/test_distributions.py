@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import integrate, stats
 
-from remac.distributions import TanhGaussian
+from remac.policies.distributions import TanhGaussian
 
 
 def test_log_prob_is_the_density_of_the_action():

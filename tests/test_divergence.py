@@ -9,7 +9,7 @@ import pytest
 
 from agents import SAC
 from envs.device import DeviceEnvironment
-from remac.loop import Checkpoint, DivergedError, TrainConfig, train
+from remac.training.loop import Checkpoint, DivergedError, TrainConfig, train
 
 CONFIG = TrainConfig(
     total_env_steps=128, updates_per_round=2, prefill_env_steps=64, eval_every_env_steps=64, num_eval_episodes=2,

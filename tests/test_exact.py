@@ -9,9 +9,9 @@ import pytest
 from jax.test_util import check_grads
 from presets import presets_of
 
-from remac.advantages import lstat_advantage
-from remac.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
-from remac.order_statistics import lstat_weights
+from remac.estimators.advantages import lstat_advantage
+from remac.estimators.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
+from remac.estimators.order_statistics import lstat_weights
 
 # Rewards and probabilities: plain, with ties, with an atom of no probability at the bottom, and with all on one.
 PROBLEMS = {
@@ -377,7 +377,12 @@ def test_bad_real_retries_are_refused(m):
 
 @pytest.mark.parametrize(
     ("objective", "k", "words"),
-    [("max", 2.5, ["k=2.5", "remac.exact"]), ("max", 0, ["k=0"]), ("best", 2, ["unknown"]), ([1.0], 2, ["2 weights"])],
+    [
+        ("max", 2.5, ["k=2.5", "remac.estimators.exact"]),
+        ("max", 0, ["k=0"]),
+        ("best", 2, ["unknown"]),
+        ([1.0], 2, ["2 weights"]),
+    ],
 )
 def test_bad_objectives_are_refused(objective, k, words):
     for function in (expected_lstat, exact_advantage):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config import compose_job
-from remac.loop import stack_members, train_population
+from experiments.running.config import compose_job
+from remac.training.loop import stack_members, train_population
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
-from remac import loop, training
-from remac.evaluation import Episodes, summarize
-from remac.loop import (
+from remac.training import functions as training
+from remac.training import loop
+from remac.training.evaluation import Episodes, summarize
+from remac.training.loop import (
     Evaluation,
     Failure,
     NonFiniteError,
@@ -25,7 +26,7 @@ from remac.loop import (
     train,
     train_population,
 )
-from remac.types import InvalidValueError
+from remac.validation import InvalidValueError
 
 CONFIG = TrainConfig(
     total_env_steps=200,
@@ -119,7 +120,7 @@ def test_members_agree_on_an_accelerators_code_path_too(suite, monkeypatch):
 def test_results_do_not_depend_on_how_the_work_is_cut(suite, monkeypatch):
     env = make_env(suite)
     usual = train(make_agent(env), env, CONFIG, jax.random.key(0))
-    monkeypatch.setattr("remac.pacing.INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
     assert logged(train(make_agent(env), env, CONFIG, jax.random.key(0))) == logged(usual)
 
 

@@ -17,7 +17,8 @@ from scipy import stats
 from envs import mujoco as suite
 from envs import mujoco_rendering
 from envs.mujoco_tasks import Readings
-from remac.types import Environment, InvalidValueError
+from remac.types import Environment
+from remac.validation import InvalidValueError
 
 GYMNASIUM = {
     "half_cheetah": "HalfCheetah-v5",

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remac.networks import LOG_STD_RANGE, CriticNetworks, PolicyNetwork
+from remac.policies.networks import LOG_STD_RANGE, CriticNetworks, PolicyNetwork
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

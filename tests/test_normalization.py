@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from remac import normalization
+from remac.policies import normalization
 
 
 def test_batches_give_the_moments_of_all_data():

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from presets import PRESETS, presets_of
 
-from remac.order_statistics import lstat, lstat_weights, max_at_k, rank_weights, sample_weights
+from remac.estimators.order_statistics import lstat, lstat_weights, max_at_k, rank_weights, sample_weights
 
 PRESETS_OF_4 = {  # hand-worked, ascending ranks
     "max": [0, 0, 0, 1],
@@ -151,8 +151,8 @@ def test_returned_weights_may_be_changed_by_the_caller():
         (3.0, 2, ["preset"]),
         ("max", 0, ["k=0", "positive"]),
         ("max", -1, ["k=-1", "positive"]),
-        ("max", 2.5, ["k=2.5", "remac.exact"]),
-        ("max", np.float64(2), ["remac.exact"]),
+        ("max", 2.5, ["k=2.5", "remac.estimators.exact"]),
+        ("max", np.float64(2), ["remac.estimators.exact"]),
         ("max", "2", ["positive integer"]),
         ("max", True, ["positive integer"]),
     ],

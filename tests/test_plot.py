@@ -9,11 +9,11 @@ from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
 from experiments import plot
-from experiments.comparisons import Look, draw_all, factors, grid
-from experiments.figures import COLOURS_OF_RETRIES, colour_of
-from experiments.loading import load
-from experiments.run_directory import RunDirectory
-from remac.types import InvalidValueError
+from experiments.comparing.comparisons import Look, draw_all, factors, grid
+from experiments.comparing.figures import COLOURS_OF_RETRIES, colour_of
+from experiments.comparing.loading import load
+from experiments.records.run_directory import RunDirectory
+from remac.validation import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
 ALL = {**FINAL, "actor/gaussian_entropy": 1.0, "actor/grad_norm": 1.0}

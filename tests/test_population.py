@@ -12,15 +12,17 @@ import jax
 import pytest
 import yaml
 
-from experiments import population
-from experiments.checkpoints import Checkpoints
-from experiments.config import compose_job
-from experiments.population import PlannedJob, group_jobs, run_jobs
-from experiments.recorder import Recorder
-from experiments.wandb_logger import run_id
-from remac import loop, training
+from experiments.records.checkpoints import Checkpoints
+from experiments.records.wandb_logger import run_id
+from experiments.running import jobs as population
+from experiments.running.config import compose_job
+from experiments.running.jobs import run_jobs
+from experiments.running.planning import PlannedJob, group_jobs
+from experiments.running.recorder import Recorder
 from remac.machine import available_bytes, available_cpus
-from remac.types import InvalidValueError
+from remac.training import functions as training
+from remac.training import loop
+from remac.validation import InvalidValueError
 
 QUICK = (
     "total_env_steps=200",
@@ -373,8 +375,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
 import envs
 from agents import ReMAC
-from remac.devices import MemberSplit
-from remac.loop import TrainConfig, member, stack_members, train, train_population
+from remac.training.devices import MemberSplit
+from remac.training.loop import TrainConfig, member, stack_members, train, train_population
 name, num_members, num_envs, total, options = sys.argv[1], *map(int, sys.argv[2:5]), eval(sys.argv[5])
 env = envs.make(name, num_envs=num_envs, **options)
 config = TrainConfig(total_env_steps=total, updates_per_round=2, prefill_env_steps=0,

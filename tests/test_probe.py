@@ -8,7 +8,7 @@ import pytest
 import envs
 from agents import SAC, ReMAC
 from envs.probe import narrow_peak_reward
-from remac.loop import TrainConfig, train
+from remac.training.loop import TrainConfig, train
 
 GAMMA = 0.9
 CONFIG = TrainConfig(

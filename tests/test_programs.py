@@ -8,8 +8,9 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
-from remac import loop, training
-from remac.loop import TrainConfig, stack_members
+from remac.training import functions as training
+from remac.training import loop
+from remac.training.loop import TrainConfig, stack_members
 
 CONFIG = TrainConfig(
     total_env_steps=20_000,

@@ -1,6 +1,6 @@
 import time
 
-from experiments.progress import ProgressBar
+from experiments.console.progress import ProgressBar
 
 
 def test_the_bar_moves_every_second_even_when_nothing_is_reported(capsys):

@@ -12,9 +12,9 @@ from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
 from experiments import report
-from experiments.loading import load
-from experiments.tuning import learning_rates
-from remac.types import InvalidValueError
+from experiments.comparing.loading import load
+from experiments.comparing.tuning import learning_rates
+from remac.validation import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
 VOID = {"meta", "img", "br"}

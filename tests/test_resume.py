@@ -23,8 +23,10 @@ KILLED = """
 import os, signal, sys
 moment, count = sys.argv.pop(1), int(sys.argv.pop(1))
 from pathlib import Path
-from experiments import checkpoints, command_line, recorder, run_directory, train
-from experiments.launcher import register_launcher
+from experiments.records import checkpoints, run_directory
+from experiments.running import hydra_main as command_line, recorder
+from experiments import train
+from experiments.running.hydra_launcher import register_launcher
 
 def die(*arguments, **options):
     global count

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from synthetic_runs import write_run, write_sweep
 
-from experiments.loading import load
-from experiments.run_directory import read_metrics
-from experiments.runs import as_ranges
-from remac.types import InvalidValueError
+from experiments.comparing.loading import load
+from experiments.comparing.runs import as_ranges
+from experiments.records.files import read_metrics
+from remac.validation import InvalidValueError
 
 RETURN = {"eval/return_stochastic": 10.0}
 

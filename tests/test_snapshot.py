@@ -10,8 +10,8 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
-from remac.loop import Checkpoint, Evaluation, Progress, TrainConfig, stack_members, train, train_population
-from remac.snapshot import MisfitError
+from remac.training.loop import Checkpoint, Evaluation, Progress, TrainConfig, stack_members, train, train_population
+from remac.training.snapshot import MisfitError
 
 CONFIG = TrainConfig(
     total_env_steps=160,
@@ -69,7 +69,7 @@ def _compile_once():
 @pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatch):
     """From a checkpoint, and from where a signal may come: within evaluations, prefill and training."""
-    monkeypatch.setattr("remac.pacing.INTERVAL_SECONDS", 0.0)  # a tick after every round and evaluation step
+    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)  # a tick after every round and evaluation step
     env = make_env(suite)
     agent, saved = make_agent(env, SAC), Saved()
     whole = train(agent, env, CONFIG, jax.random.key(1), saved)
@@ -153,8 +153,8 @@ SHARDED = """
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
-from remac.devices import MemberSplit
-from remac.snapshot import _to_host
+from remac.training.devices import MemberSplit
+from remac.training.snapshot import _to_host
 
 for num_members in (2, 3, 5, 8):
     rows = np.arange(num_members * 6.0).reshape(num_members, 3, 2)

@@ -10,8 +10,8 @@ import pytest
 
 import envs
 from agents import ReMAC
-from experiments.checkpoints import Checkpoints
-from remac.loop import Checkpoint, Evaluation, TrainConfig, stack_members, train_population
+from experiments.records.checkpoints import Checkpoints
+from remac.training.loop import Checkpoint, Evaluation, TrainConfig, stack_members, train_population
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 

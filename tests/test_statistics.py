@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from experiments.statistics import describe, interquartile_interval, interquartile_mean
+from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
 
 @pytest.mark.parametrize(

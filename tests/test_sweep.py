@@ -9,9 +9,10 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import command_line, sweep
-from experiments.config import CONFIG_DIRECTORY, register_schemas
-from remac.types import InvalidValueError
+from experiments import sweep
+from experiments.running import hydra_main as command_line
+from experiments.running.config import CONFIG_DIRECTORY, register_schemas
+from remac.validation import InvalidValueError
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("[a-z]*.yaml"))
 RETRIES, EPSILONS = (1, 2, 4, 8), (1e-8, 1e-2, 1e-1, 1.0)

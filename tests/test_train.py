@@ -15,13 +15,14 @@ import yaml
 from PIL import Image
 
 import envs
-from experiments.run_directory import RunDirectory, read_metrics, require_unused
-from remac.devices import MemberSplit
-from remac.evaluation import Evaluator
-from remac.loop import stack_members
-from remac.pacing import Pacer
-from remac.policy import load_policy, save_policy
-from remac.types import InvalidValueError
+from experiments.records.files import read_metrics
+from experiments.records.run_directory import RunDirectory, require_unused
+from remac.policies.policy import load_policy, save_policy
+from remac.training.devices import MemberSplit
+from remac.training.evaluation import Evaluator
+from remac.training.loop import stack_members
+from remac.training.pacing import Pacer
+from remac.validation import InvalidValueError
 
 QUICK = (
     "total_env_steps=256",

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from experiments import wandb_logger
-from experiments.wandb_logger import WandbLogger, make_tags, run_id
+from experiments.records import wandb_logger
+from experiments.records.wandb_logger import WandbLogger, make_tags, run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_KEY = "0123456789abcdef" * 2 + "01234567"
@@ -307,7 +307,7 @@ def test_a_client_that_cannot_be_imported_is_one_warning(
 
 
 def test_the_module_does_not_import_the_client() -> None:
-    code = "import sys, experiments.wandb_logger; sys.exit('wandb' in sys.modules)"
+    code = "import sys, experiments.records.wandb_logger; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -320,7 +320,7 @@ def test_a_process_whose_server_never_answers_takes_15_seconds_at_most_and_ends(
         code = f"""
         import time
         from pathlib import Path
-        from experiments.wandb_logger import WandbLogger
+        from experiments.records.wandb_logger import WandbLogger
         import wandb
         for seed in range(2):
             started = time.monotonic()
@@ -352,7 +352,7 @@ def test_a_run_that_was_killed_is_continued_with_all_its_rows(tmp_path: Path, ca
     code = f"""
     import os, signal
     from pathlib import Path
-    from experiments.wandb_logger import WandbLogger
+    from experiments.records.wandb_logger import WandbLogger
     logger = WandbLogger({SETTINGS!r}, {{}}, Path({str(directory)!r}), sweep="sweep", arm="M=4", seed=3, overrides=[])
     for env_steps in (0, 16, 32):
         logger.log(env_steps, {{"value": env_steps / 7, "time/seconds": 1.0}})

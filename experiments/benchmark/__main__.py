@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.arguments import command_of, exit_with, parse_settings
 from experiments.benchmark import (
     accelerator,
     checkpoint,
@@ -29,11 +28,11 @@ from experiments.benchmark import (
     train,
     update,
 )
-from experiments.command_line import use_all_cpus
-from experiments.figures import Row
+from experiments.comparing.figures import Row
+from experiments.console.key_value import command_of, exit_with, parse_settings
+from experiments.running.hydra_main import use_all_cpus
 from remac.files import write_whole
-from remac.types import InvalidValueError
-from remac.validation import require_int, require_one_of
+from remac.validation import InvalidValueError, require_int, require_one_of
 
 SUITES: dict[str, Callable[[str, int], list[Row]]] = {
     "update": update.run,

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from experiments.benchmark import timing
-from experiments.figures import Row
-from remac.types import InvalidValueError
+from experiments.comparing.figures import Row
+from remac.validation import InvalidValueError
 
 PROTOCOL = ("agent=remac", "env=brax/halfcheetah")
 SMALL = ("agent=remac", "env=probe/action", "agent.batch_size=8", "agent.hidden_sizes=[8]", "num_eval_episodes=2")

@@ -11,10 +11,10 @@ import jax
 
 from experiments.benchmark import timing
 from experiments.benchmark.train import Finished
-from experiments.checkpoints import Checkpoints
-from experiments.config import compose_job
-from experiments.figures import Row
-from remac.loop import Progress, stack_members, train_population
+from experiments.comparing.figures import Row
+from experiments.records.checkpoints import Checkpoints
+from experiments.running.config import compose_job
+from remac.training.loop import Progress, stack_members, train_population
 
 SMALL = ("env=probe/action", "agent.batch_size=8", "agent.hidden_sizes=[8]")
 

@@ -10,8 +10,8 @@ import numpy as np
 
 import envs
 from experiments.benchmark import timing
-from experiments.figures import Row
-from remac.training import map_members
+from experiments.comparing.figures import Row
+from remac.training.functions import map_members
 from remac.types import Environment
 
 TASKS = (

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import timing
-from experiments.figures import Row
-from remac.advantages import lstat_advantage
-from remac.order_statistics import lstat, rank_weights
+from experiments.comparing.figures import Row
+from remac.estimators.advantages import lstat_advantage
+from remac.estimators.order_statistics import lstat, rank_weights
 
 
 def run(size: str, repeats: int) -> list[Row]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 
 from experiments.benchmark import timing, update
-from experiments.figures import Row
-from remac.types import InvalidValueError
+from experiments.comparing.figures import Row
+from remac.validation import InvalidValueError
 
 PRODUCTS = ("dot", "ynn_", "xnn_", "onednn_")  # XLA's names of matrix products, alone and fused with what follows
 BATCH_SIZE, WIDTH, NUM_UPDATES = 512, 64, 64

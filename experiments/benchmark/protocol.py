@@ -11,10 +11,10 @@ from pathlib import Path
 
 import jax
 
-from experiments import compilation_cache
 from experiments.benchmark.accelerator import kernel_share
 from experiments.benchmark.train import measure
-from experiments.config import compose_job
+from experiments.running import compilation_cache
+from experiments.running.config import compose_job
 
 
 def main(num_members: int, seconds: float, overrides: list[str]) -> None:

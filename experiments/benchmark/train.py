@@ -11,9 +11,9 @@ import jax
 import envs
 from agents import AGENTS
 from experiments.benchmark import timing
-from experiments.figures import Row
-from remac.loop import Progress, TrainConfig, stack_members, train_population
-from remac.training import Agent
+from experiments.comparing.figures import Row
+from remac.training.functions import Agent
+from remac.training.loop import Progress, TrainConfig, stack_members, train_population
 from remac.types import Environment
 
 PREFILL = 1_024

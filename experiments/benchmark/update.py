@@ -1,4 +1,4 @@
-"""Suite ``update``: one gradient step inside ``remac.training.learn``, against the FLOPs that it needs."""
+"""Suite ``update``: one gradient step inside ``remac.training.functions.learn``, against the FLOPs that it needs."""
 
 import functools
 import itertools
@@ -12,9 +12,9 @@ import numpy as np
 from agents import SAC, ReMAC
 from agents.actor_critic import ActorCritic
 from experiments.benchmark import timing
-from experiments.figures import Row
-from remac import training
-from remac.loop import stack_members
+from experiments.comparing.figures import Row
+from remac.training import functions as training
+from remac.training.loop import stack_members
 from remac.types import Transition
 
 # Half cheetah.

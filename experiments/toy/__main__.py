@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from experiments.arguments import exit_with, parse_settings
-from experiments.figures import Row, save
+from experiments.comparing.figures import Row, save
+from experiments.console.key_value import exit_with, parse_settings
 from experiments.toy import estimators, gaussian
-from remac.types import InvalidValueError
-from remac.validation import require_one_of
+from remac.validation import InvalidValueError, require_one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

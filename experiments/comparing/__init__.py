@@ -1,0 +1,1 @@
+"""From runs to statistics, figures and claims."""

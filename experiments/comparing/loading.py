@@ -1,0 +1,226 @@
+"""Finished and unfinished runs, read from their directories and sorted into cells of one task and one arm.
+
+Plots, reports and claims all start here, so that they leave out the same runs for the same reasons, and say so.
+"""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from experiments.comparing.runs import FINISHED, Cell, Plan, Run, Runs, Series, value_text
+from experiments.console.messages import one_line
+from experiments.records.files import CONFIG, METRICS, PLAN, PROVENANCE, SUMMARY, read_records
+from remac.validation import InvalidValueError
+
+TUNING_EXPERIMENTS = ("tune_learning_rate",)
+
+
+def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
+    """Reads all runs in some folders.
+
+    Args:
+        paths: Run directories, and folders that hold some at any depth.
+        keep_tuning: Whether runs that tuned a hyperparameter are kept if there are no others.
+
+    Raises:
+        InvalidValueError: If a path does not exist, or there is no run at all.
+    """
+    notes: list[str] = []
+    directories, plans = _find(paths, notes)
+    runs = [run for directory in directories if (run := _read_run(directory, notes)) is not None]
+    if not runs:
+        shown = ", ".join(map(str, paths)) or "none"
+        reason = f"hold no run (a folder with {CONFIG} and {METRICS})" if paths else "must name at least one"
+        raise InvalidValueError("directories", shown, "; ".join([reason, *notes]))
+    used = _without_tuning(runs, notes, keep_tuning)
+    used = _without_duplicates(used, notes)
+    cells = _make_cells(used, notes)
+    _compare_lengths(cells, notes)
+    for run in used:
+        if run.status != FINISHED:
+            notes.append(f"{run.directory}: {run.status} at {run.env_steps:,} env steps, no number of it counts")
+    return Runs(cells, plans, runs, notes)
+
+
+def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], list[Plan]]:
+    """Returns the run directories and plans at and below the paths."""
+    directories: dict[Path, Path] = {}
+    plans: dict[Path, Plan] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InvalidValueError("directory", path, "does not exist")
+        before = len(directories)
+        if path.name == PLAN and path.is_file():
+            plans[path.resolve()] = _read_plan(path)
+            continue
+        if path.is_file():
+            notes.append(f"{path}: is a file, left out")
+            continue
+        known = path.resolve() in directories
+        for folder, subfolders, files in os.walk(path):
+            subfolders.sort()
+            if PLAN in files:
+                plan = Path(folder, PLAN)
+                plans[plan.resolve()] = _read_plan(plan)
+            if CONFIG in files and METRICS in files:
+                directories.setdefault(Path(folder).resolve(), Path(folder))
+                subfolders.clear()
+            elif CONFIG in files and PROVENANCE in files:
+                notes.append(f"{folder}: has {CONFIG} but no {METRICS}, left out")
+        if len(directories) == before and not known:
+            notes.append(f"{path}: no run in it that is not named already")
+    return list(directories.values()), list(plans.values())
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        content = json.loads(path.read_text())
+        runs = [{**run, "directory": str((path.parent / run["directory"]).resolve())} for run in content["runs"]]
+        for run in runs:
+            run["task"], run["arm"], run["seed"]
+        scale = " ".join(str(content[key]) for key in ("suite", "scale") if content.get(key))
+        return Plan(path.parent, str(content["experiment"]), scale, list(content.get("command", [])), runs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidValueError("plan", path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _read_run(directory: Path, notes: list[str]) -> Run | None:
+    """Reads one run, or notes why it cannot be."""
+    try:
+        config = yaml.load((directory / CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config["agent"]["name"], config["env"]["suite"], config["env"]["task"], config["seed"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        notes.append(f"{directory}: {CONFIG} cannot be read ({one_line(error)}), left out")
+        return None
+    metrics = _read_series(directory, notes)
+    if not metrics:
+        notes.append(f"{directory}: {METRICS} holds no record yet")
+    for name, series in metrics.items():
+        bad = int((~np.isfinite(series.values)).sum())
+        if bad:
+            notes.append(f"{directory}: {bad} non-finite values of {name}, left out of curves")
+    return Run(directory, config, _read_json(directory / PROVENANCE) or {}, _read_json(directory / SUMMARY), metrics)
+
+
+def _read_series(directory: Path, notes: list[str]) -> dict[str, Series]:
+    """Reads a run's metrics; of two records of one step the later one counts, and half-written lines do not."""
+    records, damaged = read_records(directory)
+    if damaged:
+        notes.append(f"{directory / METRICS}: {damaged} lines cannot be read, left out")
+    columns: dict[str, dict[int, tuple[float, ...]]] = {}
+    for env_steps, gradient_steps, wall_seconds, name, value in records:
+        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
+    return {
+        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
+        for name, by_step in columns.items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _without_tuning(runs: list[Run], notes: list[str], keep_tuning: bool) -> list[Run]:
+    """Leaves out what tuned a hyperparameter, and the seeds on which it did."""
+    tuning = [run for run in runs if run.experiment in TUNING_EXPERIMENTS]
+    if not tuning or (keep_tuning and len(tuning) == len(runs)):
+        return runs
+    seeds = {(run.task, run.seed) for run in tuning}
+    rest = [run for run in runs if (run.task, run.seed) not in seeds]
+    notes.append(f"{len(tuning)} tuning runs are left out: no number of theirs is reported")
+    spoilt = len(runs) - len(rest) - len(tuning)
+    if spoilt > 0:
+        notes.append(f"{spoilt} runs are left out: their seeds were used for tuning on the same task")
+    return rest
+
+
+def _identity(run: Run) -> str:
+    return json.dumps([run.task, run.settings], sort_keys=True, default=str)
+
+
+def _without_duplicates(runs: list[Run], notes: list[str]) -> list[Run]:
+    """Keeps one run per task, arm and seed: a finished one if there is one, and the newest of those."""
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((_identity(run), run.seed), []).append(run)
+    kept = []
+    for group in groups.values():
+        best = max(group, key=lambda run: (run.status == FINISHED, run.provenance.get("started") or ""))
+        kept.append(best)
+        for run in group:
+            if run is not best:
+                which = "the newest" if run.status == best.status else "finished"
+                notes.append(
+                    f"{run.directory}: same settings and seed {run.seed} as {best.directory}, which is {which}"
+                )
+    return kept
+
+
+def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
+    """Groups runs that differ in the seed alone, and finds labels that tell the groups apart."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_identity(run), []).append(run)
+    varying = _varying_settings(groups.values())
+    cells = []
+    for group in groups.values():
+        first = group[0]
+        variant = {key: first.settings.get(key) for key in varying.get(first.agent["name"], ())}
+        names = sorted({run.config["arm"] for run in group if run.config.get("arm")}, key=lambda arm: (len(arm), arm))
+        if len(names) > 1:
+            notes.append(f"{first.task}: arms {', '.join(names)} have the same settings: one arm, {names[0]}")
+        derived = " ".join([first.base_label, *(f"{key}={value_text(value)}" for key, value in variant.items())])
+        ordered = tuple(sorted(group, key=lambda run: run.seed))
+        cells.append(Cell(first.task, names[0] if names else derived, ordered, variant))
+    # Equal names for unequal settings: the settings tell them apart.
+    taken = Counter((cell.task, cell.arm) for cell in cells)
+    cells = [
+        cell
+        if taken[cell.task, cell.arm] == 1
+        else dataclasses.replace(cell, arm=f"{cell.arm} ({_difference(cell, cells)})")
+        for cell in cells
+    ]
+    return sorted(cells, key=lambda cell: (cell.task, *cell.order))
+
+
+def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
+    """Returns for every agent the settings that differ between arms of equal task and M."""
+    rivals: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for group in groups:
+        run = group[0]
+        rivals.setdefault((run.agent["name"], run.task, run.num_retries), []).append(run.settings)
+    varying: dict[str, list[str]] = {}
+    for (name, *_), settings in rivals.items():
+        known = varying.setdefault(name, [])
+        keys = dict.fromkeys(key for one in settings for key in one)
+        known += [key for key in keys if key not in known and len({value_text(one.get(key)) for one in settings}) > 1]
+    return varying
+
+
+def _difference(cell: Cell, cells: Iterable[Cell]) -> str:
+    """Names the settings in which a cell differs from others of its task and name."""
+    settings = cell.runs[0].settings
+    others = [other.runs[0].settings for other in cells if (other.task, other.arm) == (cell.task, cell.arm)]
+    keys = [key for key in settings if any(value_text(other.get(key)) != value_text(settings[key]) for other in others)]
+    return ", ".join(f"{key}={value_text(settings[key])}" for key in keys)
+
+
+def _compare_lengths(cells: Sequence[Cell], notes: list[str]) -> None:
+    for task in dict.fromkeys(cell.task for cell in cells):
+        lengths = sorted({run.env_steps for cell in cells if cell.task == task for run in cell.finished})
+        if len(lengths) > 1:
+            shown = ", ".join(f"{length:,}" for length in lengths)
+            notes.append(
+                f"{task}: finished runs have different lengths ({shown} env steps): compare final values by them"
+            )

@@ -1,0 +1,240 @@
+"""Parts of figures that compare runs: what is drawn within one panel, in which colour, and what it is called."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.comparing.figures import LINES, Row, colour_of, label, new_figure, shade
+from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
+from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RETURN, ENTROPY = "eval/return_stochastic", "actor/entropy"
+GAUSSIAN_ENTROPY, STD = "actor/gaussian_entropy", "actor/pre_tanh_std"
+LABELS = {
+    RETURN: "return (sampled actions)",
+    "eval/return": "return (mean action)",
+    ENTROPY: "entropy of the action (nats)",
+    "eval/entropy": "entropy of the action,\nevaluation (nats)",
+    GAUSSIAN_ENTROPY: "entropy before tanh (nats)",
+    STD: "standard deviation\nbefore tanh",
+    "actor/grad_norm": "actor gradient norm",
+    "actor/update_norm": "actor update norm",
+    "actor/raises_std": "share of updates\nthat raise sigma",
+    "actor/saturation": "share of actions\nbeyond 0.99",
+    "time/env_steps_per_second": "env steps a second",
+}
+FACTOR_LABELS = {
+    "num_retries": "M",
+    "actor_adam_epsilon": "Adam's epsilon (actor)",
+    "learning_rate": "learning rate",
+    "num_samples": "N",
+    "actor_optimizer": "optimiser (actor)",
+}
+
+
+def draw_curves(
+    panel: "Axes",
+    cells: Iterable[Cell],
+    metric: str,
+    x: str,
+    style: Callable[[Cell], tuple[Any, Any]],
+    name: Callable[[Cell], str],
+) -> None:
+    """Draws single seeds (dashed if unfinished), and the interquartile mean of the finished ones."""
+    drawn = False
+    for cell in cells:
+        colour, dashes = style(cell)
+        for run in cell.runs:
+            steps, values = records(run, metric, x)
+            drawn |= steps.size > 0
+            unfinished = run not in cell.finished
+            panel.plot(steps, values, color=colour, alpha=0.3, linewidth=0.6, linestyle="--" if unfinished else "-")
+        found = [points for run in cell.finished if (points := records(run, metric, x))[0].size]
+        if not found:
+            continue
+        # Records of equal length fall on equal steps, where this takes the values as they are.
+        first, last = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
+        shared = np.unique(np.concatenate([steps for steps, _ in found]))
+        shared = shared[(shared >= first) & (shared <= last)]
+        if x == "wall_clock" and shared.size:
+            shared = np.linspace(first, last, 100)
+        values = np.stack([np.interp(shared, *points) for points in found], axis=-1)
+        panel.plot(shared, interquartile_mean(values), color=colour, linestyle=dashes, linewidth=1.6, label=name(cell))
+        panel.fill_between(shared, *interquartile_interval(values), color=colour, alpha=0.18, linewidth=0)
+    if not drawn:
+        panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", fontsize=8)
+    panel.grid(alpha=0.3)
+
+
+def records(run: Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the finite records of a metric."""
+    if metric not in run.metrics:
+        return np.empty(0), np.empty(0)
+    series = run.metrics[metric]
+    finite = np.isfinite(series.values)
+    return getattr(series, x)[finite], series.values[finite]
+
+
+def draw_dots(
+    runs: Runs,
+    metrics: Sequence[str],
+    values_of: Callable[[Cell, str], Mapping[int, float]],
+    rows: list[Row],
+    *,
+    references: Mapping[str, str] | None = None,
+) -> "Figure":
+    """Draws a line of dots per arm, a row of panels per task, a column per metric; appends the numbers to the rows.
+
+    Where the values are differences, ``references`` names the arm that is taken off, by task.
+    """
+    arms = [
+        arm for arm in runs.arms if any(values_of(cell, m) for cell in runs.cells if cell.arm == arm for m in metrics)
+    ]
+    height = 0.8 + 0.2 * max(len(arms), 3)
+    figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(3.0, height), sharey=True)
+    style = styles(runs.cells)
+    for row, task in zip(axes, runs.tasks, strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
+            for cell in runs.on(task):
+                values = values_of(cell, metric)
+                if not values:
+                    continue
+                line, colour = arms.index(cell.arm), style(cell)[0]
+                panel.plot(list(values.values()), [line] * len(values), "o", color=colour, alpha=0.4, markersize=3)
+                numbers = describe(list(values.values()))
+                draw_interval(panel, line, numbers, colour)
+                rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
+            if references is None:
+                label(panel, title=task, x=plain(metric))
+            else:
+                panel.axvline(0, color="#999999", linewidth=0.8)
+                label(panel, title=task, x=f"{plain(metric)}, difference to {references.get(task, 'none')}")
+            name_lines(panel, arms)
+    return figure
+
+
+def draw_speeds(runs: Runs, rows: list[Row]) -> "Figure":
+    """Draws a dot per program of each arm, a panel per task; appends the numbers to the rows."""
+    arms = [arm for arm in runs.arms if any(cell.speeds() for cell in runs.cells if cell.arm == arm)]
+    figure, axes = new_figure(len(runs.tasks), 1, panel=(5, 1.0 + 0.25 * max(len(arms), 3)))
+    style = styles(runs.cells)
+    for panel, task in zip(axes.flat, runs.tasks, strict=True):
+        for cell in runs.on(task):
+            for rate, members in cell.speeds():
+                panel.plot(rate, arms.index(cell.arm), "o", color=style(cell)[0])
+                rows.append({"task": task, "arm": cell.arm, "members": members, "env_steps_per_second": rate})
+        label(panel, title=task, x="env steps a second, of all members of a program together")
+        panel.set_xlim(left=0)
+        name_lines(panel, arms)
+    return figure
+
+
+def draw_interval(panel: "Axes", line: float, numbers: Mapping[str, float], colour: Any) -> None:
+    """Draws an interquartile mean and its interval on the line of an arm."""
+    panel.plot([numbers["low"], numbers["high"]], [line, line], color=colour, linewidth=2.5, alpha=0.8)
+    panel.plot(numbers["iqm"], line, "|", color=colour, markersize=11, markeredgewidth=2)
+
+
+def name_lines(panel: "Axes", names: Sequence[str]) -> None:
+    """Names the lines of a panel that has one per arm."""
+    panel.set_yticks(range(len(names)), names, fontsize=7)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.grid(alpha=0.3, axis="x")
+
+
+def draw_against(
+    panel: "Axes",
+    cells: Sequence[Cell],
+    metric: str,
+    factor: str,
+    ticks: Sequence[str],
+    look: tuple[str, Any, Any, float],
+) -> list[Row]:
+    """Draws one line of a metric against a factor, and returns its numbers."""
+    name, colour, dashes, offset = look
+    rows, points = [], []
+    for cell in cells:
+        values = list(cell.by_seed(metric).values())
+        if not values:
+            continue
+        value = value_text(value_of(cell, factor))
+        numbers, x = describe(values), ticks.index(value) + offset
+        points.append((x, numbers["iqm"]))
+        panel.plot([x] * len(values), values, "o", color=colour, alpha=0.35, markersize=2.5)
+        panel.plot([x, x], [numbers["low"], numbers["high"]], color=colour, linewidth=1.5)
+        rows.append({"task": cell.task, "metric": metric, "factor": factor, "at": value, "arm": cell.arm, **numbers})
+    if points:
+        panel.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=name)
+    return rows
+
+
+def draw_level(panel: "Axes", cell: Cell, metric: str, factor: str) -> list[Row]:
+    """Draws an agent that does not have the factor as a level line, and returns its numbers."""
+    values = list(cell.by_seed(metric).values())
+    if not values:
+        return []
+    numbers, colour = describe(values), colour_of(cell.kind, None)
+    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=cell.arm)
+    panel.axhspan(numbers["low"], numbers["high"], color=colour, alpha=0.12, linewidth=0)
+    return [{"task": cell.task, "metric": metric, "factor": factor, "at": "", "arm": cell.arm, **numbers}]
+
+
+def styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
+    """Returns colour and dashes of a cell: colours by M and dashes by variant, or by variant alone if M is the same."""
+    variants: dict[str, list[str]] = {}
+    for cell in cells:
+        known = variants.setdefault(cell.kind, [])
+        if settings_text(cell.variant) not in known:
+            known.append(settings_text(cell.variant))
+    retries = {cell.num_retries for cell in cells if cell.num_retries is not None}
+
+    def style(cell: Cell) -> tuple[Any, Any]:
+        number = variants[cell.kind].index(settings_text(cell.variant))
+        if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
+            return colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
+        # Many shades are hard to tell apart.
+        dashes = LINES[number % 4] if len(variants[cell.kind]) > 4 else "-"
+        return shade(number, len(variants[cell.kind])), dashes
+
+    return style
+
+
+def by_retries(cell: Cell) -> tuple[Any, Any]:
+    """Returns colour and dashes of a cell where the panel stands for its variant."""
+    return colour_of(cell.kind, cell.num_retries), "-"
+
+
+def group_style(group: str, groups: Sequence[str], factor: str, members: Sequence[Cell]) -> tuple[Any, Any]:
+    """Returns colour and dashes of a line of `final_against`: of its M, where it has one."""
+    if factor == "num_retries" or not members:
+        return shade(groups.index(group), len(groups)), "-"
+    same = [other for other in groups if other.split(", ")[0] == group.split(", ")[0]]
+    return colour_of(members[0].kind, members[0].num_retries), LINES[same.index(group) % len(LINES)]
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Writes settings for a title or a legend."""
+    return ", ".join(f"{FACTOR_LABELS.get(key, key)} {value_text(value)}" for key, value in settings.items())
+
+
+def plain(metric: str) -> str:
+    """Returns a metric's label as running text."""
+    return " ".join(LABELS.get(metric, metric).split())
+
+
+def ticks_of(values: Iterable[Any]) -> list[str]:
+    """Writes values, which may be lists, each once: numbers in their order, then the rest."""
+    texts = {value_text(value): value for value in values}
+    return sorted(
+        texts, key=lambda text: (0, texts[text], "") if isinstance(texts[text], int | float) else (1, 0, text)
+    )
+
+
+def value_of(cell: Cell, factor: str) -> Any:
+    """Returns a cell's value of what varies: M, or one of its variant's settings."""
+    return cell.num_retries if factor == "num_retries" else cell.variant.get(factor)

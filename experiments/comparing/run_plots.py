@@ -1,0 +1,38 @@
+"""Pictures of one run, drawn from its ``metrics.csv``."""
+
+import io
+from pathlib import Path
+
+from experiments.comparing.figures import COLOURS, label, new_figure
+from experiments.records.files import PLOTS, read_metrics
+from remac.files import write_whole
+
+# File name: (label of the y axis, {metric: label of its line}).
+FIGURES = {
+    "return": ("return", {"eval/return": "mean action", "eval/return_stochastic": "sampled action"}),
+    "entropy": ("entropy (nats)", {"eval/entropy": "squashed, evaluation", "actor/gaussian_entropy": "before tanh"}),
+    "std": ("standard deviation before tanh", {"actor/pre_tanh_std": "mean over states and actions"}),
+}
+
+
+def plot_run(directory: Path | str) -> list[Path]:
+    """Draws every figure whose metrics exist into ``plots/``, and returns the files."""
+    directory = Path(directory)
+    series = read_metrics(directory)
+    files = []
+    for name, (y_label, lines) in FIGURES.items():
+        present = {metric: line for metric, line in lines.items() if metric in series}
+        if not present:
+            continue
+        figure, axes = new_figure(1, 1, panel=(5, 3.2))
+        for colour, (metric, line) in zip(COLOURS, present.items(), strict=False):
+            axes[0, 0].plot(*series[metric], marker=".", color=colour, label=line)
+        label(axes[0, 0], x="env steps", y=y_label)
+        axes[0, 0].grid(alpha=0.3)
+        axes[0, 0].legend(frameon=False, fontsize=8)
+        (directory / PLOTS).mkdir(exist_ok=True)
+        files.append(directory / PLOTS / f"{name}.png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
+        write_whole(files[-1], content.getvalue())
+    return files

@@ -1,0 +1,278 @@
+"""What is known of runs: their files as read, and their order in cells of one task and one arm."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.records.files import FREE_KEYS, SUMMARY, flatten
+
+FINISHED, UNFINISHED = "finished", "unfinished"
+FINAL_FRACTION = 0.1
+X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
+# What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
+NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "max_diverged_fraction", *FREE_KEYS)
+SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
+MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One metric of one run, T records long.
+
+    Attributes:
+        env_steps: `[T]`, strictly increasing.
+        gradient_steps: `[T]`.
+        wall_clock: Seconds since the start of the run, `[T]`.
+        values: `[T]`; may hold non-finite numbers.
+    """
+
+    env_steps: np.ndarray
+    gradient_steps: np.ndarray
+    wall_clock: np.ndarray
+    values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        directory: Where it is.
+        config: Its resolved configuration.
+        provenance: Command, commit, device and versions; empty if the file is missing.
+        summary: How it ended; None while it is going, or if it was killed.
+        metrics: Name to series.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    summary: dict[str, Any] | None
+    metrics: dict[str, Series]
+
+    @property
+    def task(self) -> str:
+        """Suite and task, with the options that make it another one."""
+        env = self.config["env"]
+        options = flatten(env.get("options") or {})
+        if options.get("stagger_first_episodes") is False:  # as if it were not there, which it is not in every suite
+            del options["stagger_first_episodes"]
+        shown = [f"{key}={value_text(value)}" for key, value in options.items() if value not in (None, {})]
+        return " ".join([f"{env['suite']}/{env['task']}", *shown])
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.config["seed"]
+
+    @property
+    def agent(self) -> dict[str, Any]:
+        """The agent's settings."""
+        return self.config["agent"]
+
+    @property
+    def num_retries(self) -> int | None:
+        """M, or None for an agent that has none."""
+        return self.agent.get("num_retries")
+
+    @property
+    def base_label(self) -> str:
+        """The agent's name, or M."""
+        return self.agent["name"].upper() if self.num_retries is None else f"M={self.num_retries}"
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the preset that it belongs to."""
+        return self.config.get("experiment")
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``unfinished`` (no summary: going or killed), or how it failed."""
+        return self.summary.get("status", UNFINISHED) if self.summary else UNFINISHED
+
+    @property
+    def reason(self) -> str:
+        """Why it is not finished, in words."""
+        if self.summary is None:
+            return f"no {SUMMARY}: still going, or killed"
+        return " ".join(str(self.summary.get("reason") or self.status).split())
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of its last record."""
+        return max((int(series.env_steps[-1]) for series in self.metrics.values()), default=0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two runs must share to be seeds of one arm, with dotted keys."""
+        return {**flatten(self.agent), **self.training}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return flatten(
+            {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
+        )
+
+    def final(self, metric: str) -> float:
+        """Returns the mean of a metric over the last tenth of training; NaN if it is missing or not finite there."""
+        if metric not in self.metrics:
+            return math.nan
+        series = self.metrics[metric]
+        # A record at step t is about the steps before t, so the border's own record belongs to the nine tenths.
+        window = series.values[series.env_steps > (1 - FINAL_FRACTION) * self.env_steps]
+        return float(np.mean(window)) if window.size and np.isfinite(window).all() else math.nan
+
+    def mean(self, metric: str) -> float:
+        """Returns the mean of a metric over all gradient steps; NaN if it is missing or not finite somewhere."""
+        if metric not in self.metrics:
+            return math.nan
+        series = self.metrics[metric]
+        weights = np.diff(series.gradient_steps, prepend=0)
+        if not np.isfinite(series.values).all() or weights.sum() <= 0:
+            return math.nan
+        return float(np.average(series.values, weights=weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The seeds of one arm on one task.
+
+    Attributes:
+        task: The task.
+        arm: The arm's label.
+        runs: One per seed, in the order of the seeds.
+        variant: The settings, besides M, in which arms of this agent differ.
+    """
+
+    task: str
+    arm: str
+    runs: tuple[Run, ...]
+    variant: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Name of the agent."""
+        return self.runs[0].agent["name"]
+
+    @property
+    def num_retries(self) -> int | None:
+        """M, or None for an agent that has none."""
+        return self.runs[0].num_retries
+
+    @property
+    def agent(self) -> dict[str, Any]:
+        """The agent's settings."""
+        return self.runs[0].agent
+
+    @property
+    def base_label(self) -> str:
+        """The agent's name, or M."""
+        return self.runs[0].base_label
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings besides the agent's: how long and how often it trains."""
+        return self.runs[0].training
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """What sorts the cells of a task: agents without retries, then by M, then by variant."""
+        variant = [value if isinstance(value, int | float) else 0 for value in self.variant.values()]
+        return (self.num_retries is not None, self.kind, self.num_retries or 0, variant, self.arm)
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs whose numbers count."""
+        return tuple(run for run in self.runs if run.status == FINISHED)
+
+    def by_seed(self, metric: str, reduce: Callable[[Run, str], float] = Run.final) -> dict[int, float]:
+        """Returns one number per finished seed, without those that do not have it."""
+        values = {run.seed: reduce(run, metric) for run in self.finished}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def speeds(self) -> list[tuple[float, int]]:
+        """Returns the env steps a second of each program that trained finished runs, and how many runs it trained.
+
+        Runs of one program have one clock, thus the same speed to the last digit; the program's is that of all of them.
+        Where their number was not recorded it is taken to be 1.
+        """
+        speeds = self.by_seed(SPEED)
+        members = {seed: round(number) for seed, number in self.by_seed(MEMBERS).items()}
+        programs = dict.fromkeys((speed, members.get(seed, 1)) for seed, speed in speeds.items())
+        return [(speed * number, number) for speed, number in programs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a sweep set out to run.
+
+    Attributes:
+        folder: Where it is.
+        experiment: Name of the preset.
+        scale: Suite and scale.
+        command: What started it.
+        runs: Each with ``directory`` (absolute), ``task``, ``arm`` and ``seed``.
+    """
+
+    folder: Path
+    experiment: str
+    scale: str
+    command: list[str]
+    runs: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """All that was found.
+
+    Attributes:
+        cells: In the order of tasks, agents, M and variants.
+        plans: The plans of the sweeps among the directories.
+        all: Every run, also those that no cell holds.
+        notes: A line for each thing that was left out or needs to be known.
+    """
+
+    cells: list[Cell]
+    plans: list[Plan]
+    all: list[Run]
+    notes: list[str]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, sorted."""
+        return list(dict.fromkeys(cell.task for cell in self.cells))
+
+    @property
+    def arms(self) -> list[str]:
+        """Labels of the arms."""
+        return list(dict.fromkeys(cell.arm for cell in sorted(self.cells, key=lambda cell: cell.order)))
+
+    @property
+    def used(self) -> list[Run]:
+        """The runs that are in a cell."""
+        return [run for cell in self.cells for run in cell.runs]
+
+    def on(self, task: str) -> list[Cell]:
+        """Returns the cells of a task."""
+        return [cell for cell in self.cells if cell.task == task]
+
+
+def value_text(value: Any) -> str:
+    """Writes a setting's value shortly."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_ranges(numbers: Iterable[int]) -> str:
+    """Writes whole numbers shortly: ``1-5, 8``."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)

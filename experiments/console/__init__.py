@@ -1,0 +1,1 @@
+"""What a person types and sees: settings, signals, progress bars and messages."""

@@ -1,0 +1,1 @@
+"""From a configuration to finished runs: Hydra, jobs, populations, recording and resuming."""

@@ -1,0 +1,345 @@
+"""The configuration: typed schemas for Hydra, and their translation into agent, environment and training settings.
+
+Nothing below this package sees a DictConfig.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import jax
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+import envs
+from agents import AGENTS
+from experiments.records.files import FREE_KEYS, flatten, read_config
+from remac.machine import available_bytes
+from remac.training.loop import TrainConfig
+from remac.types import Environment
+from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
+LOGGERS = ("none", "wandb")
+WANDB_MODES = ("online", "offline")
+AUTO = "auto"
+RESERVED_OPTIONS = {"name", "task", "num_envs"}
+
+
+@dataclasses.dataclass
+class AgentConfig:
+    """Hyperparameters that all agents have; see ``agents.actor_critic.ActorCritic``."""
+
+    name: str = MISSING
+    learning_rate: float = MISSING
+    gamma: float = MISSING
+    tau: float = MISSING
+    target_update_period: int = MISSING
+    actor_adam_epsilon: float = 1e-8
+    critic_adam_epsilon: float = 1e-8
+    batch_size: int = MISSING
+    hidden_sizes: list[int] = MISSING
+    activation: str = MISSING
+    num_critics: int = 2
+    critic_aggregate: str = "min"
+    actor_optimizer: str = "adam"
+    normalize_observations: bool = True
+
+
+@dataclasses.dataclass
+class ReMACConfig(AgentConfig):
+    """Hyperparameters of ``agents.remac.ReMAC``; the objective is a preset or a list of weights."""
+
+    num_retries: int = 4
+    num_samples: int = 8
+    objective: Any = "max"
+    gradient: str = "pathwise"
+
+
+@dataclasses.dataclass
+class SACConfig(AgentConfig):
+    """Hyperparameters of ``agents.sac.SAC``."""
+
+    temperature: str = "auto"
+    target_entropy: float | None = None
+
+
+AGENT_CONFIGS = {"remac": ReMACConfig, "sac": SACConfig}
+
+
+@dataclasses.dataclass
+class TunedValues:
+    """A task's values for one agent."""
+
+    learning_rate: float = MISSING
+    batch_size: int = MISSING
+    gamma: float = MISSING
+    tau: float = MISSING
+    target_update_period: int = MISSING
+    hidden_sizes: list[int] = MISSING
+    activation: str = MISSING
+
+
+@dataclasses.dataclass
+class EnvironmentConfig:
+    """Which task, with which options, and the values that each agent takes on it by default."""
+
+    suite: str = MISSING
+    task: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    remac: TunedValues = field(default_factory=TunedValues)
+    sac: TunedValues = field(default_factory=TunedValues)
+
+
+@dataclasses.dataclass
+class LoggerConfig:
+    """Where metrics go besides the run directory: ``none`` or ``wandb``."""
+
+    name: str = MISSING
+    mode: str = "online"
+    project: str = "remac"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay."""
+
+    every_env_steps: int = MISSING
+    keep: int = 2
+    replay: bool = True
+
+
+@dataclasses.dataclass
+class Config:
+    """One run; ``experiment`` and ``arm`` name what it belongs to, in tables, pictures and W&B's tags.
+
+    ``resume`` is ``auto`` or a run directory; it is no part of the run itself.
+    """
+
+    agent: AgentConfig = MISSING
+    env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: str | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    seed: int = 0
+    eval_seed: int = MISSING
+    total_env_steps: int = MISSING
+    num_envs: int = MISSING
+    updates_per_round: int = MISSING
+    prefill_env_steps: int = MISSING
+    eval_every_env_steps: int = MISSING
+    num_eval_episodes: int = MISSING
+    replay_capacity: int = MISSING
+    max_diverged_fraction: float = MISSING
+
+
+def register_schemas() -> None:
+    """Makes the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=Config)
+    for name, node in AGENT_CONFIGS.items():
+        store.store(group="agent", name=f"{name}_schema", node=node)
+    store.store(group="logger", name="logger_schema", node=LoggerConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A configuration made real, without anything compiled yet.
+
+    Attributes:
+        config: The resolved configuration, as plain data.
+        agent: The agent.
+        env: Its training environments.
+        train_config: How long and how often.
+        resume: Whether to go on with what the run directory holds.
+    """
+
+    config: dict[str, Any]
+    agent: Any
+    env: Environment
+    train_config: TrainConfig
+    resume: bool = False
+
+
+def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
+    """Checks a composed configuration and builds what it describes.
+
+    Args:
+        config: As Hydra composed it; with ``resume=<run directory>``, the run's own takes its place.
+        overrides: What the command line changed, which may not contradict the run that is resumed.
+
+    Raises:
+        InvalidValueError: Naming the key as it is on the command line, its value and what is allowed.
+        omegaconf.errors.OmegaConfBaseException: If the configuration does not resolve.
+    """
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if config.get("resume") not in (None, AUTO):
+        config = _stored_config(config, overrides)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise InvalidValueError(key, "???", "has no value; must be given")
+    _require_schema(plain)
+    resume = plain.pop("resume") is not None
+    require_int("seed", plain["seed"], 0, 2**32 - 1)
+    require_one_of("logger.mode", plain["logger"]["mode"], WANDB_MODES)
+    env = _make_environment(plain["env"], plain["num_envs"])
+
+    hyperparameters = dict(plain["agent"])
+    agent_class = AGENTS[hyperparameters.pop("name")]
+    with _named("agent."):
+        agent = agent_class.create(env.observation_size, env.action_size, **hyperparameters)
+
+    names = {spec.name for spec in dataclasses.fields(TrainConfig)}
+    train_config = TrainConfig(
+        **{name: plain[name] for name in names & plain.keys()},
+        checkpoint_every_env_steps=plain["checkpoint"]["every_env_steps"],
+    )
+    train_config.validate(env.num_envs, agent.batch_size)
+    require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
+    require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
+    _require_memory(train_config, env)
+    return Job(plain, agent, env, train_config, resume)
+
+
+def compose_job(overrides: Sequence[str] = ()) -> Job:
+    """Returns what ``experiments.train`` would run with these overrides, for code that Hydra has not started.
+
+    Raises:
+        InvalidValueError: As ``make_job``.
+    """
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return make_job(hydra.compose("train", list(overrides)), overrides)
+
+
+def task_overrides(hydra_config: DictConfig) -> list[str]:
+    """Returns what the command line changed, as it was typed: references in it are not followed."""
+    return OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[return-value]
+
+
+def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Returns a key in which two runs differ, as on the command line, and both values; None if they are the same run.
+
+    Where a run is logged and how often it is saved makes no difference.
+    """
+    flat, other_flat = (
+        {key: value for key, value in flatten(tree).items() if key.partition(".")[0] not in FREE_KEYS}
+        for tree in (config, other)
+    )
+    for key in (*flat, *other_flat):
+        if key not in flat or key not in other_flat or flat[key] != other_flat[key]:
+            return key, flat.get(key), other_flat.get(key)
+    return None
+
+
+def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Returns the configuration of the run that is resumed, with the free keys that the command line sets.
+
+    Raises:
+        InvalidValueError: If another key of the command line contradicts it.
+    """
+    stored = read_config(asked.resume)
+    plain: dict[str, Any] = OmegaConf.to_container(asked, resolve=True)  # type: ignore[assignment]
+    names = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
+    for name in names:
+        if name in ("agent", "env"):
+            told = [f"{name}.{part}" for part in (("name",) if name == "agent" else ("suite", "task"))]
+        else:
+            told = [name]
+        for key in () if name.partition(".")[0] in FREE_KEYS else told:
+            value, before = (OmegaConf.select(OmegaConf.create(tree), key) for tree in (plain, stored))
+            if value != before:
+                allowed = f"the run in {asked.resume} has {key}={before}; leave it out, or start a new run"
+                raise InvalidValueError(key, value, allowed)
+    for name in sorted(names):  # a group comes before its keys
+        group, *keys = name.split(".")
+        if group not in FREE_KEYS:
+            continue
+        if keys and isinstance(stored.get(group), dict) and keys[0] in plain[group]:
+            stored[group][keys[0]] = plain[group][keys[0]]  # the others are not this environment's defaults
+        else:
+            stored[group] = plain[group]
+    stored["resume"] = str(asked.resume)
+    agent = stored.get("agent", {}).get("name")
+    require_one_of("agent.name", agent, AGENT_CONFIGS)
+    schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(AGENT_CONFIGS[agent])})
+    return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
+
+
+def _require_schema(plain: dict[str, Any]) -> None:
+    """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
+    require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENT_CONFIGS)
+    schemas = {"": Config, "agent.": AGENT_CONFIGS[plain["agent"]["name"]]}
+    schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig, "checkpoint.": CheckpointConfig}
+    schemas |= {f"env.{agent}.": TunedValues for agent in AGENT_CONFIGS}
+    for prefix, schema in schemas.items():
+        names = [spec.name for spec in dataclasses.fields(schema)]
+        node = plain
+        for part in prefix.split(".")[:-1]:
+            node = node[part]
+        for key, value in node.items():
+            if key not in names:
+                raise InvalidValueError(f"{prefix}{key}", value, f"no such key; there are {', '.join(names)}")
+        for name in names:
+            if name not in node:
+                raise InvalidValueError(f"~{prefix}{name}", None, "cannot be taken away; every run needs it")
+    require_one_of("logger.name", plain["logger"]["name"], LOGGERS)
+
+
+_environments: dict[str, Environment] = {}
+
+
+def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
+    """Builds the environments, once per process: some suites need seconds for it."""
+    key = json.dumps([config["suite"], config["task"], config["options"], num_envs], sort_keys=True, default=str)
+    if key not in _environments:
+        name = f"{config['suite']}/{config['task']}"
+        require_one_of("env", name, envs.names())
+        require_int("num_envs", num_envs, 1)
+        for option in RESERVED_OPTIONS & set(config["options"]):
+            raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")
+        with _named("env.options."):
+            _environments[key] = envs.make(name, num_envs=num_envs, **config["options"])
+    return _environments[key]
+
+
+def _require_memory(config: TrainConfig, env: Environment) -> None:
+    needed, available = config.replay_bytes(env), available_memory_bytes()
+    if needed > available:
+        fitting = config.replay_rows * available // needed
+        raise InvalidValueError(
+            "replay_capacity",
+            config.replay_capacity,
+            f"{config.replay_rows} rows need {needed} bytes ({needed / 2**30:.1f} GiB), "
+            f"and {available} are available; must be at most {fitting}",
+        )
+
+
+def available_memory_bytes() -> int:
+    """Returns the memory that JAX's default device has left, or on the CPU this process."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        statistics = device.memory_stats() or {}
+        return statistics.get("bytes_limit", 2**62) - statistics.get("bytes_in_use", 0)
+    return available_bytes()
+
+
+@contextlib.contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Gives the name in an InvalidValueError the prefix that its key has on the command line."""
+    try:
+        yield
+    except InvalidValueError as error:
+        raise InvalidValueError(prefix + error.name, error.value, error.allowed) from None

@@ -1,0 +1,92 @@
+"""What is said of bad input: one line that names the key, its value and what is allowed."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from experiments.records.files import flatten
+from experiments.running.config import CONFIG_DIRECTORY
+from remac.validation import InvalidValueError
+
+GROUPS = ("agent", "env", "logger", "experiment")
+
+
+BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
+
+
+def describe(error: BaseException, arguments: list[str], config_name: str = "train") -> str:
+    """Returns one line that names the key, its value and what is allowed.
+
+    Args:
+        error: One of ``BAD_INPUT``.
+        arguments: The command line, in which the value of a refused key is found.
+        config_name: The configuration whose keys are listed.
+    """
+    if isinstance(error, InvalidValueError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
+    if isinstance(error, OverrideParseException):
+        hint = ", and with quotes around what holds a = itself" if str(error.override).count("=") > 1 else ""
+        return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
+    chain = [error, *_causes(error)]
+    lines = [line.strip() for cause in chain for line in str(cause).splitlines() if line.strip()]
+    keys = [match for line in lines for match in re.findall(r"full_key: (\S+)", line)]
+    if keys:
+        key = keys[-1]
+        given = _argument_of(key, arguments)
+        if any("is not in struct" in line or "not in '" in line for line in lines):
+            hint = f" (the task's own flags are given as +{given})" if key.startswith("env.options.") else ""
+            return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}{hint}"
+        reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
+        reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
+        return f"{given}: {reason}"
+    if lines and lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}; add -m for a sweep over these values, or write [...] for a list"
+    return lines[0] if lines else type(error).__name__
+
+
+def _argument_of(key: str, arguments: list[str]) -> str:
+    """Returns the argument that sets a key, or the key itself."""
+    names = (key, f"+{key}", f"++{key}", f"~{key}")
+    return next((argument for argument in reversed(arguments) if argument.split("=")[0] in names), key)
+
+
+def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
+    """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
+    parent = key.rpartition(".")[0]
+    choices = [argument.split(",")[0] for argument in arguments if argument.split("=")[0] in GROUPS]
+    GlobalHydra.instance().clear()  # the process ends after this line, so nobody needs the old one
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = hydra.compose(config_name, choices)
+    node = OmegaConf.select(config, parent) if parent else config
+    names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
+    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    meant = [other for other in flatten(plain) if other.endswith(f".{key}") and not other.startswith("env.")]
+    return f"{names} (and {', '.join(meant)})" if meant else names
+
+
+def listing(group: str) -> str:
+    """Lists the files of a configuration group."""
+    folder = CONFIG_DIRECTORY / group
+    names = sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.yaml")
+        if not path.name.startswith("_")
+    )
+    return ", ".join(names)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        yield cause
+        error = cause

@@ -1,0 +1,166 @@
+"""The way in: Hydra's main with one-line errors, exit statuses, and checks before anything is made or compiled.
+
+Exit statuses: 0 done, 1 crash, 2 bad input, 3 training stopped (a metric became non-finite, or the simulation diverged
+too often), 130 SIGINT, 143 SIGTERM.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import hydra
+import jax
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.console.messages import leave
+from experiments.records.files import is_begun
+from experiments.records.run_directory import OutputError
+from experiments.running import compilation_cache
+from experiments.running.config import AUTO, CONFIG_DIRECTORY, register_schemas
+from experiments.running.error_lines import BAD_INPUT, GROUPS, describe, listing
+from remac.machine import available_cpus
+from remac.training.loop import StoppedError
+from remac.validation import InvalidValueError
+
+LONG_FLAGS = (
+    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
+    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
+)
+FLAGS = (
+    *(f"--{name}" for name in LONG_FLAGS),
+    *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
+)
+
+
+def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
+    """Runs a task under Hydra with the command line's overrides, and exits.
+
+    Args:
+        config_name: File in ``conf/`` without its ending.
+        task: Takes the composed configuration; what it returns is the score that sweepers see.
+    """
+    compilation_cache.enable()
+    register_schemas()
+    use_all_cpus()
+    # Hydra's own report is several lines and always exits with 1; with this variable it raises instead.
+    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
+
+    def exit_for(error: BaseException) -> NoReturn:
+        if wants_traceback:
+            traceback.print_exception(error)
+        if isinstance(error, BAD_INPUT):
+            leave(2, describe(error, sys.argv[1:], config_name))
+        if isinstance(error, StoppedError):
+            leave(3, str(error))
+        if isinstance(error, OutputError):
+            leave(1, str(error))
+        if isinstance(error, KeyboardInterrupt):
+            leave(130, "interrupted")
+        raise error
+
+    def job(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            # In a sweep the other jobs go on, and Hydra raises the first error at the end.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            exit_for(error)
+
+    try:
+        _check_arguments(sys.argv[1:])
+        sys.argv[1:] = _search_upwards(_run_where_resumed(sys.argv[1:]))
+        # Hydra's parser gives up on a flag between two overrides.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
+    except (*BAD_INPUT, StoppedError, OutputError, KeyboardInterrupt) as error:
+        exit_for(error)
+    sys.exit(0)
+
+
+def use_all_cpus() -> None:
+    """Gives JAX one host device for each CPU that the process may use, so that members of a population share them.
+
+    A single run is on one of these devices, and is the same bit for bit whatever their number. Nothing happens if JAX
+    has started already, or if the number is set by ``JAX_NUM_CPU_DEVICES`` or in ``XLA_FLAGS``.
+    """
+    cpus = available_cpus()
+    os.environ.setdefault("PJRT_NPROC", str(cpus))  # XLA's threads; by itself it knows of no cgroup
+    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cpus)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuses what Hydra would answer with a usage message, a traceback, or not at all."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if argument.startswith("-") and key not in FLAGS:
+            known = f"no such flag; there are {' '.join(FLAGS)}; keys have no dashes: {key.lstrip('-')}=<value>"
+            raise InvalidValueError(key, value or None, known)
+        if not key.strip("+~ "):
+            raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
+        if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
+            raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {listing(group)}")
+
+
+def _may_be_a_file(argument: str) -> bool:
+    """Returns whether the value of a group can be a name; Hydra crashes on numbers, truth values and dictionaries."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return True  # a syntax error, which Hydra reports itself
+    if override.is_delete() and override.value() is None:
+        return True  # ~agent, without a value
+    return override.is_sweep_override() or (isinstance(override.value(), str) and bool(override.value()))
+
+
+def _run_where_resumed(arguments: list[str]) -> list[str]:
+    """Adds the run directory of ``resume=<run directory>`` as Hydra's."""
+    given = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("resume=")]
+    if not given or given[-1] in ("", "null", "none"):
+        return arguments
+    own = {argument.partition("=")[0] for argument in arguments}
+    is_sweep = bool({"-m", "--multirun"} & own)
+    if given[-1] == AUTO:
+        needed = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
+        if needed not in own:
+            raise InvalidValueError("resume", AUTO, f"needs {needed}=<directory>, since the default one is always new")
+        return arguments
+    if is_sweep:
+        raise InvalidValueError("resume", given[-1], "names one run; for a sweep it must be auto")
+    if "hydra.run.dir" in own:
+        raise InvalidValueError("resume", given[-1], "says where the run is, so hydra.run.dir must be left out")
+    if not is_begun(given[-1]):
+        raise InvalidValueError("resume", given[-1], "must be auto, or a directory that holds a run")
+    quoted = given[-1].replace("\\", "\\\\").replace("'", "\\'")
+    return [*arguments, f"hydra.run.dir='{quoted}'"]
+
+
+def _search_upwards(arguments: list[str]) -> list[str]:
+    """Makes Optuna look for the highest return; by itself it minimises, and without a search space repeats one job."""
+    if not any(re.fullmatch(r"\+?hydra/sweeper=['\"]?optuna['\"]?", argument) for argument in arguments):
+        return arguments
+    keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
+    if not any(key.startswith("hydra.sweeper.params") for key in keys):
+        parser = OverridesParser.create()
+        with contextlib.suppress(HydraException):  # which Hydra reports itself
+            if not any(parser.parse_override(one).is_sweep_override() for one in arguments if not one.startswith("-")):
+                example = "must come with what to search, such as 'agent.learning_rate=interval(1e-4,1e-2)'"
+                raise InvalidValueError("hydra/sweeper", "optuna", example)
+    return arguments if "hydra.sweeper.direction" in keys else [*arguments, "hydra.sweeper.direction=maximize"]
+
+
+def _terminate(signal_number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + signal_number)

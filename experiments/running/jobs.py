@@ -1,0 +1,186 @@
+"""Runs jobs: those that differ in numbers only are one program, and one job is a population of one."""
+
+import dataclasses
+import functools
+import gc
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.console.messages import one_line
+from experiments.console.progress import ProgressBar
+from experiments.console.signals import StopSignals
+from experiments.records.checkpoints import UnusableError
+from experiments.records.files import finished_summary
+from experiments.records.run_directory import OutputError, RunDirectory
+from experiments.running.config import FREE_KEYS
+from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
+from experiments.running.recorder import Recorder
+from experiments.running.resume import align, find_start
+from experiments.running.tables import announcement, report, table
+from remac.training.loop import StoppedError, stack_members, train_population
+from remac.training.snapshot import MisfitError
+from remac.validation import InvalidValueError
+
+
+def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) -> list[Outcome]:
+    """Trains every job; groups of jobs that differ in numbers only are one program each.
+
+    A job that becomes non-finite, or a group that crashes, does not end the others. Jobs that are resumed go on from
+    their checkpoints, and not at all if they have finished.
+
+    Args:
+        planned: The jobs.
+        memory_gib: Memory that a group may take, or it is split; by default what the devices have left.
+
+    Returns:
+        What came of each job, in the order given.
+
+    Raises:
+        InvalidValueError: If a directory is in use or a single job does not fit the memory. Nothing is made then.
+    """
+    require_own_directories(planned)
+    outcomes: dict[int, Outcome] = {}
+    for index, one in enumerate(planned):
+        if one.job.resume and (summary := finished_summary(one.directory)):
+            print(f"{one.directory}: has finished already", flush=True)
+            outcomes[index] = _outcome(one.directory, summary, None)
+    waiting = [index for index in range(len(planned)) if index not in outcomes]
+    if waiting:
+        to_run = _with_starts([planned[index] for index in waiting])
+        parts = group_jobs(to_run, memory_gib)
+        print("\n".join(announcement([to_run[place] for place in part]) for part in parts), flush=True)
+        bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
+        try:
+            for part in parts:
+                results = _run_part([to_run[place] for place in part], bar, is_only=len(parts) == 1)
+                gc.collect()  # a training is part of reference cycles, and the next needs its memory
+                outcomes |= zip([waiting[place] for place in part], results, strict=True)
+        finally:
+            bar.close()
+    in_order = [outcomes[index] for index in range(len(planned))]
+    print(table(planned, in_order) if len(planned) > 1 else report(planned[0], in_order[0]), flush=True)
+    return in_order
+
+
+def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool) -> list[Outcome]:
+    """Trains the jobs of one program, which may be the only one."""
+    first = planned[0].job
+    bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
+    runs = [
+        RunDirectory(
+            one.directory,
+            one.job.config,
+            origin={"sweep": one.sweep, "overrides": list(one.overrides)},
+            keep=one.job.config["checkpoint"]["keep"],
+            resume=one.job.resume,
+            start=one.start,
+        )
+        for one in planned
+    ]
+    with StopSignals() as signals:
+        loggers = [functools.partial(_make_logger, one, run) for one, run in zip(planned, runs, strict=True)]
+        starts = [one.start for one in planned]
+        recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
+        try:
+            failures = _train(planned, recorder, is_only=is_only)
+        finally:
+            for run in runs:
+                run.close()
+        if signals.is_requested:
+            signals.end()  # it came after the last moment of training
+    bar.update(bar_end, "training")
+    return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
+
+
+def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) -> dict[int, Exception]:
+    """Trains the jobs of one program to their end; returns what stopped those that did not come to it."""
+    first = planned[0].job
+    failures: dict[int, Exception] = {}
+    try:
+        agents = stack_members([one.job.agent for one in planned])
+        keys = jnp.stack([jax.random.key(one.job.config["seed"]) for one in planned])
+        start = None
+        if planned[0].start is not None:
+            start = [one.start.arrays() for one in planned if one.start is not None]
+        failures |= train_population(agents, first.env, first.train_config, keys, recorder, start).failures
+        recorder.close("finished")
+    except (UnusableError, MisfitError) as error:  # nothing has been written yet
+        refusal = _refusal(planned, error)
+        if is_only:
+            raise refusal from None
+        recorder.summaries |= {index: {"status": "crashed", "reason": str(refusal)} for index in range(len(planned))}
+        failures |= dict.fromkeys(range(len(planned)), refusal)
+    except StoppedError as error:
+        _release(error)
+        failures |= dict.fromkeys(range(len(planned)), error)  # each member's own words are in its summary
+    except Exception as error:
+        recorder.close("crashed", one_line(error))
+        if len(planned) > 1 or not is_only:
+            if not isinstance(error, OutputError):
+                traceback.print_exception(error)
+            _release(error)
+        failures |= dict.fromkeys(range(len(planned)), error)
+    except BaseException as error:
+        recorder.close("interrupted", str(error))
+        raise
+    return failures
+
+
+def _refusal(planned: Sequence[PlannedJob], error: UnusableError | MisfitError) -> InvalidValueError:
+    """Names the job whose checkpoint does not fit."""
+    starts = [one.start.path for one in planned if one.start is not None]
+    place = error.member if isinstance(error, MisfitError) else starts.index(error.path.parent)
+    allowed = f"{starts[place]} cannot be continued from ({error}); use the version of the code that made it"
+    return InvalidValueError("resume", planned[place].directory, allowed)
+
+
+def _release(error: BaseException) -> None:
+    """Lets go of the frames that an error passed, which hold the training's arrays."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
+def _with_starts(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Finds the checkpoints that jobs continue from; those that were one program get the same one where they can."""
+    starts = [find_start(one.directory, one.job.config) if one.job.resume else None for one in planned]
+    groups: dict[Any, list[int]] = {}
+    for index, one in enumerate(planned):
+        groups.setdefault(structure(one.job), []).append(index)
+    for group in groups.values():
+        aligned = [starts[index] for index in group]
+        align([planned[i].directory for i in group], [planned[i].job.config for i in group], aligned)
+        for index, start in zip(group, aligned, strict=True):
+            starts[index] = start
+    return [dataclasses.replace(one, start=start) for one, start in zip(planned, starts, strict=True)]
+
+
+def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) -> Outcome:
+    status = summary["status"]
+    score = summary["metrics"]["eval/return"] if status == "finished" else None
+    return Outcome(directory, status, score, summary.get("reason"), error, summary)
+
+
+def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
+    config = planned.job.config
+    if config["logger"]["name"] != "wandb":
+        return None
+    from experiments.records.wandb_logger import WandbLogger
+
+    overrides = run.origin["overrides"]
+    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
+    # A preset's arm is one of each task; an arm named by hand is among the overrides.
+    arm = f"{planned.job.env.name} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
+    return WandbLogger(
+        config["logger"],
+        config,
+        run.path,
+        sweep=run.origin["sweep"],
+        arm=arm,
+        seed=config["seed"],
+        overrides=overrides,
+    )

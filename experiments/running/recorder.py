@@ -1,0 +1,189 @@
+"""Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.comparing.run_plots import plot_run
+from experiments.console.messages import warn
+from experiments.console.progress import ProgressBar
+from experiments.console.signals import StopSignals
+from experiments.records.checkpoints import SavedRun
+from experiments.records.files import POLICY
+from experiments.records.provenance import version
+from experiments.records.run_directory import RunDirectory
+from experiments.running.config import Job
+from remac.policies.policy import save_policy
+from remac.training.loop import Checkpoint, Evaluation, Failure, Progress, member
+from remac.training.snapshot import Snapshot
+from remac.types import Metrics
+
+
+class Recorder:
+    """Records a population's training; each member has its own run directory, checkpoints and logger.
+
+    Without room on the disk, training goes on without pictures, policies, summaries and checkpoints, and a warning
+    says so; only metrics are indispensable.
+    """
+
+    def __init__(
+        self,
+        bar: ProgressBar,
+        jobs: Sequence[Job],
+        runs: Sequence[RunDirectory],
+        loggers: Sequence[Callable[[], Any | None]],
+        starts: Sequence[SavedRun | None],
+        signals: StopSignals,
+    ) -> None:
+        """Takes the bar, which may have moved already, and what each member has; all start at the same step.
+
+        Nothing is written, and no logger made, before the first event: by then checkpoints have been read.
+        """
+        self._jobs, self._runs, self._bar, self._signals = jobs, runs, bar, signals
+        self._make_loggers: Sequence[Callable[[], Any | None]] = loggers
+        self._loggers: list[Any | None] = [None] * len(runs)
+        self._bar_start = bar.env_steps
+        self._latest: list[Metrics] = [{} if start is None else dict(start.run["latest"]) for start in starts]
+        first = {"env_steps": 0, "gradient_steps": 0} if starts[0] is None else starts[0].run["evaluated"]
+        self._evaluated: dict[str, int] = dict(first)
+        self._timed_from = 0 if starts[0] is None else starts[0].env_steps
+        self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
+        self._training_since = self._evaluating_since = time.monotonic()
+        self._evaluating = False
+        self._starts, self._has_begun = starts, False
+        self.summaries: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
+        """Records an event; ends training where a signal asks for it."""
+        if not self._has_begun:
+            self._begin()
+        if isinstance(event, Evaluation):
+            self._record(event)
+        elif isinstance(event, Checkpoint):
+            self._save(event.env_steps, event.snapshot)
+        elif isinstance(event, Failure):
+            self._summarize([event.member], "stopped", str(event.error))
+        else:
+            if event.evaluating and not self._evaluating:
+                self._evaluating_since = time.monotonic()
+            self._evaluating = event.evaluating
+            env_steps = self._bar_start + event.env_steps * len(self._runs)
+            self._bar.update(env_steps, "evaluating" if event.evaluating else "training")
+            if self._signals.is_requested:
+                if event.snapshot is not None and self._save(event.env_steps, event.snapshot):
+                    self._say_how_to_continue(event.env_steps)
+                self._signals.end()
+
+    def close(self, status: str, reason: str | None = None) -> None:
+        """Ends the members that have not failed; ``summaries`` then holds every member's."""
+        self._summarize(self._going_on(), status, reason)
+
+    def _begin(self) -> None:
+        for run, start in zip(self._runs, self._starts, strict=True):
+            if start is not None:
+                run.begin()
+        self._loggers = [make() for make in self._make_loggers]
+        self._training_since = time.monotonic()  # making them may have taken seconds
+        self._has_begun = True
+
+    def _going_on(self) -> list[int]:
+        return [index for index in range(len(self._runs)) if index not in self.summaries]
+
+    def _record(self, event: Evaluation) -> None:
+        now = time.monotonic()
+        timing = {
+            "time/evaluation_seconds": now - self._evaluating_since,
+            "time/num_members": len(self._runs),  # that share this clock
+        }
+        if event.env_steps > self._timed_from:
+            elapsed = self._evaluating_since - self._training_since
+            timing["time/env_steps_per_second"] = (event.env_steps - self._timed_from) / max(elapsed, 1e-9)
+        self._evaluated = {"env_steps": event.env_steps, "gradient_steps": event.gradient_steps}
+        going_on = self._going_on()
+        for index in going_on:
+            values = {name: float(value[index]) for name, value in event.metrics.items()}
+            if np.isnan(values.get("train/episode_return", 0.0)):
+                del values["train/episode_return"]  # no episode of this member has ended
+            values |= timing
+            self._latest[index] = values
+            run = self._runs[index]
+            run.log(event.env_steps, event.gradient_steps, values)
+            self._try("policy", run, save_policy, member(event.policies, index), run.path / POLICY)
+            if (logger := self._loggers[index]) is not None:
+                logger.log(event.env_steps, values)
+        self._bar.show(**{name: np.mean(event.metrics[f"eval/{name}"][going_on]) for name in ("return", "entropy")})
+        self._training_since, self._timed_from, self._evaluating = time.monotonic(), event.env_steps, False
+
+    def _save(self, env_steps: int, snapshot: Snapshot) -> bool:
+        """Saves every member that goes on, if anything has happened since the last time; returns whether all are."""
+        place = (snapshot.rounds_done, snapshot.evaluated_round)
+        if place == self._saved or not snapshot.rounds_done:
+            return place == self._saved
+        self._bar.phase("saving")
+        are_saved = [
+            self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
+            for index in self._going_on()
+        ]
+        self._saved = place if all(are_saved) else None
+        return all(are_saved)
+
+    def _say_how_to_continue(self, env_steps: int) -> None:
+        run, config = self._runs[0], self._jobs[0].config
+        how = f"resume={run.path}"
+        if config["experiment"]:
+            how = "the same command"
+        elif run.origin["sweep"] != run.path.name:
+            folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
+            how = f"the same command, hydra.sweep.dir={folder} and resume=auto"
+        with self._bar.hidden():
+            print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
+
+    def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
+        config = self._jobs[index].config
+        run = {
+            "version": version(),
+            "config": config,
+            "rounds_done": snapshot.rounds_done,
+            "evaluated_round": snapshot.evaluated_round,
+            "evaluated": self._evaluated,
+            "latest": self._latest[index],
+            **self._runs[index].position(),
+        }
+        arrays = snapshot.member(index, replay=config["checkpoint"]["replay"])
+        self._runs[index].checkpoints.save(env_steps, arrays, run)
+
+    def _summarize(self, indices: Sequence[int], status: str, reason: str | None) -> None:
+        """Draws the pictures of some members and ends their loggers, then writes their summaries.
+
+        The summary comes last, since a run that says it has finished is never resumed.
+        """
+        details = self._evaluated | ({} if reason is None else {"reason": reason})
+        if status == "interrupted" and self._saved is not None:
+            details["saved_env_steps"] = self._saved[0] * self._jobs[0].env.num_envs
+        self._bar.phase("drawing")
+        for index in indices:
+            run = self._runs[index]
+            self.summaries[index] = summary = run.summary(status, self._latest[index], **details)
+            plots: list[Path] = []
+            self._try("plots", run, lambda run=run, plots=plots: plots.extend(plot_run(run.path)))
+            if (logger := self._loggers[index]) is not None:
+                with self._bar.hidden():
+                    logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
+            is_written = self._try("summary", run, run.write_summary, summary)
+            if status == "finished" and is_written:
+                run.checkpoints.remove()
+
+    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> bool:
+        """Writes something that training can go on without; returns whether it is written."""
+        try:
+            write(*arguments)
+            return True
+        except OSError as error:
+            with self._bar.hidden():
+                why = error.strerror or str(error)
+                warn(f"{run.path}: {what} not written ({why}); going on without")
+            return False

@@ -1,0 +1,94 @@
+"""Finds out where a run stands: not begun, finished, or at a checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.console.messages import warn
+from experiments.records.checkpoints import Checkpoints, SavedRun
+from experiments.records.files import is_begun, metrics_fit, read_config
+from experiments.records.provenance import version
+from experiments.records.run_directory import require_makeable, require_unlocked
+from experiments.running.config import first_difference
+from remac.validation import InvalidValueError
+
+
+def require_resumable(directory: Path | str, config: Mapping[str, Any]) -> None:
+    """Requires that a directory holds nothing, or this run with no other process at work on it.
+
+    Raises:
+        InvalidValueError: If it does not.
+    """
+    path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a directory")
+    require_makeable(path)
+    if not is_begun(path):
+        if path.is_dir() and any(entry.name != "config.yaml" for entry in path.iterdir()):
+            raise InvalidValueError(
+                "hydra.run.dir", directory, "holds other files; must be a run or an empty directory"
+            )
+        return
+    require_unlocked(path)
+    if difference := first_difference(config, read_config(path)):
+        key, value, before = difference
+        allowed = f"the run in {directory} has {before}; give the same command again, or choose another directory"
+        raise InvalidValueError(key, value, allowed)
+
+
+def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None = None) -> SavedRun | None:
+    """Finds the newest checkpoint that a run can go on from; says on standard error what is wrong with newer ones.
+
+    Args:
+        directory: The run directory.
+        config: The run's configuration.
+        env_steps: If given, only a checkpoint at this number of steps will do.
+
+    Returns:
+        The checkpoint, or None if the run has not come to its first.
+
+    Raises:
+        InvalidValueError: If there are checkpoints and none can be used.
+    """
+    checkpoints, problems = Checkpoints(directory, keep=1), list[str]()
+    for saved in checkpoints.usable(problems):
+        if problem := _problem(directory, saved, config):
+            problems.append(problem)
+        elif env_steps is None or saved.env_steps == env_steps:
+            if env_steps is None:
+                for line in problems:
+                    warn(f"{line}; continuing from {saved.path}")
+            return saved
+    if env_steps is None and problems:
+        allowed = (
+            f"no checkpoint can be used: {'; '.join(problems)}; restore these files, "
+            f"or remove {checkpoints.path} to start again"
+        )
+        raise InvalidValueError("resume", directory, allowed)
+    return None
+
+
+def align(directories: Sequence[Path], configs: Sequence[Mapping[str, Any]], starts: list[SavedRun | None]) -> None:
+    """Moves the starts of runs that were one population to a checkpoint that all of them have, if there is one.
+
+    A process that was killed while it saved leaves some members one checkpoint ahead.
+    """
+    steps = {start.env_steps for start in starts if start is not None}
+    if len(steps) < 2:
+        return
+    least = min(steps)
+    for index, start in enumerate(starts):
+        if start is not None and start.env_steps > least:
+            starts[index] = find_start(directories[index], configs[index], least) or start
+
+
+def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str | None:
+    """Returns why a whole checkpoint is not one of this run, in this version."""
+    if (made_by := saved.run.get("version")) != version():
+        return f"{saved.path}: was made by version {made_by} of remac, this is {version()}"
+    if difference := first_difference(config, saved.run["config"]):
+        key, value, before = difference
+        return f"{saved.path}: is of another configuration ({key}={before}, and not {value})"
+    if not metrics_fit(directory, saved.run):
+        return f"{directory / 'metrics.csv'}: does not begin with what {saved.path} was saved with"
+    return None

@@ -1,0 +1,1 @@
+"""Order statistics of samples: gradients, advantages and exact values; usable without the rest of this project."""

@@ -1,0 +1,1 @@
+"""What acts: distributions, networks, observation normalisation, and the saved policy."""

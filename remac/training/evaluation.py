@@ -1,0 +1,164 @@
+"""Evaluation of every member's policy from the same starts, with the mean action and with sampled ones."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from remac.estimators.order_statistics import rank_weights
+from remac.policies.policy import Policy
+from remac.training.devices import SPLIT, WHOLE, MemberSplit
+from remac.training.functions import map_members
+from remac.training.pacing import Pacer
+from remac.types import Array, Environment, EnvState, Key
+
+MAX_AT_KS = (1, 2, 4, 8)
+NUM_MODES = 2  # index 0: the distribution's mode; index 1: a sample
+
+
+class Episodes(NamedTuple):
+    """Outcome so far of one episode in each environment, `[P, 2, E]`; the second axis is the action mode.
+
+    Attributes:
+        alive: Whether the episode is still running.
+        episode_return: Undiscounted return.
+        length: Number of steps.
+        entropy: Sum over steps of -log pi of a sampled action.
+    """
+
+    alive: Any
+    episode_return: Any
+    length: Any
+    entropy: Any
+
+
+class Evaluator:
+    """Runs one episode in each of ``num_envs`` environments, per member and action mode.
+
+    The randomness comes from the evaluation key alone and is the same for every member, so that all policies meet
+    the same starts. Programs are compiled once.
+    """
+
+    def __init__(self, env: Environment, split: MemberSplit) -> None:
+        """Takes environments made for evaluation (E episodes at a time, none staggered), and where members live."""
+        self._env, self._split = env, split
+        self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
+        if env.on_device:
+            # Episodes start within the program: made outside, they would differ in sharding and compile a second one.
+            self._begin = split.program(_begin, (SPLIT,), SPLIT, env=env)
+            self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
+
+    def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
+        """Evaluates all members.
+
+        Args:
+            policies: Leaves `[places, ...]`.
+            key: Consumed.
+            pacer: Hands control to the caller now and then.
+
+        Returns:
+            Metrics `eval/...`, `[P]` each.
+        """
+        run = self._on_device if self._env.on_device else self._on_host
+        reset_key, action_key = jax.random.split(key)
+        reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
+        episodes = run(policies, reset_keys, action_key, pacer)
+        return summarize(self._split.members(jax.tree.map(np.asarray, episodes)))
+
+    def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
+        env_state = self._env.reset(reset_keys)
+        episodes = _start(env_state.reward.shape, np)
+        step = 0
+        while episodes.alive.any():
+            action, log_prob = self._act(policies, action_key, step, env_state.observation)
+            env_state = self._env.step(env_state, np.asarray(action))
+            episodes = _advance(episodes, env_state, np.asarray(log_prob), np)
+            step += 1
+            pacer.tick()
+        return episodes
+
+    def _on_device(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
+        env_state, episodes = self._begin(reset_keys)
+        step = 0
+        while jax.device_get(episodes.alive).any():
+            rollout = functools.partial(self._rollout, policies, action_key, env_state, episodes, step)
+            (env_state, episodes), num_steps = pacer.run_chunk("evaluation", self._env.episode_length - step, rollout)
+            step += num_steps
+            pacer.tick()
+        return episodes
+
+
+def _begin(reset_keys: Key, *, env: Environment) -> tuple[EnvState, Episodes]:
+    env_state = jax.vmap(jax.vmap(env.reset))(reset_keys)
+    return env_state, _start(env_state.reward.shape, jnp)
+
+
+def _steps(
+    policies: Policy,
+    action_key: Key,
+    env_state: EnvState,
+    episodes: Episodes,
+    first_step: Array,
+    num_steps: Array,
+    *,
+    env: Environment,
+) -> tuple[EnvState, Episodes]:
+    def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
+        env_state, episodes = carry
+        action, log_prob = _act(policies, action_key, step, env_state.observation)
+        env_state = map_members(jax.vmap(env.step), env_state, action)
+        return env_state, _advance(episodes, env_state, log_prob, jnp)
+
+    return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))
+
+
+def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[Array, Array]:
+    """Returns actions `[P, 2, E, action_dim]` and log-probabilities `[P, 2, E]` of sampled ones."""
+    # The same randomness for every member, on purpose.
+    keys = jnp.broadcast_to(jax.random.fold_in(key, step), (observation.shape[0],))
+
+    def member(policy: Policy, key: Key, observation: Array) -> tuple[Array, Array]:
+        distribution = policy.distribution(observation)
+        sampled, log_prob = distribution.sample(key, 1)
+        return jnp.stack([distribution.mode()[0], sampled[0, 1]]), log_prob[0]
+
+    return map_members(member, policies, keys, observation)
+
+
+def _start(shape: tuple[int, ...], xp: Any) -> Episodes:
+    zeros = xp.zeros(shape, xp.float32)
+    return Episodes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros)
+
+
+def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarray, xp: Any) -> Episodes:
+    alive = episodes.alive
+    return Episodes(
+        alive=alive & ~(env_state.termination | env_state.truncation),
+        episode_return=xp.where(alive, env_state.episode_return, episodes.episode_return),
+        length=xp.where(alive, env_state.episode_length, episodes.length),
+        entropy=episodes.entropy - xp.where(alive, log_prob, 0.0),
+    )
+
+
+def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
+    """Reduces finished episodes to metrics, `[P]` each.
+
+    ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
+    ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the
+    unbiased estimate of the expected best of k episodes; a k above the number of episodes is left out.
+    """
+    returns, stochastic = (episodes.episode_return[:, mode].astype(np.float64) for mode in (0, 1))
+    metrics = {
+        "eval/return": returns.mean(axis=1),
+        "eval/return_stochastic": stochastic.mean(axis=1),
+        "eval/episode_length": episodes.length[:, 0].mean(axis=1),
+        "eval/entropy": episodes.entropy[:, 1].sum(axis=1) / episodes.length[:, 1].sum(axis=1),
+    }
+    num_episodes = stochastic.shape[1]
+    for k in MAX_AT_KS:
+        if k <= num_episodes:
+            # In NumPy: as a program this takes 0.7 s to compile.
+            metrics[f"eval/max_at_{k}"] = np.sort(stochastic, axis=1) @ rank_weights("max", k, num_episodes)
+    return metrics

@@ -1,0 +1,487 @@
+"""The host loop around the training functions: prefill, rounds of act, step and learn, and evaluations.
+
+``train`` and ``train_population`` need nothing of Hydra, files or W&B; what happens is told through a callback.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from remac.policies.policy import Policy
+from remac.training import replay as replay_lib
+from remac.training.devices import SPLIT, WHOLE, MemberSplit
+from remac.training.evaluation import Evaluator
+from remac.training.functions import (
+    TRAIN_STATE_SPLIT,
+    Agent,
+    TrainState,
+    act,
+    experience,
+    init_train_state,
+    learn,
+    map_members,
+    reset_metrics,
+    transition_example,
+)
+from remac.training.pacing import Pacer
+from remac.training.snapshot import Arrays, Snapshot
+from remac.types import Array, Environment, EnvState, Key, PyTree
+from remac.validation import InvalidValueError, require_int, require_number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how often; everything counts for one member.
+
+    Attributes:
+        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds.
+        updates_per_round: Gradient steps after each round of ``num_envs`` environment steps.
+        prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
+        eval_every_env_steps: Environment steps between evaluations. There is one at step 0 and one at the end as well.
+        num_eval_episodes: Episodes per evaluation and action mode.
+        eval_seed: Evaluation randomness is a function of this and of the environment step alone.
+        replay_capacity: Rows; no more than ``total_env_steps`` are allocated.
+        max_diverged_fraction: Share of the environment steps between two evaluations in which the simulation may
+            diverge; a member with more is stopped.
+        checkpoint_every_env_steps: Environment steps between ``Checkpoint`` events; None for no such events.
+    """
+
+    total_env_steps: int = 100_000
+    updates_per_round: int = 16
+    prefill_env_steps: int = 1_000
+    eval_every_env_steps: int = 10_000
+    num_eval_episodes: int = 16
+    eval_seed: int = 1_000_003
+    replay_capacity: int = 1_000_000
+    max_diverged_fraction: float = 0.01
+    checkpoint_every_env_steps: int | None = None
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows to allocate for each member."""
+        return min(self.replay_capacity, self.total_env_steps)
+
+    def validate(self, num_envs: int, batch_size: int) -> None:
+        """Checks the values, alone and against each other.
+
+        Raises:
+            InvalidValueError: Naming the field, its value and what is allowed.
+        """
+        for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
+            require_int(field, getattr(self, field), 1)
+        require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
+        require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
+        if self.checkpoint_every_env_steps is not None:
+            require_int("checkpoint.every_env_steps", self.checkpoint_every_env_steps, 1)
+        if self.total_env_steps < num_envs:
+            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
+        require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
+        for name, least in (("num_envs", num_envs), ("agent.batch_size", batch_size)):
+            if self.replay_capacity < least:
+                raise InvalidValueError("replay_capacity", self.replay_capacity, f"must be at least {name}={least}")
+
+    def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
+        """Returns the size of the replay in bytes."""
+        return replay_lib.num_bytes(
+            transition_example(env.observation_size, env.action_size), self.replay_rows, num_members
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands; sent at least every two seconds once programs are compiled.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        evaluating: Whether an evaluation is under way.
+        snapshot: What training could be continued from; valid while the callback runs. None while an empty replay is
+            being filled again.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    evaluating: bool = False
+    snapshot: Snapshot | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """It is time to save the training, if it is to be saved.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        snapshot: What training can be continued from; valid while the callback runs.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    snapshot: Snapshot
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """An evaluation, and the means of the training metrics since the last one.
+
+    Attributes:
+        env_steps: Environment steps made by each member.
+        gradient_steps: Gradient steps made by each member.
+        metrics: Name to values `[P]`. ``train/episode_return`` is NaN for a member of which no episode has ended, and
+            left out where that is so for all.
+        policies: The members' policies, leaves `[P, ...]`; only in what the callback gets.
+    """
+
+    env_steps: int
+    gradient_steps: int
+    metrics: dict[str, np.ndarray]
+    policies: Policy | None = None
+
+
+class StoppedError(ArithmeticError):
+    """A member cannot go on; the message is one line."""
+
+
+class NonFiniteError(StoppedError):
+    """A metric of a member became NaN or infinite.
+
+    Attributes:
+        metric: Name of the first such metric.
+        gradient_step: Gradient step at which it happened.
+    """
+
+    def __init__(self, metric: str, gradient_step: int) -> None:
+        """Stores both."""
+        super().__init__(f"{metric} became non-finite at gradient step {gradient_step}")
+        self.metric, self.gradient_step = metric, gradient_step
+
+
+class DivergedError(StoppedError):
+    """The simulation of a member diverged too often.
+
+    Attributes:
+        num_diverged: Steps in which it diverged.
+        num_steps: All steps between the same two evaluations.
+    """
+
+    def __init__(self, num_diverged: int, num_steps: int, env_steps: int, max_diverged_fraction: float) -> None:
+        """Stores the counts."""
+        super().__init__(
+            f"the simulation diverged in {num_diverged} of the last {num_steps} env steps at {env_steps} env steps, "
+            f"more than max_diverged_fraction={max_diverged_fraction:g} allows; "
+            "shorter time steps or smaller actions may help, see env/diverged"
+        )
+        self.num_diverged, self.num_steps = num_diverged, num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A member cannot go on: later metrics of it mean nothing.
+
+    Attributes:
+        member: Its index.
+        error: Why.
+    """
+
+    member: int
+    error: StoppedError
+
+
+Callback = Callable[[Progress | Evaluation | Checkpoint | Failure], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Outcome of a training.
+
+    Attributes:
+        agent_state: What the agent learned; leading axis `[P]` for a population.
+        evaluations: All evaluations in order; metrics are floats for one run, `[P]` for a population.
+        failures: What became of the members that failed, by index.
+    """
+
+    agent_state: Any
+    evaluations: list[Evaluation]
+    failures: dict[int, StoppedError]
+
+
+def train(
+    agent: Agent,
+    env: Environment,
+    config: TrainConfig,
+    key: Key,
+    callback: Callback | None = None,
+    start: Arrays | None = None,
+) -> Result:
+    """Trains one agent: a population of one.
+
+    Args:
+        agent: Hyperparameters, for example of ``agents.ReMAC.create``.
+        env: Training environments, for example of ``envs.make``.
+        config: How long and how often.
+        key: Consumed.
+        callback: Called with ``Progress``, ``Evaluation`` (metrics `[1]`), ``Checkpoint`` and ``Failure``; may raise to
+            stop.
+        start: What ``Snapshot.member`` returned, to continue from there.
+
+    Returns:
+        The agent's state without a member axis, and the evaluations.
+
+    Raises:
+        InvalidValueError: If the configuration is not allowed.
+        StoppedError: If a loss or a parameter became non-finite, or the simulation diverged too often.
+        MisfitError: If ``start`` is not of such a training.
+    """
+    result = train_population(
+        stack_members([agent]), env, config, key[None], callback, None if start is None else [start]
+    )
+    evaluations = [
+        dataclasses.replace(event, metrics={name: values[0] for name, values in event.metrics.items()})
+        for event in result.evaluations
+    ]
+    return Result(member(result.agent_state, 0), evaluations, {})
+
+
+def stack_members(agents: list[Agent]) -> Agent:
+    """Stacks agents that differ in leaves only into one with leaves `[P, ...]`."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
+
+
+def train_population(
+    agents: Agent,
+    env: Environment,
+    config: TrainConfig,
+    keys: Key,
+    callback: Callback | None = None,
+    start: Sequence[Arrays] | None = None,
+) -> Result:
+    """Trains P agents side by side, each as if alone; with several devices, each device trains some of them.
+
+    A member that has to stop does not disturb the others.
+
+    Args:
+        agents: Leaves `[P, ...]`, see ``stack_members``.
+        env: Training environments of one member.
+        config: How long and how often.
+        keys: `[P]`, consumed.
+        callback: Called with ``Progress``, ``Evaluation``, ``Checkpoint`` and ``Failure``; may raise to stop.
+        start: What ``Snapshot.member`` returned for each member, at the same round, to continue from there. Without
+            the transitions, the policy first fills the replay again with ``prefill_env_steps`` steps, which do not
+            count.
+
+    Returns:
+        The agents' states `[P, ...]`, the evaluations from here on and the failures.
+
+    Raises:
+        InvalidValueError: If the configuration is not allowed.
+        StoppedError: If no member can go on.
+        MisfitError: If ``start`` is not of such a training.
+    """
+    config.validate(env.num_envs, agents.batch_size)
+    loop = _Loop(agents, env, config, keys, callback or (lambda event: None))
+    if start is not None:
+        loop.restore(start)
+    return loop.run()
+
+
+class _Loop:
+    """State of a training under way; ``run`` drives it.
+
+    What changes, and so what a training can be continued from, is what ``snapshot`` returns. ``evaluations`` and
+    ``failures`` are those of this process.
+    """
+
+    def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
+        self.env, self.config, self.callback = env, config, callback
+        self.rounds_done, self.evaluated_round = 0, -1
+        self.evaluations: list[Evaluation] = []
+        self.failures: dict[int, StoppedError] = {}
+        self.evaluating = self.filling_again = False
+        self.pacer = Pacer(self._on_tick)
+        self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
+        self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
+        self.split = split = MemberSplit(keys.shape[0])
+        self.agents = split.place(agents)
+        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split)
+        init = split.program(
+            init_train_state,
+            (SPLIT, SPLIT),
+            (TRAIN_STATE_SPLIT, SPLIT),
+            observation_size=env.observation_size,
+            action_size=env.action_size,
+            replay_capacity=config.replay_rows,
+        )
+        self.state, env_keys = init(self.agents, split.place(keys))
+        reset = split.program(_reset, (SPLIT,), SPLIT, env=env) if env.on_device else env.reset
+        self.env_state: EnvState = reset(env_keys)
+        self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
+        self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
+        self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
+
+    @property
+    def env_steps(self) -> int:
+        return self.rounds_done * self.env.num_envs
+
+    @property
+    def gradient_steps(self) -> int:
+        return max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
+
+    def snapshot(self) -> Snapshot:
+        """Returns everything that the training is."""
+        return Snapshot(self.state, self.env_state, self.rounds_done, self.evaluated_round)
+
+    def restore(self, members: Sequence[Arrays]) -> None:
+        """Goes back to where a snapshot was taken."""
+        snapshot = self.snapshot().restored(members, self.split)
+        self.state, self.env_state = snapshot.state, snapshot.env_state
+        self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
+        self.filling_again = self.rounds_done > 0 and not int(self.state.replay.size)
+
+    def run(self) -> Result:
+        num_envs, first_round = self.env.num_envs, self.rounds_done
+        eval_every = math.ceil(self.config.eval_every_env_steps / num_envs)
+        checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / num_envs) or self.total_rounds
+        self._on_tick()
+        if self.filling_again:
+            self._fill_again()
+        while True:
+            is_end = self.rounds_done >= self.total_rounds
+            if (is_end or self.rounds_done % eval_every == 0) and self.evaluated_round != self.rounds_done:
+                self._evaluate()
+            if is_end:
+                return Result(self.split.members(self.state.agent), self.evaluations, self.failures)
+            if self.rounds_done > first_round and self.rounds_done % checkpoint_every == 0:
+                self.callback(Checkpoint(self.env_steps, self.gradient_steps, self.snapshot()))
+            stops = [(self.rounds_done // every + 1) * every for every in (eval_every, checkpoint_every)]
+            stop = min(*stops, self.total_rounds)
+            if self.rounds_done < self.prefill_rounds:
+                self.run_rounds(min(stop, self.prefill_rounds) - self.rounds_done, 0)
+            else:
+                self.run_rounds(stop - self.rounds_done, self.config.updates_per_round)
+            self._note_failures()
+
+    def _fill_again(self) -> None:
+        """Makes up for transitions that were not saved."""
+        rounds_done = self.rounds_done
+        self.run_rounds(max(self.prefill_rounds, 1), 0)
+        self.rounds_done, self.filling_again = rounds_done, False
+
+    def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
+        learning = self._learn(num_updates)
+        for _ in range(num_rounds):
+            before = self.env_state
+            action, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
+            action = np.asarray(action)
+            self.env_state = self.env.step(before, action)
+            self.state = learning(
+                self.agents, dataclasses.replace(self.state, key=keys), experience(before, action, self.env_state)
+            )
+            self.rounds_done += 1
+            self.pacer.tick()
+
+    def _rounds_on_device(self, num_rounds: int, num_updates: int) -> None:
+        epoch = self._epoch(num_updates)
+        while num_rounds:
+            (self.state, self.env_state), done = self.pacer.run_chunk(
+                f"rounds of {num_updates} updates",
+                num_rounds,
+                # The length goes to the devices explicitly, and nothing else does.
+                lambda size: epoch(self.agents, self.state, self.env_state, self.split.share(np.int32(size))),
+            )
+            self.rounds_done += done
+            num_rounds -= done
+            self.pacer.tick()
+
+    def _learn(self, num_updates: int) -> Callable[..., TrainState]:
+        """Returns the program of a round's second half."""
+        return self.split.program(
+            learn, (SPLIT, TRAIN_STATE_SPLIT, SPLIT), TRAIN_STATE_SPLIT, donate=(1,), num_updates=num_updates
+        )
+
+    def _epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
+        """Returns the program of many rounds, for suites on the device."""
+        both = (TRAIN_STATE_SPLIT, SPLIT)
+        return self.split.program(
+            _rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
+        )
+
+    def _evaluate(self) -> None:
+        self.evaluating = True
+        self._on_tick()
+        key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
+        policies = self.agents.policy(self.state.agent)
+        metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
+        num_steps = (self.rounds_done - max(self.evaluated_round, 0)) * self.env.num_envs
+        self.state = dataclasses.replace(self.state, metrics=self._reset_metrics(self.state.metrics))
+        self.evaluated_round = self.rounds_done
+        self.evaluating = False
+        event = Evaluation(self.env_steps, self.gradient_steps, metrics)
+        self.evaluations.append(event)
+        self.callback(dataclasses.replace(event, policies=jax.device_get(self.split.members(policies))))
+        for name, values in metrics.items():
+            if name != "train/episode_return":
+                for index in np.flatnonzero(~np.isfinite(values)):
+                    self._fail(int(index), NonFiniteError(name, self.gradient_steps))
+        limit, diverged = self.config.max_diverged_fraction, metrics.get("env/diverged", np.zeros(0))
+        for index in np.flatnonzero(diverged > limit * num_steps):
+            self._fail(int(index), DivergedError(int(diverged[index]), num_steps, self.env_steps, limit))
+
+    def _training_means(self) -> dict[str, np.ndarray]:
+        sums = self.split.members(jax.device_get(self.state.metrics))
+        means = {}
+        if sums.rounds.all():
+            means = {name: total / sums.rounds for name, total in sums.totals.items()}
+        if sums.episodes.any():
+            means["train/episode_return"] = np.where(
+                sums.episodes > 0, sums.episode_return / np.maximum(sums.episodes, 1), np.nan
+            )
+        if self.rounds_done:
+            means["env/diverged"] = sums.diverged
+        return means
+
+    def _on_tick(self) -> None:
+        self._note_failures()
+        snapshot = None if self.filling_again else self.snapshot()
+        self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating, snapshot))
+
+    def _note_failures(self) -> None:
+        sums = self.state.metrics
+        steps, metric = self.split.members(jax.device_get((sums.failed_step, sums.failed_metric)))
+        for index in np.flatnonzero(steps >= 0):
+            self._fail(int(index), NonFiniteError(sorted(sums.totals)[metric[index]], int(steps[index])))
+
+    def _fail(self, index: int, error: StoppedError) -> None:
+        """Marks a member as failed, once; ends the training when no member is left."""
+        if index in self.failures:
+            return
+        self.failures[index] = error
+        self.callback(Failure(index, error))
+        if len(self.failures) == self.split.num_members:
+            raise error
+
+
+def _reset(keys: Key, *, env: Environment) -> EnvState:
+    return map_members(env.reset, keys)
+
+
+def _rounds(
+    agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
+) -> tuple[TrainState, EnvState]:
+    def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
+        state, before = carry
+        action, keys = act(agents, state.agent, state.key, before.observation)
+        after = map_members(env.step, before, action)
+        state = dataclasses.replace(state, key=keys)
+        return learn(agents, state, experience(before, action, after), num_updates=num_updates), after
+
+    return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
+
+
+def member(tree: PyTree, index: int) -> PyTree:
+    """Returns one member of a pytree with leading axis `[P]`."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -2,8 +2,16 @@
 
 import contextlib
 import hashlib
+import io
 import sys
 from typing import NoReturn
+
+
+def escape_what_cannot_be_written() -> None:
+    """Lets both standard streams take any text: characters that their encoding does not have are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def warn(message: str) -> None:

@@ -194,7 +194,7 @@ class WandbLogger:
         """Runs an action of the client's; if it fails, warns once and ends the logging of this run."""
         try:
             action()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the client exits where its service process failed
             after = f"; upload what there is with: {self._sync_command}" if self._sync_command else ""
             warn(f"W&B logging of this run stopped, the run directory goes on ({one_line(error)}){after}")
             run, self._run = self._run, None
@@ -234,7 +234,6 @@ def _run_briefly(action: Callable[[], Any]) -> None:
     """Runs an action for a limited time, after which a thread that cannot hold up the exit is left with it."""
 
     def quietly() -> None:
-        # The client calls sys.exit where its service process failed.
         with contextlib.suppress(BaseException):
             action()
 

@@ -160,7 +160,8 @@ def _tuning(runs: Runs) -> str:
             row["task"],
             value_text(row["learning_rate"]),
             ", ".join(f"M={m}: {value:.4g}" for m, value in row["returns"].items()),
-            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items()) or "not every M has finished",
+            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items())
+            or "not every M has finished with a final value",
             row["worst"] or "",
             "chosen" if row["chosen"] else "",
         )

@@ -189,7 +189,16 @@ def test_many_arms_do_not_share_a_panel(tmp_path):
     notes = []
     drawing = draw_all(load([write_sweep(tmp_path, arms, seeds=(1,))]), Look(("actor/entropy",)), notes)[0]
     assert len(curves_of(drawing.figure.axes[0])) == 3
-    assert notes == ["curves: too many arms for one panel; shown are those with Adam's epsilon (actor) 1e-08"]
+    assert notes == [
+        "curves: too many arms for one panel; shown are those with Adam's epsilon (actor) 1e-08, the grids have all"
+    ]
+
+
+def test_only_where_there_are_grids_do_they_have_all(tmp_path):
+    arms = [{"retries": 2, "learning_rate": 1e-4 * (1 + number), "final": FINAL} for number in range(11)]
+    notes = []
+    draw_all(load([write_sweep(tmp_path, arms, seeds=(1,))]), Look(("actor/entropy",)), notes)
+    assert notes == ["curves: too many arms for one panel; shown are those with learning rate 0.0001"]
 
 
 def test_runs_that_are_still_going_have_curves_only(tmp_path):

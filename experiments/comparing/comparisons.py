@@ -113,7 +113,7 @@ def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     either is noted.
     """
     wanted: dict[str, Draw] = {"curves": lambda runs, notes: [curves(runs, _shown_in_curves(runs, notes), look)]}
-    if len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1:
+    if _has_grids(runs):
         for metric in look.metrics:
             wanted[f"grid of {metric}"] = lambda runs, _, metric=metric: [grid(runs, metric, look)]
     if any(cell.finished for cell in runs.cells):
@@ -458,8 +458,14 @@ def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:
     if max(len(runs.on(task)) for task in runs.tasks) <= MOST_LINES:
         return runs.cells
     first = _variants(runs)[0]
-    notes.append(f"curves: too many arms for one panel; shown are those with {first}")
+    rest = ", the grids have all" if _has_grids(runs) else ""
+    notes.append(f"curves: too many arms for one panel; shown are those with {first}{rest}")
     return [cell for cell in runs.cells if cell.num_retries is None or _variant(cell) == first]
+
+
+def _has_grids(runs: Runs) -> bool:
+    """Whether both M and another setting vary."""
+    return len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1
 
 
 def _columns(num_tasks: int, num_metrics: int) -> int:

@@ -272,6 +272,17 @@ def test_a_run_that_cannot_be_drawn_is_named_and_left_out(tmp_path, monkeypatch,
     assert {row["seed"] for row in read(tmp_path / "final.csv")} == {"0", "1"}, "in the other figures it is"
 
 
+def test_runs_that_cannot_be_drawn_together_are_not(tmp_path):
+    """Their returns span more than a float can hold."""
+    for seed, value in enumerate((1e308, 5.0, -1e308)):
+        write_run(tmp_path / str(seed), seed=seed, final={"eval/return_stochastic": value}, status=None)
+    notes = []
+    (drawing,) = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), notes)
+    assert len(drawing.figure.axes[0].lines) == 2
+    assert [note for note in notes if "cannot be drawn" in note] == [notes[-1]]
+    assert notes[-1].startswith(f"{tmp_path / '2'}: ") and notes[-1].endswith("left out of curves")
+
+
 def test_a_figure_that_cannot_be_drawn_or_saved_is_named_and_left_out(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "a", final=FINAL)
     monkeypatch.setattr(comparisons, "final", lambda runs, look: 1 / 0)

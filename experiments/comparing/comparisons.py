@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,43 +142,44 @@ def _drawings_of_final_values(runs: Runs, look: Look) -> dict[str, Draw]:
 
 
 def _try(name: str, draw: Draw, runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
-    """Draws with all runs, or with those that can be drawn alone, or not at all; notes what is left out, and why."""
-    try:
-        return _draw(draw, runs, look, notes)
-    except Exception as error:
-        reason = one_line(error)
-    faults = {run.directory: fault for run in runs.used if (fault := _fault(draw, runs, run, look)) is not None}
-    if faults and len(faults) < len(runs.used):
+    """Draws with all runs, or with those that can be drawn, or not at all; notes what is left out, and why."""
+    kept: list[Run] = []
+    drawings: list[Drawing] = []
+    notes_of_figure: list[str] = []
+
+    def add(more: Sequence[Run]) -> dict[Path, str]:
+        """Draws with more runs than before, as many as can be; returns what is wrong with the others."""
+        nonlocal drawings, notes_of_figure
+        tried = {id(run) for run in (*kept, *more)}
+        own_notes: list[str] = []
         try:
-            drawings = _draw(draw, _only(runs, lambda run: run.directory not in faults), look, notes)
+            drawings = _draw(draw, _only(runs, lambda run: id(run) in tried), look, own_notes)
         except Exception as error:
-            reason = one_line(error)
-        else:
-            notes += [f"{path}: cannot be drawn ({fault}), left out of {name}" for path, fault in faults.items()]
-            return drawings
-    notes.append(f"{name}: cannot be drawn ({reason}), left out")
-    return []
+            if len(more) == 1:
+                return {more[0].directory: one_line(error)}
+            half = len(more) // 2
+            return add(more[:half]) | add(more[half:])
+        kept.extend(more)
+        notes_of_figure = own_notes
+        return {}
 
-
-def _fault(draw: Draw, runs: Runs, run: Run, look: Look) -> str | None:
-    """Returns why a run cannot be drawn alone, or None if it can."""
-    try:
-        _draw(draw, _only(runs, lambda other: other is run), look, [])
-        return None
-    except Exception as error:
-        return one_line(error)
+    faults = add(runs.used)
+    if kept:
+        notes += notes_of_figure
+        notes += [f"{path}: cannot be drawn ({fault}), left out of {name}" for path, fault in faults.items()]
+    else:
+        notes.append(f"{name}: cannot be drawn ({next(iter(faults.values()))}), left out")
+    return drawings
 
 
 def _draw(draw: Draw, runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     """Draws up to where only the saving is left, since much fails no earlier than when text is laid out."""
-    own_notes: list[str] = []
     with own_style():
-        drawings = draw(runs, own_notes)
+        drawings = draw(runs, notes)
         for drawing in drawings:
             caption(drawing.figure, _small_print(runs, look, drawing.statistic))
             drawing.figure.draw_without_rendering()
             drawing.figure.set_layout_engine("none")  # it is found, which takes most of the time
-    notes += own_notes
     return drawings
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.console.messages import shorten
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def own_style() -> Iterator[None]:
         import matplotlib
     finally:
         os.environ |= hidden
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), np.errstate(all="ignore"):  # numbers of runs that diverged may be huge
         matplotlib.rcdefaults()
         matplotlib.rcParams["pdf.fonttype"] = 42  # fonts as outlines that publishers accept
         yield

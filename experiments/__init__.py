@@ -1,8 +1,24 @@
 """What a person runs. Hydra, W&B, files and progress bars live here only."""
 
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
 
 from experiments.console.signals import end_at_once_on_interrupt
 
 if sys.argv[:1] == ["-m"]:  # ``python -m experiments.<program>`` is being loaded, which takes seconds
     end_at_once_on_interrupt()
+
+
+class _OwnPackages:
+    """Finds the packages beside this one before those of their names in the folder that ``-m`` searches first."""
+
+    _root = str(Path(__file__).resolve().parents[1])
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [cls._root]) if name in ("remac", "agents", "envs") else None
+
+
+sys.meta_path.insert(0, _OwnPackages)

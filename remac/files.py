@@ -17,9 +17,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             sync(file.fileno())
         new.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink()
+        error.filename = str(path)  # what a full disk refuses has no name
         raise
 
 

@@ -167,7 +167,7 @@ def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) 
 
 def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
     config = planned.job.config
-    if config["logger"]["name"] != "wandb":
+    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
         return None
     from experiments.records.wandb_logger import WandbLogger
 

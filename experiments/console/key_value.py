@@ -1,6 +1,5 @@
 """Command lines of directories and ``key=value`` settings."""
 
-import errno
 import os
 import re
 import shlex
@@ -12,6 +11,7 @@ from typing import NoReturn
 from experiments.console.messages import file_error, leave
 from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
+from remac.files import is_too_long
 from remac.validation import InvalidValueError
 
 
@@ -77,11 +77,8 @@ def require_file(key: str, path: Path) -> None:
 
 
 def _require_nameable(key: str, path: Path) -> None:
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InvalidValueError(key, path, f"cannot be made ({error.strerror})") from None
+    if is_too_long(path):
+        raise InvalidValueError(key, path, "cannot be made (File name too long)")
 
 
 def command_of(module: str, arguments: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from experiments.console.pasting import pasted
 from experiments.records.checkpoints import Checkpoints, SavedRun, sha256
 from experiments.records.files import CONFIG, LOCK, METRIC_COLUMNS, METRICS, PROVENANCE, SUMMARY, is_begun
 from experiments.records.provenance import provenance
-from remac.files import sync, write_whole
+from remac.files import is_too_long, sync, write_whole
 from remac.validation import InvalidValueError
 
 try:
@@ -56,12 +56,8 @@ def require_makeable(path: Path) -> None:
     Raises:
         InvalidValueError: If neither is so.
     """
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise InvalidValueError("hydra.run.dir", path, f"cannot be used ({error.strerror})") from None
+    if is_too_long(path):
+        raise InvalidValueError("hydra.run.dir", path, "cannot be made (File name too long)")
     above = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if not path.exists() and (not above.is_dir() or not os.access(above, os.W_OK)):
         raise InvalidValueError("hydra.run.dir", path, f"cannot be made in {above}; must be a new directory")

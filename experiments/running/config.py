@@ -287,7 +287,7 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if names.isdisjoint(("logger", "logger.mode")) and isinstance(stored.get("logger"), dict):
         # Where it runs now may have no network.
         stored["logger"]["mode"] = _variable("WANDB_MODE", stored["logger"].get("mode"))
-    stored["resume"] = str(asked.resume)
+    stored["resume"] = AUTO
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENT_CONFIGS)
     schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(AGENT_CONFIGS[agent])})

@@ -50,7 +50,15 @@ def test_an_override_that_is_printed_can_be_pasted(composed):
     assert pasted("resume", "runs/a") == "resume=runs/a", "no quotes where none are needed"
 
 
-@pytest.mark.parametrize("name", ["a b,c=d", "it's", "1e3", "${x}", "~home"])
+def test_a_directory_whose_name_hydra_cannot_take_is_a_line(call, tmp_path):
+    run = tmp_path / "${x}"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 0")
+    status, _, err = call(shlex.split(pasted("resume", run)))
+    assert status == 2 and "rename the run" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a b,c=d", "it's", "1e3", "~home"])
 @pytest.mark.parametrize("form", ["printed", "slash", "relative"])
 def test_resume_takes_every_form_of_a_path(call, monkeypatch, tmp_path, name, form):
     run = tmp_path / name

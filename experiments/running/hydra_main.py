@@ -163,6 +163,8 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
     directory = as_path(text)
     if not is_begun(directory):
         raise InvalidValueError("resume", text, "must be auto, or a directory that holds a run")
+    if "${" in str(directory):
+        raise InvalidValueError("resume", text, "Hydra takes ${ in a directory's name for a reference; rename the run")
     expanded = [] if str(directory) == text else [override("resume", directory)]
     return [*arguments, *expanded, override("hydra.run.dir", directory)]
 

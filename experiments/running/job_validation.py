@@ -64,7 +64,7 @@ def _take_directory(config: DictConfig, mode: str) -> None:
     """Makes a directory that nobody else has if its name holds the time, and locks that of a sweep."""
     node = config.hydra[mode]
     path = Path(node.dir)
-    if "${now:" in OmegaConf.to_container(node, resolve=False)["dir"]:
+    if "${now:" in OmegaConf.to_container(node, resolve=False)["dir"] and config.get("resume") is None:
         path = make_new(path)
         node.dir = str(path)
         # From these Hydra composes the jobs of a sweep.

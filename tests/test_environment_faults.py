@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments import claims, evaluate, plot, report, train
+from experiments import claims, evaluate, plot, report, sweep, train
 from experiments.console import key_value
 from experiments.console.pasting import as_path, pasted
 from experiments.records import run_directory
@@ -96,18 +96,27 @@ def test_commands_that_are_shown_can_be_pasted():
     assert shlex.split(key_value.command_of("experiments.plot", arguments))[3:] == arguments
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_a_platform_that_is_not_there_is_named(call, monkeypatch, program, tmp_path):
+@pytest.mark.parametrize("program", ["train", "evaluate", "sweep"])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Unable to initialize backend 'cuda': no such device (set JAX_PLATFORMS='')"), AssertionError()],
+)
+def test_a_platform_that_is_not_there_is_named(call, monkeypatch, tmp_path, program, error):
     def fail():
-        raise RuntimeError("Unable to initialize backend 'cuda': no GPU (set JAX_PLATFORMS='' to automatically choose)")
+        raise error
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax_settings.jax, "local_devices", fail)
     ConfigStore.instance().store(name="evaluate_schema", node=evaluate.EvaluateConfig)
-    main = {"train": train.main, "evaluate": evaluate.main}[program]
-    status, out, err = call(["env=probe/action"] if program == "train" else [f"run={tmp_path}"], program, main)
+    ConfigStore.instance().store(name="sweep_schema", node=sweep.SweepConfig)
+    arguments, main = {
+        "train": (["env=probe/action"], train.main),
+        "evaluate": (["run=nowhere"], evaluate.main),
+        "sweep": (["experiment=speed", "scale=smoke"], sweep.main),
+    }[program]
+    status, out, err = call(arguments, program, main)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert err.startswith("JAX_PLATFORMS=cuda: ") and "no GPU" in err and "not a" not in err
+    assert err.startswith("JAX_PLATFORMS=cuda: ") and "no such device" in err and "nowhere" not in err
     assert not list(tmp_path.iterdir())
 
 

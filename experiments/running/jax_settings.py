@@ -34,8 +34,8 @@ def require_usable_jax(*, x64: bool = False) -> None:
             raise InvalidValueError(name.upper(), os.environ.get(name.upper(), getattr(jax.config, name)), allowed)
     try:
         jax.local_devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the second, without a word, where a known platform is not there
         name = next((name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)), "JAX_PLATFORMS")
-        reason = str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()[0]
+        reason = (str(error).partition(" (set JAX_PLATFORMS")[0].splitlines() or ["there is no such device"])[0]
         allowed = f"JAX cannot start there ({reason}); must be unset, cpu, or what this machine has"
         raise InvalidValueError(name, os.environ.get(name, ""), allowed) from None

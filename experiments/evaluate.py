@@ -16,8 +16,11 @@ from omegaconf import DictConfig
 
 import envs
 from experiments.console.messages import one_line
+from experiments.console.pasting import as_path
 from experiments.records.files import CONFIG, read_metrics
+from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main as command_line
+from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.policies.policy import Policy, load_policy
 from remac.training.devices import MemberSplit
@@ -47,7 +50,8 @@ def main(config: DictConfig) -> float:
     for key in ("num_episodes", "render_steps", "render_size"):
         require_int(key, config[key], 1)
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
-    directory = Path(config.run)
+    require_usable_jax()
+    directory = as_path(config.run)
     env, policy = load_run(directory, config.num_episodes)
     if config.render and not env.name.startswith(("mujoco/", "brax/")):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
@@ -61,7 +65,11 @@ def main(config: DictConfig) -> float:
         print(f"{name:24} {value:12.3f}")
     settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
     content = {"env_steps": env_steps} | settings | {"metrics": result}
-    write_whole(directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    file = directory / "evaluation.json"
+    try:
+        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror}); what was to be in it is above") from None
     if config.render:
         try:
             print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")

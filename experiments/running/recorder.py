@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.comparing.run_plots import plot_run
 from experiments.console.messages import one_line, warn
+from experiments.console.pasting import pasted
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import SavedRun
@@ -140,12 +141,12 @@ class Recorder:
 
     def _say_how_to_continue(self, env_steps: int) -> None:
         run, config = self._runs[0], self._jobs[0].config
-        how = f"resume={run.path}"
+        how = pasted("resume", run.path)
         if config["experiment"]:
             how = "the same command"
         elif run.origin["sweep"] != run.path.name:
             folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
-            how = f"the same command, hydra.sweep.dir={folder} and resume=auto"
+            how = f"the same command, {pasted('hydra.sweep.dir', folder)} and resume=auto"
         with contextlib.suppress(OSError, ValueError):
             print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 

@@ -1,12 +1,10 @@
 """The files of one run: configuration, provenance, metrics, summary, plots, policy and checkpoints."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +12,18 @@ import yaml
 
 from experiments.console.messages import warn
 from experiments.records.checkpoints import Checkpoints, SavedRun, sha256
-from experiments.records.files import CONFIG, METRIC_COLUMNS, METRICS, PROVENANCE, SUMMARY, is_begun
+from experiments.records.files import (
+    CONFIG,
+    FINISHED,
+    METRIC_COLUMNS,
+    METRICS,
+    PROVENANCE,
+    SUMMARY,
+    csv_text,
+    is_begun,
+    read_json,
+    sums_of,
+)
 from experiments.records.provenance import provenance
 from remac.files import sync, write_whole
 from remac.validation import InvalidValueError
@@ -131,7 +140,7 @@ class RunDirectory:
             now = self._known | {"resumed": [*self._known.get("resumed", []), place | now]}
         self._write_json(PROVENANCE, now | {"origin": self.origin})
         if self._start is None:
-            self._write(METRICS, _csv([METRIC_COLUMNS]))
+            self._write(METRICS, csv_text([METRIC_COLUMNS]))
         else:
             os.truncate(self.path / METRICS, self._start.run["metrics_bytes"])
 
@@ -146,7 +155,7 @@ class RunDirectory:
             OutputError: If they cannot be written; the file then ends as before.
         """
         wall_seconds = f"{self.wall_seconds:.3f}"
-        rows = _csv(
+        rows = csv_text(
             [(env_steps, gradient_steps, wall_seconds, name, repr(float(value))) for name, value in metrics.items()]
         )
         path = self.path / METRICS
@@ -187,14 +196,15 @@ class RunDirectory:
         }
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes how the run ended."""
-        self._write_json(SUMMARY, summary)
+        """Writes how the run ended; once it has finished also the sums of its files, so that damage is noticed."""
+        files = {"files": sums_of(self.path)} if summary["status"] == FINISHED else {}
+        self._write_json(SUMMARY, {**summary, **files})
 
     def _read_provenance(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads((self.path / PROVENANCE).read_text())
-            return known if isinstance(known, dict) else {}
-        return {}
+        known, problem = read_json(self.path / PROVENANCE)
+        if problem:
+            warn(f"{problem}; what the run began with is not known any more")
+        return known or {}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, (json.dumps(content, indent=2) + "\n").encode())
@@ -216,9 +226,3 @@ def _lock(directory: Path) -> IO[bytes]:
     except OSError as error:
         warn(f"{directory}: cannot be locked ({error.strerror}), so do not train in it twice")
     return file
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()

@@ -111,11 +111,15 @@ class LoggerConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay."""
+    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay.
+
+    With ``other_code`` a run may go on from a checkpoint that other sources or versions of packages made.
+    """
 
     every_env_steps: int = MISSING
     keep: int = 2
     replay: bool = True
+    other_code: bool = False
 
 
 @dataclasses.dataclass
@@ -207,7 +211,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     train_config.validate(env.num_envs, agent.batch_size)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
-    require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
+    for key in ("replay", "other_code"):
+        require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, env)
     return Job(plain, agent, env, train_config, resume)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +87,8 @@ class RunDirectory:
     Attributes:
         path: The directory.
         checkpoints: Its checkpoints.
-        origin: What the run belongs to: ``sweep``, and the ``overrides`` of its first command line.
+        origin: What the run is known by: a random ``id``, the ``sweep`` it belongs to, and the ``overrides`` of its
+            first command line. Those that were begun before there were ids have none.
     """
 
     def __init__(
@@ -125,7 +127,8 @@ class RunDirectory:
         if not is_begun(self.path):
             (self.path / CONFIG).write_bytes(content)  # in place, since this is the file that is locked
         self._start, self._known = start, self._read_provenance()
-        self.origin = dict(self._known.get("origin") or origin or {})
+        # Drawn, so that no two runs have one, and kept: it is the same wherever the directory is moved to.
+        self.origin = dict(self._known.get("origin") or {"id": secrets.token_hex(8), **(origin or {})})
         if start is None:
             self.begin()
         else:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import gc
-import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import UnusableError
 from experiments.records.files import finished_summary
 from experiments.records.run_directory import OutputError, RunDirectory
-from experiments.running.config import FREE_KEYS
+from experiments.records.wandb_logger import make_logger
 from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
 from experiments.running.recorder import Recorder
 from experiments.running.resume import align, find_start
@@ -84,7 +83,10 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool)
         for one in planned
     ]
     with StopSignals() as signals:
-        loggers = [functools.partial(_make_logger, one, run) for one, run in zip(planned, runs, strict=True)]
+        loggers = [
+            functools.partial(make_logger, one.job.config, run.path, run.origin)
+            for one, run in zip(planned, runs, strict=True)
+        ]
         starts = [one.start for one in planned]
         recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
         try:
@@ -163,24 +165,3 @@ def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) 
     status = summary["status"]
     score = summary["metrics"]["eval/return"] if status == "finished" else None
     return Outcome(directory, status, score, summary.get("reason"), error, summary)
-
-
-def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
-    config = planned.job.config
-    if config["logger"]["name"] != "wandb":
-        return None
-    from experiments.records.wandb_logger import WandbLogger
-
-    overrides = run.origin["overrides"]
-    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
-    # A preset's arm is one of each task; an arm named by hand is among the overrides.
-    arm = f"{planned.job.env.name} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
-    return WandbLogger(
-        config["logger"],
-        config,
-        run.path,
-        sweep=run.origin["sweep"],
-        arm=arm,
-        seed=config["seed"],
-        overrides=overrides,
-    )

@@ -15,8 +15,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 import envs
-from experiments.records.files import CONFIG, read_metrics
+from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
 from experiments.running import hydra_main as command_line
+from experiments.running.config import with_inputs
 from remac.files import write_whole
 from remac.policies.policy import Policy, load_policy
 from remac.training.devices import MemberSplit
@@ -75,10 +76,15 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
     """
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
+    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
+    for name, problem in damage.items():
+        if name == CONFIG or name.startswith(f"{POLICY}/"):
+            raise InvalidValueError("run", directory, f"{problem}; restore that file")
+    kept = kept_inputs(directory)
     try:
         policy = load_policy(directory)
         config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **config["options"])
+        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
@@ -87,7 +93,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 def _policy_env_steps(directory: Path) -> int | None:
     """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(KeyError):
         return read_metrics(directory)["eval/return"][0][-1]
     return None
 

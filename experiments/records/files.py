@@ -85,6 +85,25 @@ def find_damage(directory: Path | str, summary: Mapping[str, Any] | None) -> dic
     return {name: f"{Path(directory, name)}: {what}" for name, what in found.items() if what}
 
 
+def kept_inputs(directory: Path | str) -> dict[str, Path]:
+    """Returns the options of a run's environment that name files of the user's, each with the copy that the run keeps.
+
+    Raises:
+        InvalidValueError: If a copy is not what the run was begun with.
+    """
+    folder = Path(directory) / INPUTS
+    known, problem = read_json(Path(directory) / PROVENANCE)
+    if problem and folder.is_dir():
+        raise InvalidValueError("run", directory, f"{problem}; without it {folder} cannot be checked")
+    inputs = {}
+    for name, expected in ((known or {}).get("inputs") or {}).items():
+        path = folder / name
+        if misfit := find_misfit(path, expected, f"{PROVENANCE}'s"):
+            raise InvalidValueError(f"env.options.{path.stem}", path, f"{misfit}; restore that file")
+        inputs[path.stem] = path
+    return inputs
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a configuration with dotted keys, as on the command line."""
     flat: dict[str, Any] = {}

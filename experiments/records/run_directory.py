@@ -12,10 +12,11 @@ from typing import IO, Any
 import yaml
 
 from experiments.console.messages import warn
-from experiments.records.checkpoints import Checkpoints, SavedRun, sha256
+from experiments.records.checkpoints import Checkpoints, SavedRun, sha256, sums
 from experiments.records.files import (
     CONFIG,
     FINISHED,
+    INPUTS,
     METRIC_COLUMNS,
     METRICS,
     PROVENANCE,
@@ -100,6 +101,7 @@ class RunDirectory:
         keep: int = 2,
         resume: bool = False,
         start: SavedRun | None = None,
+        inputs: Mapping[str, bytes] | None = None,
     ) -> None:
         """Makes the directory and writes what the run is, or goes back to a checkpoint.
 
@@ -110,6 +112,7 @@ class RunDirectory:
             keep: Number of checkpoints to keep.
             resume: Whether the directory may hold this run already.
             start: The checkpoint to continue from; without one, the run starts again.
+            inputs: Files that the run needs and that are not part of the code, by name; earlier ones are kept.
 
         Raises:
             InvalidValueError: If the directory is in use.
@@ -126,7 +129,7 @@ class RunDirectory:
         content = yaml.safe_dump(dict(config), sort_keys=False).encode()
         if not is_begun(self.path):
             (self.path / CONFIG).write_bytes(content)  # in place, since this is the file that is locked
-        self._start, self._known = start, self._read_provenance()
+        self._start, self._known, self._inputs = start, self._read_provenance(), dict(inputs or {})
         # Drawn, so that no two runs have one, and kept: it is the same wherever the directory is moved to.
         self.origin = dict(self._known.get("origin") or {"id": secrets.token_hex(8), **(origin or {})})
         if start is None:
@@ -141,6 +144,8 @@ class RunDirectory:
         if self._known:
             place = {"env_steps": 0 if self._start is None else self._start.env_steps}
             now = self._known | {"resumed": [*self._known.get("resumed", []), place | now]}
+        if self._inputs and "inputs" not in now:
+            now |= {"inputs": self._keep_inputs()}
         self._write_json(PROVENANCE, now | {"origin": self.origin})
         if self._start is None:
             self._write(METRICS, csv_text([METRIC_COLUMNS]))
@@ -202,6 +207,13 @@ class RunDirectory:
         """Writes how the run ended; once it has finished also the sums of its files, so that damage is noticed."""
         files = {"files": sums_of(self.path)} if summary["status"] == FINISHED else {}
         self._write_json(SUMMARY, {**summary, **files})
+
+    def _keep_inputs(self) -> dict[str, Any]:
+        folder = self.path / INPUTS
+        folder.mkdir(exist_ok=True)
+        for name, content in self._inputs.items():
+            write_whole(folder / name, content)
+        return {name: sums(folder / name) for name in self._inputs}
 
     def _read_provenance(self) -> dict[str, Any]:
         known, problem = read_json(self.path / PROVENANCE)

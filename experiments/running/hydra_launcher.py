@@ -53,7 +53,7 @@ class PopulationLauncher(Launcher):
             sweep, overrides = Path(config.hydra.sweep.dir), task_overrides(config.hydra)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             configs.append(config)
-            planned.append(PlannedJob(make_job(config, overrides), directory, sweep.name, overrides))
+            planned.append(PlannedJob(make_job(config, overrides, directory), directory, sweep.name, overrides))
         outcomes = run_jobs(planned, memory_gib=self.memory_gib)
         # The Optuna sweeper writes there after the last batch.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)

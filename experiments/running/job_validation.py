@@ -38,9 +38,10 @@ class ValidateJobs(Callback):
         self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str], config: DictConfig
     ) -> None:
         try:
-            planned = [
-                PlannedJob(make_job(job, task_overrides(job.hydra)), Path(directory(job)), "", ()) for job in jobs()
-            ]
+            planned = []
+            for job in jobs():
+                path = Path(directory(job))
+                planned.append(PlannedJob(make_job(job, task_overrides(job.hydra), path), path, "", ()))
             require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:
                 group_jobs(planned, config.hydra.launcher.memory_gib)

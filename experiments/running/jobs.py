@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.console.messages import one_line
+from experiments.console.messages import one_line, warn
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import UnusableError
-from experiments.records.files import finished_summary
+from experiments.records.files import find_damage, finished_summary
 from experiments.records.run_directory import OutputError, RunDirectory
 from experiments.records.wandb_logger import make_logger
 from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
@@ -48,6 +48,8 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     for index, one in enumerate(planned):
         if one.job.resume and (summary := finished_summary(one.directory)):
             print(f"{one.directory}: has finished already", flush=True)
+            for problem in find_damage(one.directory, summary).values():
+                warn(problem)
             outcomes[index] = _outcome(one.directory, summary, None)
     waiting = [index for index in range(len(planned)) if index not in outcomes]
     if waiting:
@@ -79,6 +81,7 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool)
             keep=one.job.config["checkpoint"]["keep"],
             resume=one.job.resume,
             start=one.start,
+            inputs=one.job.inputs,
         )
         for one in planned
     ]

@@ -278,7 +278,8 @@ def test_the_command_gives_every_job_all_that_a_run_has(swept):
         number = int(run.name[0])
         changed = [f"agent.num_retries={(1, 4)[number // 2]}", f"agent.learning_rate={('0.001', '1e+30')[number % 2]}"]
         provenance = json.loads((run / "provenance.json").read_text())
-        assert provenance["origin"] | {"id": ""} == {"id": "", "sweep": "runs", "overrides": [*HOPPER, *changed]}
+        told = [*HOPPER, "logger=wandb", "logger.mode=offline", *changed]
+        assert provenance["origin"] | {"id": ""} == {"id": "", "sweep": "runs", "overrides": told}
         assert list(run.glob(f"wandb/offline-run-*-{provenance['origin']['id']}/*.wandb"))
         assert "agent.num_retries=1,4" in provenance["command"]
     assert "800/800 env steps" in done.stderr.replace("\r", "\n")

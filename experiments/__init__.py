@@ -1,8 +1,10 @@
 """What a person runs. Hydra, W&B, files and progress bars live here only."""
 
 import sys
+from pathlib import Path
 
 from experiments.console.signals import end_at_once_on_interrupt
 
-if sys.argv[:1] == ["-m"]:  # ``python -m experiments.<program>`` is being loaded, which takes seconds
+# ``python -m experiments.<command>``, or ``remac <command>``, is being loaded, which takes seconds.
+if sys.argv[:1] == ["-m"] or Path(sys.argv[0]).name == "remac":
     end_at_once_on_interrupt()

@@ -40,8 +40,8 @@ def hyperparameter_page() -> str:
     sections = [
         "# Hyperparameters",
         "Keys of the command line, `agent.<name>=<value>`. What is not given is the task's tuned value,\n"
-        "`env.tuned.<agent>.<name>` or `env.tuned.all.<name>` in `conf/env/`, or else the default. Jobs of a sweep that\n"
-        "differ only in seeds and in hyperparameters marked * are one program.\n\n"
+        "`env.tuned.<agent>.<name>` or `env.tuned.all.<name>` in `conf/env/`, or else the default. Jobs of a sweep\n"
+        "that differ only in seeds and in hyperparameters marked * are one program.\n\n"
         "Made by `python -m experiments.reference`.",
         "## All agents",
         _table(shared),

@@ -183,3 +183,14 @@ def test_links_are_followed_and_every_run_is_found_once(tmp_path):
     assert sorted(run.directory for run in loaded.all) == [runs / "again", runs / "folder/c"]
     assert loaded.notes == [f"{runs / 'gone'}: is a link to nothing", f"{runs / 'self'}: is a link to nothing"]
     assert [run.seed for run in load([tmp_path / "disk", runs / "one"]).used] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"tuned": {"all": {"tau": 0.1, "gamma": 0.9}, "sac": {"tau": 0.5}}}, {"sac": {"tau": 0.5, "gamma": 0.9}}],
+    ids=["now", "before"],
+)
+def test_the_tasks_own_values_are_found(tmp_path, where):
+    env = {"suite": "mujoco", "task": "hopper", "options": {}, **where}
+    write_run(tmp_path / "run", final=RETURN, top={"env": env})
+    assert load([tmp_path]).used[0].tuned == {"tau": 0.5, "gamma": 0.9}

@@ -141,8 +141,7 @@ def _pick(cells: Sequence[Cell], num_samples: int | None = None) -> Cell | None:
     """Returns the cell that deviates least from the task's own values and a number of samples, if it has seeds."""
 
     def deviations(cell: Cell) -> tuple[bool, int, int, str]:
-        tuned = cell.runs[0].config["env"].get(cell.kind) or {}
-        count = sum(cell.agent.get(key) != value for key, value in tuned.items())
+        count = sum(cell.agent.get(key) != value for key, value in cell.runs[0].tuned.items())
         count += num_samples is not None and cell.agent.get("num_samples") != num_samples
         return len(cell.finished) < FEWEST_SEEDS, count, -len(cell.finished), cell.arm
 

@@ -77,6 +77,13 @@ class Run:
         return self.config["agent"]
 
     @property
+    def tuned(self) -> dict[str, Any]:
+        """The task's own values for the agent; older runs have them in another place."""
+        env, name = self.config["env"], self.agent["name"]
+        tuned = env.get("tuned") or {}
+        return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
+
+    @property
     def num_retries(self) -> int | None:
         """M, or None for an agent that has none."""
         return self.agent.get("num_retries")

@@ -104,6 +104,7 @@ class MujocoEnvironment:
         model: The compiled model.
         own_files: The model as MuJoCo's binary, which is all that it was made of and exact to the bit, if it is not one
             of Gymnasium's; by the name of the option that names it, with the ending of the file.
+        dt: Simulated time of a step, in seconds.
     """
 
     on_device = False
@@ -136,7 +137,7 @@ class MujocoEnvironment:
         low, high = self.model.actuator_ctrlrange.T
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
-        self._dt = self.model.opt.timestep * self.task.frame_skip
+        self.dt = self.model.opt.timestep * self.task.frame_skip
         self._workers = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
         # The calling thread works too: for few environments the hand-over costs as much as the physics.
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
@@ -206,7 +207,7 @@ class MujocoEnvironment:
 
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
-            velocity = (position - np.reshape(state.physics.position, count)) / self._dt
+            velocity = (position - np.reshape(state.physics.position, count)) / self.dt
             reward, termination = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from experiments.records.checkpoints import Checkpoints
-from experiments.records.wandb_logger import run_id
 from experiments.running import jobs as population
 from experiments.running.config import compose_job
 from experiments.running.jobs import run_jobs
@@ -278,9 +277,11 @@ def test_the_command_gives_every_job_all_that_a_run_has(swept):
         assert summary(run)["status"] == status
         number = int(run.name[0])
         changed = [f"agent.num_retries={(1, 4)[number // 2]}", f"agent.learning_rate={('0.001', '1e+30')[number % 2]}"]
-        expected = run_id("runs", ",".join([*HOPPER, *changed]), 0)  # of the sweep, the arm and the seed
-        assert list(run.glob(f"wandb/offline-run-*-{expected}/*.wandb"))
-        assert "agent.num_retries=1,4" in json.loads((run / "provenance.json").read_text())["command"]
+        provenance = json.loads((run / "provenance.json").read_text())
+        told = [*HOPPER, "logger=wandb", "logger.mode=offline", *changed]
+        assert provenance["origin"] | {"id": ""} == {"id": "", "sweep": "runs", "overrides": told}
+        assert list(run.glob(f"wandb/offline-run-*-{provenance['origin']['id']}/*.wandb"))
+        assert "agent.num_retries=1,4" in provenance["command"]
     assert "800/800 env steps" in done.stderr.replace("\r", "\n")
 
 

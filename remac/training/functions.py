@@ -5,6 +5,7 @@ on the device or on the host. Members differ in the leaves of the agent only, an
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -97,8 +98,31 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap.
     """
     if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda xs: function(*xs), arguments)
+        return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
     return jax.vmap(function)(*arguments)
+
+
+def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
+    """Calls a function so that XLA compiles it by itself, the same whatever surrounds the call.
+
+    XLA removes a loop of one turn and what slices an array of one row, and then fuses a member with its surroundings
+    otherwise than in a loop of many, which rounds otherwise. Nothing is fused over the bounds of a branch; the
+    condition is hidden, or the branch would be removed too.
+
+    Args:
+        function: Traced once if it is a ``jax.jit``.
+        arguments: Of the function.
+    """
+    always = jax.lax.optimization_barrier(jnp.ones((), bool))
+    result = jax.eval_shape(function, *arguments)
+    return jax.lax.cond(always, function, lambda *_: jax.tree.map(_nothing, result), *arguments)
+
+
+def _nothing(like: jax.ShapeDtypeStruct) -> Array:
+    """Returns an array of the shape and type, keys included, of no meaning."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), like.shape)
+    return jnp.zeros(like.shape, like.dtype)
 
 
 def init_train_state(

@@ -53,6 +53,7 @@ class MetricSums:
         env_metrics: Sum over steps of every metric of the environments.
         env_steps: Number of those steps.
         diverged: Number of steps in which the simulation broke down.
+        diverged_before: Their number in the training up to the last evaluation, int32.
         failed_step: Gradient step of the first non-finite metric, -1 while there is none. Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
     """
@@ -64,6 +65,7 @@ class MetricSums:
     env_metrics: Metrics
     env_steps: Array
     diverged: Array
+    diverged_before: Array
     failed_step: Array
     failed_metric: Array
 
@@ -177,6 +179,7 @@ def init_train_state(
         env_metrics={name: zeros for name in metric_names},
         env_steps=zeros,
         diverged=zeros,
+        diverged_before=jnp.zeros((num_members,), jnp.int32),
         failed_step=jnp.full((num_members,), -1, jnp.int32),
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
@@ -277,7 +280,7 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:
-    """Starts new sums; a recorded failure stays."""
+    """Starts new sums; a recorded failure stays, and so does how often the simulation broke down."""
     zeros = jnp.zeros_like(sums.rounds)
     return dataclasses.replace(
         sums,
@@ -288,6 +291,7 @@ def reset_metrics(sums: MetricSums) -> MetricSums:
         env_metrics={name: zeros for name in sums.env_metrics},
         env_steps=zeros,
         diverged=zeros,
+        diverged_before=sums.diverged_before + sums.diverged.astype(jnp.int32),
     )
 
 

@@ -8,7 +8,11 @@ stepped in any order, and the result is bitwise the same whatever the batch, the
 cfrc_ext) is read by nothing else.
 
 Where the physics diverges, MuJoCo itself starts that simulation afresh and counts a warning. Such a step, and one
-whose observation or reward is not finite, ends the episode as a termination; see ``EnvState.diverged``.
+whose observation or reward is not finite, or huge, ends the episode as a termination; see ``EnvState.diverged``. A
+start with such an observation is drawn again.
+
+In float64 every observation equals Gymnasium's, whatever the task's options. The default is float32, which keeps 24
+bits: contact forces, the largest numbers (5,000 N in a humanoid's fall), then differ by up to 2.4e-4 N.
 """
 
 import importlib.util
@@ -29,7 +33,7 @@ from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from remac.machine import available_cpus
-from remac.types import EnvState, Key
+from remac.types import HUGE, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int
 
 TASKS = tuple(_TASKS)
@@ -52,6 +56,14 @@ class Physics(NamedTuple):
 
     state: np.ndarray
     position: np.ndarray
+
+
+class _Start(NamedTuple):
+    """The beginnings of ``count`` episodes, `[count, ...]`: those of ``Physics``, and the observations."""
+
+    state: np.ndarray
+    position: np.ndarray
+    observation: np.ndarray
 
 
 def make(
@@ -151,6 +163,11 @@ class MujocoEnvironment:
         except (KeyError, IndexError) as error:
             allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
             raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
+        qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))
+        if not _is_sound(self._settled(qpos, qvel).observation).all():
+            option = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
+            allowed = f"must give starts with observations below {HUGE:g}"
+            raise InvalidValueError(option, getattr(self.task, option), allowed)
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
@@ -168,8 +185,8 @@ class MujocoEnvironment:
             State with leading axes `[..., E]`. Reward is 0, and nothing has ended.
         """
         lead, keys = self._environment_keys(key)
-        qpos, qvel, counts, keys = self._draw_starts(keys)
-        return self._started(lead, qpos, qvel, counts if self._stagger else np.zeros_like(counts), keys)
+        start, counts, keys = self._draw_sound_starts(keys)
+        return self._started(lead, start, counts if self._stagger else np.zeros_like(counts), keys)
 
     def state_from(self, key: Key, qpos: np.ndarray, qvel: np.ndarray) -> EnvState:
         """Starts new episodes from given positions and velocities, otherwise as ``reset`` does.
@@ -186,7 +203,7 @@ class MujocoEnvironment:
         count, nq, nv = len(keys), self.model.nq, self.model.nv
         qpos = np.broadcast_to(np.asarray(qpos, np.float64), (*lead, nq)).reshape(count, nq)
         qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, nv)).reshape(count, nv)
-        return self._started(lead, qpos, qvel, np.zeros(count, np.int32), keys)
+        return self._started(lead, self._settled(qpos, qvel), np.zeros(count, np.int32), keys)
 
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
@@ -212,7 +229,7 @@ class MujocoEnvironment:
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
             metrics = self.task.metrics(readings, velocity)
-        diverged |= ~(np.isfinite(reward) & np.isfinite(final_observation).all(axis=1))
+        diverged |= ~(_is_sound(reward[:, None]) & _is_sound(final_observation))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
@@ -227,9 +244,7 @@ class MujocoEnvironment:
         ended = np.flatnonzero(termination | truncation)
         if ended.size:
             key = key.copy()
-            qpos, qvel, _, key[ended] = self._draw_starts(key[ended])
-            physics[ended], starts = self._run(partial(self._settle, qpos, qvel), ended.size)
-            position[ended], observation[ended] = self.task.position(starts), self.task.observe(starts)
+            (physics[ended], position[ended], observation[ended]), _, key[ended] = self._draw_sound_starts(key[ended])
         return _unflatten(
             lead,
             EnvState(
@@ -275,21 +290,40 @@ class MujocoEnvironment:
             counts[row] = rng.integers(self.episode_length)
         return qpos, qvel, counts, following
 
-    def _started(self, lead, qpos, qvel, counts, keys) -> EnvState:
+    def _draw_sound_starts(self, keys: np.ndarray) -> tuple["_Start", np.ndarray, np.ndarray]:
+        """Draws a start for each key, again where its observation is not finite, or huge.
+
+        Returns:
+            The starts, random step counts and the keys of the next starts, as of ``_draw_starts``.
+        """
+        qpos, qvel, counts, keys = self._draw_starts(keys)
+        start = self._settled(qpos, qvel)
+        again = ~_is_sound(start.observation)
+        if again.any():  # rarely: the constructor refuses tasks that often start like this
+            drawn, counts[again], keys[again] = self._draw_sound_starts(keys[again])
+            for array, new in zip(start, drawn, strict=True):
+                array[again] = new
+        return start, counts, keys
+
+    def _settled(self, qpos: np.ndarray, qvel: np.ndarray) -> "_Start":
+        physics, readings = self._run(partial(self._settle, qpos, qvel), len(qpos))
+        with np.errstate(all="ignore"):
+            observation = self.task.observe(readings).astype(self._dtype)
+        return _Start(physics, self.task.position(readings).copy(), observation)
+
+    def _started(self, lead: tuple[int, ...], start: "_Start", counts: np.ndarray, keys: np.ndarray) -> EnvState:
         """State at the beginning of episodes, with leading axes ``lead``."""
         count = math.prod(lead)
-        physics, readings = self._run(partial(self._settle, qpos, qvel), count)
-        observation = self.task.observe(readings).astype(self._dtype)
         return _unflatten(
             lead,
             EnvState(
-                physics=Physics(physics, self.task.position(readings).copy()),
-                observation=observation,
+                physics=Physics(start.state, start.position),
+                observation=start.observation,
                 reward=np.zeros(count, self._dtype),
                 termination=np.zeros(count, bool),
                 truncation=np.zeros(count, bool),
                 diverged=np.zeros(count, bool),
-                final_observation=observation.copy(),
+                final_observation=start.observation.copy(),
                 step_count=counts,
                 key=keys,
                 episode_return=np.zeros(count, self._dtype),
@@ -386,6 +420,11 @@ class MujocoEnvironment:
         mujoco.mj_setState(self.model, data, vector, _STATE)
         mujoco.mj_forward(self.model, data)
         return self._renderer.draw(data)
+
+
+def _is_sound(values: np.ndarray) -> np.ndarray:
+    """Whether all numbers of each row `[B, n]` are finite and not huge, `[B]`."""
+    return (np.abs(values) < HUGE).all(axis=1)
 
 
 def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:

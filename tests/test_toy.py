@@ -1,6 +1,5 @@
 import csv
 import itertools
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from experiments.toy.gaussian import (
     mean_norms,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 # The studies of optimisation are parts of one run of all optimisers.
 TABLES = {"distance": "damping", "optimisation_paths": "damping", "adam_denominator": "damping"}
 
@@ -263,9 +261,3 @@ def test_bad_input_is_one_line_and_status_2(arguments, words, capsys, monkeypatc
     assert captured.err.count("\n") == 1
     for word in words:
         assert word in captured.err
-
-
-def test_as_a_module():
-    command = [sys.executable, "-m", "experiments.toy", "study=nothing"]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (finished.returncode, finished.stdout, finished.stderr.count("\n")) == (2, "", 1)

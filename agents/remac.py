@@ -1,23 +1,25 @@
 """ReMAC: the actor maximises the expected best of several retries (Nishimori and Parmas, 2026, arXiv 2606.05888)."""
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.actor_critic import ActorCritic, AgentState
+from agents.actor_critic import AgentState, StochasticActorCritic
 from remac.estimators.advantages import score_coefficients
 from remac.estimators.order_statistics import lstat, rank_weights
+from remac.hyperparameters import Hyperparameter, anything, choice, integer, number
 from remac.types import Array
-from remac.validation import InvalidValueError, require_int, require_one_of
+from remac.validation import InvalidValueError, require_int
 
 GRADIENTS = ("pathwise", "score_function")
+TARGETS = ("plain", "entropy")
 
 
 @struct.dataclass
-class ReMAC(ActorCritic):
+class ReMAC(StochasticActorCritic):
     """Maximises an order statistic of the critics' value over retries, without an entropy bonus.
 
     Actor: at each state draw N = ``num_samples`` actions, value each by min_c Q_c (or the mean: ``critic_aggregate``),
@@ -30,53 +32,47 @@ class ReMAC(ActorCritic):
     leave-one-out advantages of the same objective (Parmas et al., 2026, arXiv 2606.06096) times K/N; neither actions
     nor critics are differentiated. ``actor/loss`` is then the surrogate, whose value means nothing.
 
+    With ``target=entropy`` the critics' target has SAC's entropy term at a temperature that is held; the published code
+    offers that as a switch.
+
     Since every K and every objective is a vector of numbers, agents that differ in them are the same program.
 
     Note: the source treats time limits as terminations; here they bootstrap.
 
     Attributes:
         rank_weights: w over ascending ranks, `[N]`; for the score function those of K-subsets of N-1 samples, `[N-1]`.
-        num_samples: N.
-        gradient: ``pathwise`` or ``score_function``.
     """
 
     rank_weights: Array = ()
-    num_samples: int = struct.field(pytree_node=False, default=8)
-    gradient: str = struct.field(pytree_node=False, default="pathwise")
+    num_samples: int = integer(8, "N, actions that the actor draws at each state").field()
+    gradient: str = choice("pathwise", "of the order statistic", GRADIENTS).field()
+    target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
+    target_temperature: Array = number(0.2, "of that term", 0).field()
+
+    ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
+        "num_retries": integer(
+            4, "M: the actor maximises the expected best of M actions, estimated from N", is_leaf=True
+        ),
+        "objective": anything(
+            "max",
+            "order statistic of the M values that the actor maximises instead of the best",
+            "name of a preset, with its parameters after a colon, or a list of M weights",
+            is_leaf=True,
+        ),
+    }
 
     @classmethod
-    def create(
-        cls,
-        observation_size: int,
-        action_size: int,
-        *,
-        num_retries: int = 4,
-        num_samples: int = 8,
-        objective: str | Sequence[float] = "max",
-        gradient: str = "pathwise",
-        **hyperparameters: Any,
-    ) -> Self:
-        """Builds the agent for an objective of ``remac.estimators.order_statistics`` over ``num_retries`` draws.
-
-        Raises:
-            InvalidValueError: Naming the hyperparameter, its value and what is allowed.
-        """
-        require_int("num_samples", num_samples, 1)
+    def make_fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the rank weights of an objective of ``remac.estimators.order_statistics``."""
+        num_samples, num_retries = values["num_samples"], values["num_retries"]
         require_int("num_retries", num_retries, 1, num_samples, "num_samples")
-        require_one_of("gradient", gradient, GRADIENTS)
-        if gradient == "score_function" and num_retries == num_samples:
-            raise InvalidValueError(
-                "num_retries", num_retries, f"must be below num_samples={num_samples} for gradient=score_function"
-            )
-        weighted = num_samples if gradient == "pathwise" else num_samples - 1
-        return super().create(
-            observation_size,
-            action_size,
-            rank_weights=rank_weights(objective, num_retries, weighted),
-            num_samples=num_samples,
-            gradient=gradient,
-            **hyperparameters,
-        )
+        weighted = num_samples
+        if values["gradient"] == "score_function":
+            weighted -= 1
+            if num_retries == num_samples:
+                allowed = f"must be below num_samples={num_samples} for gradient=score_function"
+                raise InvalidValueError("num_retries", num_retries, allowed)
+        return super().make_fields(values) | {"rank_weights": rank_weights(values["objective"], num_retries, weighted)}
 
     def num_actor_samples(self) -> int:
         """Returns ``num_samples``."""
@@ -93,6 +89,6 @@ class ReMAC(ActorCritic):
         """Returns whether the gradient is pathwise."""
         return self.gradient == "pathwise"
 
-    def next_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
-        """Returns the value itself: there is no entropy bonus."""
-        return q_value
+    def sample_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
+        """Returns the value itself, or with ``target=entropy`` q - temperature * log_prob, `[B]`."""
+        return q_value if self.target == "plain" else q_value - self.target_temperature * log_prob

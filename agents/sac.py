@@ -1,18 +1,33 @@
 """Soft actor-critic (Haarnoja et al., 2018, arXiv 1812.05905)."""
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from agents.actor_critic import ActorCritic, AgentState
-from remac.types import Array, Metrics
+from agents.actor_critic import AgentState, StochasticActorCritic
+from remac.hyperparameters import Hyperparameter, anything, number
+from remac.types import Array, Metrics, PyTree
 from remac.validation import InvalidValueError, require_number
 
 
 @struct.dataclass
-class SAC(ActorCritic):
+class Temperature:
+    """The entropy temperature as it is learned.
+
+    Attributes:
+        log_value: Its logarithm, scalar.
+        optimizer: State of its optimiser.
+    """
+
+    log_value: Array
+    optimizer: optax.OptState
+
+
+@struct.dataclass
+class SAC(StochasticActorCritic):
     """Maximises the return plus temperature times the policy's entropy.
 
     Actor: E[min_c Q_c(s, a) - temperature * log pi(a|s)], one action per state. Next value:
@@ -21,41 +36,30 @@ class SAC(ActorCritic):
 
     Attributes:
         fixed_temperature: The temperature where it is held.
-        target_entropy: Entropy that an adapted temperature aims at, in nats.
         learn_temperature: Whether the temperature is adapted.
     """
 
     fixed_temperature: Array = 1.0
-    target_entropy: Array = 0.0
+    target_entropy: Array = number(None, "that an adapted temperature aims at, in nats; null: -action_dim").field()
     learn_temperature: bool = struct.field(pytree_node=False, default=True)
 
-    @classmethod
-    def create(
-        cls,
-        observation_size: int,
-        action_size: int,
-        *,
-        temperature: str = "auto",
-        target_entropy: float | None = None,
-        **hyperparameters: Any,
-    ) -> Self:
-        """Builds the agent; ``target_entropy`` is -action_dim unless given.
+    ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
+        "temperature": anything("auto", "of the entropy bonus", "auto, or fixed:<number of at least 0>"),
+    }
 
-        Raises:
-            InvalidValueError: Naming the hyperparameter, its value and what is allowed.
-        """
-        fixed = _parse_temperature(temperature)
-        if target_entropy is None:
-            target_entropy = -float(action_size)
-        require_number("target_entropy", target_entropy)
-        return super().create(
-            observation_size,
-            action_size,
-            fixed_temperature=1.0 if fixed is None else fixed,
-            target_entropy=target_entropy,
-            learn_temperature=fixed is None,
-            **hyperparameters,
-        )
+    @classmethod
+    def make_fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the temperature's fields."""
+        fixed = _parse_temperature(values["temperature"])
+        fields = super().make_fields(values) | {"learn_temperature": fixed is None}
+        if fields["target_entropy"] is None:
+            fields["target_entropy"] = -float(values["action_size"])
+        return fields | {"fixed_temperature": 1.0 if fixed is None else fixed}
+
+    def init_extra(self, policy: PyTree) -> Temperature:
+        """Starts the temperature at 1."""
+        log_temperature = jnp.zeros(())
+        return Temperature(log_temperature, self._make_critic_optimizer().init(log_temperature))
 
     def num_actor_samples(self) -> int:
         """Returns 1."""
@@ -63,23 +67,22 @@ class SAC(ActorCritic):
 
     def actor_objective(self, state: AgentState, q_values: Array, log_prob: Array) -> Array:
         """Returns the soft value of the sampled action at each state, `[B]`."""
-        return self.next_value(state, q_values[0], log_prob[0])
+        return self.sample_value(state, q_values[0], log_prob[0])
 
-    def next_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
+    def sample_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
         """Returns q - temperature * log_prob, `[B]`."""
         return q_value - self.temperature(state) * log_prob
 
     def temperature(self, state: AgentState) -> Array:
         """Returns the entropy temperature, scalar."""
-        return jnp.exp(state.log_temperature) if self.learn_temperature else self.fixed_temperature
+        return jnp.exp(state.extra.log_value) if self.learn_temperature else self.fixed_temperature
 
-    def update_temperature(self, state: AgentState, entropy: Array) -> tuple[AgentState, Metrics]:
+    def update_extra(self, state: AgentState, actor_metrics: Metrics) -> tuple[AgentState, Metrics]:
         """Moves the temperature up where the entropy is below its target, and down where it is above."""
         if self.learn_temperature:
-            gradient = entropy - self.target_entropy
-            updates, optimizer = self._critic_optimizer().update(gradient, state.temperature_optimizer)
-            log_temperature = optax.apply_updates(state.log_temperature, updates)
-            state = state.replace(log_temperature=log_temperature, temperature_optimizer=optimizer)
+            gradient = actor_metrics["actor/entropy"] - self.target_entropy
+            updates, optimizer = self._make_critic_optimizer().update(gradient, state.extra.optimizer)
+            state = state.replace(extra=Temperature(optax.apply_updates(state.extra.log_value, updates), optimizer))
         return state, {"temperature": jnp.asarray(self.temperature(state), jnp.float32)}
 
 

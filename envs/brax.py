@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import mujoco
 
 from envs.device import DeviceEnvironment
-from remac.types import Array, Key
+from remac.types import Array, Key, Metrics
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
@@ -80,11 +80,11 @@ class BraxTask:
             state = self.env.reset(jax.random.key_data(key))
         return state, state.obs
 
-    def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
-        """Applies an action `[action_dim]`."""
+    def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array, Metrics]:
+        """Applies an action `[action_dim]`; the step is measured by what Brax calls its metrics."""
         with running_brax():
             state = self.env.step(physics, action)
-        return state, state.obs, state.reward, state.done.astype(bool)
+        return state, state.obs, state.reward, state.done.astype(bool), dict(state.metrics)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,12 +97,12 @@ class SparseReacher(BraxTask):
 
     reach: float
 
-    def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array]:
+    def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array, Metrics]:
         """Applies an action `[action_dim]`."""
-        state, observation, _, termination = super().advance(physics, action)
+        state, observation, _, termination, metrics = super().advance(physics, action)
         # Brax's own measure of the distance: the observation's last three numbers are fingertip - target.
         near = -state.metrics["reward_dist"] < self.reach
-        return state, observation, near.astype(observation.dtype), termination
+        return state, observation, near.astype(observation.dtype), termination, metrics
 
 
 def make(

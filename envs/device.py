@@ -1,12 +1,13 @@
 """Turns the description of one episode in JAX into a batch of environments with time limits and auto-reset."""
 
 import dataclasses
-from typing import Protocol, Self
+import functools
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
-from remac.types import Array, EnvState, Key, PyTree
+from remac.types import Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
 
 
@@ -27,12 +28,13 @@ class Task(Protocol):
         """Draws a start: the simulator's state, and its observation `[obs_dim]`. The key is consumed."""
         ...
 
-    def advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array]:
+    def advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array] | tuple[Any, ...]:
         """Applies an action `[action_dim]` in [-1, 1].
 
         Returns:
-            The simulator's state, its observation `[obs_dim]`, the reward and whether the task has ended, scalars. Time
-            limits are not the task's business.
+            The simulator's state, its observation `[obs_dim]`, the reward and whether the task has ended, scalars; and,
+            if there are any, named numbers that the step is measured by besides (``EnvState.metrics``), as a dictionary
+            of scalars. Time limits are not the task's business.
         """
         ...
 
@@ -91,6 +93,13 @@ class DeviceEnvironment:
         """action_dim."""
         return self.task.action_size
 
+    @functools.cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """What the task's steps are measured by."""
+        physics, _ = jax.eval_shape(self.task.start, jax.random.key(0))
+        action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
+        return tuple(sorted(jax.eval_shape(self._advance, physics, action)[4]))
+
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggering."""
         return dataclasses.replace(self, num_envs=num_envs, stagger_first_episodes=False)
@@ -121,13 +130,14 @@ class DeviceEnvironment:
             key=next_key,
             episode_return=zeros,
             episode_length=jnp.zeros((self.num_envs,), jnp.int32),
+            metrics=dict.fromkeys(self.metric_names, zeros),
         )
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
         next_key, index_key, slot_key, start_key = jax.random.split(state.key, 4)
         physics, pool = state.physics
-        physics, observation, reward, termination = jax.vmap(self.task.advance)(physics, action)
+        physics, observation, reward, termination, metrics = jax.vmap(self._advance)(physics, action)
         diverged = ~(jnp.isfinite(reward) & jnp.all(jnp.isfinite(observation), axis=1))
         reward = jnp.where(diverged, 0.0, reward)
         observation = jnp.where(diverged[:, None], state.observation, observation)
@@ -160,4 +170,10 @@ class DeviceEnvironment:
             key=next_key,
             episode_return=jnp.where(was_over, 0.0, state.episode_return) + reward,
             episode_length=jnp.where(was_over, 0, state.episode_length) + 1,
+            metrics={name: jnp.where(diverged, 0.0, value) for name, value in metrics.items()},
         )
+
+    def _advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array, Metrics]:
+        outcome = self.task.advance(physics, action)
+        metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
+        return *outcome[:4], metrics

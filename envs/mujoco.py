@@ -96,6 +96,7 @@ class MujocoEnvironment:
         name: For example ``mujoco/hopper``.
         num_envs: E.
         observation_size: obs_dim.
+        metric_names: See ``Task.metrics``.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
         episode_length: Time limit in steps.
         on_device: False.
@@ -140,6 +141,7 @@ class MujocoEnvironment:
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
         self.observation_size = self.task.observe(rest).shape[1]
+        self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
@@ -200,6 +202,7 @@ class MujocoEnvironment:
             reward, termination = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
+            metrics = self.task.metrics(readings, velocity)
         diverged |= ~(np.isfinite(reward) & np.isfinite(final_observation).all(axis=1))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
@@ -232,6 +235,7 @@ class MujocoEnvironment:
                 key=key,
                 episode_return=episode_return,
                 episode_length=episode_length,
+                metrics={name: np.where(diverged, 0.0, value).astype(self._dtype) for name, value in metrics.items()},
             ),
         )
 
@@ -281,6 +285,7 @@ class MujocoEnvironment:
                 key=keys,
                 episode_return=np.zeros(count, self._dtype),
                 episode_length=np.zeros(count, np.int32),
+                metrics={name: np.zeros(count, self._dtype) for name in self.metric_names},
             ),
         )
 

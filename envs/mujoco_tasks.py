@@ -124,6 +124,10 @@ class Task:
         """Reward and termination of a step with forward velocity `[B]`, both `[B]`."""
         raise NotImplementedError
 
+    def metrics(self, readings: Readings, velocity: np.ndarray) -> dict[str, np.ndarray]:
+        """What a step is measured by besides its reward: names to values `[B]`, see ``EnvState.metrics``."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class _NoisyStart(Task):

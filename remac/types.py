@@ -31,6 +31,8 @@ class Transition(NamedTuple):
         reward: Reward of the step, `[...]`.
         discount: 1 - termination, `[...]`. A time limit leaves it at 1, so that it bootstraps.
         next_observation: Observation that the step led to, before any reset, `[..., obs_dim]`.
+        truncation: Whether a time limit ended the episode, `[...]` bool; an empty tuple where nobody asks.
+        extras: What the agent added when it acted, see ``Agent.act``.
     """
 
     observation: Array
@@ -38,6 +40,8 @@ class Transition(NamedTuple):
     reward: Array
     discount: Array
     next_observation: Array
+    truncation: Array | tuple[()] = ()
+    extras: PyTree = ()
 
 
 @struct.dataclass
@@ -63,6 +67,7 @@ class EnvState:
         key: Randomness of the coming resets; its form is the suite's own.
         episode_return: Sum of the rewards of the running (or just ended) episode, `[E]`.
         episode_length: Number of steps in that sum, `[E]` int32.
+        metrics: What else the last step is measured by: ``Environment.metric_names`` to values `[E]`.
     """
 
     physics: PyTree
@@ -76,6 +81,7 @@ class EnvState:
     key: Array
     episode_return: Array
     episode_length: Array
+    metrics: Metrics = struct.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -95,6 +101,8 @@ class Environment(Protocol):
         action_size: action_dim; actions are in [-1, 1].
         episode_length: Time limit in steps.
         on_device: Whether ``step`` can be traced by JAX.
+        metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
+            recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
     """
 
     name: str
@@ -103,6 +111,11 @@ class Environment(Protocol):
     action_size: int
     episode_length: int
     on_device: bool
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Sorted."""
+        ...
 
     def __hash__(self) -> int:
         """Equal environments have equal ones."""

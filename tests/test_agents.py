@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from agents import SAC, ReMAC
+from agents import SAC, TD3, ReMAC
 from agents.actor_critic import AgentState
 from remac.estimators.advantages import score_function_loss
 from remac.estimators.order_statistics import max_at_k
@@ -56,7 +56,7 @@ def assert_trees_close(a, b, **tolerance):
 def test_remac_with_one_try_is_sac_without_temperature():
     remac, _ = after(make(ReMAC, num_retries=1, num_samples=1))
     sac, _ = after(make(SAC, temperature="fixed:0"))
-    assert_trees_close(dataclasses.replace(remac, log_temperature=sac.log_temperature), sac, rtol=1e-5, atol=1e-6)
+    assert_trees_close(dataclasses.replace(remac, extra=sac.extra), sac, rtol=1e-5, atol=1e-6)
     more_tries, _ = after(make(ReMAC, num_retries=2, num_samples=2))
     with pytest.raises(AssertionError):
         assert_trees_close(more_tries.policy, sac.policy, rtol=1e-5, atol=1e-6)
@@ -77,7 +77,7 @@ def test_update_is_the_published_one(agent_class, options):
     std = jnp.sqrt(state.normalizer.sum_squares / state.normalizer.count)
     observation = (data.observation - mean[None]) / std[None]
     next_observation = (data.next_observation - mean[None]) / std[None]
-    policy, critics = agent._policy_network(), agent._critic_network()
+    policy, critics = agent.policy_network, agent.critic_networks
     actor_key, critic_key = jax.random.split(key)
     temperature = 1.0 if agent_class is SAC else 0.0
     num_samples = options.get("num_samples", 1)
@@ -129,13 +129,13 @@ def test_target_networks_move_once_a_period():
 def test_temperature_follows_the_target_entropy(target_entropy, direction):
     agent = make(SAC, target_entropy=target_entropy)
     state, metrics = after(agent)
-    assert np.sign(state.log_temperature) == direction
-    np.testing.assert_allclose(metrics["temperature"], np.exp(state.log_temperature))
+    assert np.sign(state.extra.log_value) == direction
+    np.testing.assert_allclose(metrics["temperature"], np.exp(state.extra.log_value))
 
 
 def test_fixed_temperature_stays():
     state, metrics = after(make(SAC, temperature="fixed:0.25"))
-    assert metrics["temperature"] == 0.25 and state.log_temperature == 0
+    assert metrics["temperature"] == 0.25 and state.extra.log_value == 0
 
 
 def test_sgd_actor_is_plain_gradient_descent():
@@ -218,7 +218,7 @@ def test_updates_trace_once_for_all_numbers():
 
 def test_updates_use_keys_once_and_leak_nothing():
     with jax.debug_key_reuse(True), jax.check_tracer_leaks(True):
-        for agent in (make(ReMAC), make(SAC)):
+        for agent in (make(ReMAC), make(SAC), make(TD3)):
             jax.jit(agent.update)(started(agent), jax.random.key(0), batch())
 
 
@@ -232,7 +232,7 @@ def test_both_gradients_estimate_the_same(objective, num_retries):
     @jax.jit
     def mean_step(agent):
         def bias_step(key):
-            new, _ = agent._update_actor(state, key, data)
+            new, _ = agent.update_actor(state, key, data)
             old = state.policy["params"]
             return jnp.stack([new.policy["params"][head]["bias"] - old[head]["bias"] for head in ("mean", "log_std")])
 
@@ -245,7 +245,7 @@ def test_both_gradients_estimate_the_same(objective, num_retries):
     assert (np.abs(score - pathwise) < 5 * np.hypot(pathwise_error, score_error)).all()
 
     agent = make(ReMAC, learning_rate=1.0, gradient="score_function", **options)
-    policy, critics = agent._policy_network(), agent._critic_network()
+    policy, critics = agent.policy_network, agent.critic_networks
 
     def loss(parameters):
         distribution = policy.apply(parameters, data.observation)
@@ -256,7 +256,7 @@ def test_both_gradients_estimate_the_same(objective, num_retries):
         return score_function_loss(distribution.log_prob(pre_tanh).T, q_values.T, objective, num_retries)
 
     expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.grad(loss)(state.policy))
-    new, _ = agent._update_actor(state, jax.random.key(1), data)
+    new, _ = agent.update_actor(state, jax.random.key(1), data)
     assert_trees_close(new.policy, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -264,9 +264,9 @@ def test_act_is_deterministic_or_samples():
     agent = make(SAC)
     state: AgentState = started(agent)
     observation = batch().observation
-    mode = agent.act(state, jax.random.key(0), observation, deterministic=True)
-    np.testing.assert_array_equal(mode, agent.act(state, jax.random.key(1), observation, deterministic=True))
-    sampled = [agent.act(state, jax.random.key(seed), observation) for seed in range(2)]
+    mode, _ = agent.act(state, jax.random.key(0), observation, deterministic=True)
+    np.testing.assert_array_equal(mode, agent.act(state, jax.random.key(1), observation, deterministic=True)[0])
+    sampled = [agent.act(state, jax.random.key(seed), observation)[0] for seed in range(2)]
     assert mode.shape == sampled[0].shape == (BATCH_SIZE, ACTION_SIZE)
     assert not np.allclose(*sampled) and np.abs(sampled).max() <= 1
 
@@ -302,3 +302,96 @@ def test_bad_hyperparameters_are_named(agent_class, options, message):
     with pytest.raises(InvalidValueError, match=message) as error:
         make(agent_class, **options)
     assert "\n" not in str(error.value)
+
+
+def test_td3_is_the_published_one():
+    """Two steps from a second writing: the actor moves on the second, and the targets with it."""
+    options = {"learning_rate": 1e-2, "gamma": 0.9, "tau": 0.3, "target_noise": 0.4, "target_noise_clip": 0.5}
+    agent = make(TD3, exploration_noise=0.3, **options)
+    state, data = started(agent), batch(7)._replace(discount=jnp.arange(BATCH_SIZE) % 2.0)
+    policy, critics = agent.policy_network, agent.critic_networks
+    mean, std = state.normalizer.mean[None], jnp.sqrt(state.normalizer.sum_squares / state.normalizer.count)[None]
+    normal, next_normal = ((observation - mean) / std for observation in (data.observation, data.next_observation))
+
+    def actor_loss(params):
+        action = policy.apply(state.policy | {"params": params}, normal).mean
+        return -critics.apply(state.critics, normal, action[None])[0, 0].mean()
+
+    first, metrics = update(agent, state, jax.random.key(1), data)
+    np.testing.assert_allclose(metrics["actor/loss"], actor_loss(state.policy["params"]), rtol=1e-5)
+    assert_trees_close(first.policy, state.policy, rtol=0, atol=0)
+    assert_trees_close(first.target_critics, state.target_critics, rtol=0, atol=0)
+
+    noise_key = jax.random.split(jax.random.key(1))[1]
+    noise = np.clip(0.4 * jax.random.normal(noise_key, (BATCH_SIZE, ACTION_SIZE)), -0.5, 0.5)
+    assert (np.abs(noise) == 0.5).any()
+    next_action = np.clip(policy.apply(state.policy, next_normal).mean + noise, -1, 1)
+    next_q = critics.apply(state.target_critics, next_normal, next_action[None])[:, 0].min(axis=0)
+    q_values = critics.apply(state.critics, normal, data.action[None])[:, 0]
+    loss = 0.5 * ((q_values - (data.reward + 0.9 * data.discount * next_q)[None]) ** 2).mean(axis=1).sum()
+    np.testing.assert_allclose(metrics["critic/loss"], loss, rtol=1e-4)
+
+    second, _ = update(agent, first, jax.random.key(2), data)
+
+    def next_actor_loss(params):
+        action = policy.apply(state.policy | {"params": params}, normal).mean
+        return -critics.apply(first.critics, normal, action[None])[0, 0].mean()
+
+    def adams_first_step(parameter, gradient):
+        return parameter - 1e-2 * gradient / (jnp.abs(gradient) + 1e-8)
+
+    params = state.policy["params"]
+    expected = jax.tree.map(adams_first_step, params, jax.grad(next_actor_loss)(params))
+    assert_trees_close(second.policy["params"], expected, rtol=1e-3, atol=2e-4)
+    assert_trees_close(
+        second.extra,
+        jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, state.extra, second.policy["params"]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert_trees_close(second.policy["constants"], {"noise": np.float32(0.3)}, rtol=0, atol=0)
+
+
+def test_td3_explores_with_the_noise_that_it_was_given():
+    agent = make(TD3, exploration_noise=0.05)
+    state, observation = started(agent), 0.1 * jnp.ones((4_000, OBSERVATION_SIZE)) + batch(99).observation[:1]
+    mode, _ = agent.act(state, jax.random.key(0), observation, deterministic=True)
+    sample, _ = agent.act(state, jax.random.key(0), observation)
+    assert np.abs(mode).max() < 0.8  # so that nothing is clipped
+    np.testing.assert_allclose(np.std(sample - mode), 0.05, rtol=0.03)
+
+
+def test_an_entropy_term_in_remacs_target_is_sacs():
+    entropy, plain = (make(ReMAC, target=target, target_temperature=0.3) for target in ("entropy", "plain"))
+    state, _ = after(make(SAC, temperature="fixed:0.3"), 1)
+    values = [
+        agent.next_value(state, jax.random.key(5), batch(1).observation)
+        for agent in (entropy, make(SAC, temperature="fixed:0.3"), plain)
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
+    assert not np.allclose(values[0], values[2])
+
+
+def test_policy_and_critics_may_have_other_networks():
+    agent = make(SAC, policy_hidden_sizes=(7,), critic_hidden_sizes=(9, 11), critic_activation="relu")
+    state = started(agent)
+    assert state.policy["params"]["hidden_0"]["kernel"].shape == (OBSERVATION_SIZE, 7)
+    assert [state.critics["params"][f"kernel_{i}"].shape[2] for i in range(3)] == [9, 11, 1]
+    assert (agent.policy_network.activation, agent.critic_networks.activation) == ("tanh", "relu")
+    assert np.isfinite(update(agent, state, jax.random.key(0), batch())[1]["critic/loss"])
+
+
+def test_tanh_bounds_have_a_gradient_where_clip_has_none():
+    """At the protocol's floor of the log standard deviation nothing could bring it back."""
+    for bounds, has_gradient in (("clip", False), ("tanh", True)):
+        network = make(SAC, log_std_bounds=bounds).policy_network
+        variables = network.init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
+
+        def log_std(shift, network=network, variables=variables):
+            moved = jax.tree.map(lambda leaf: leaf, variables)
+            moved["params"]["log_std"]["bias"] = jnp.full((ACTION_SIZE,), shift)
+            return network.apply(moved, jnp.zeros((1, OBSERVATION_SIZE))).log_std.sum() / ACTION_SIZE
+
+        assert (jax.grad(log_std)(-11.0) > 0) == has_gradient
+        assert log_std(-30.0) >= -10.0 and log_std(30.0) <= 2.0
+        np.testing.assert_allclose(log_std(-4.0), -4.0, atol=1e-6)

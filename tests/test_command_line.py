@@ -57,7 +57,7 @@ BAD = [
     (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
     (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
-    (["agent.name=ppo"], ["agent.name=ppo", "remac, sac"]),
+    (["agent.name=ppo"], ["agent.name=ppo", "remac, sac, td3"]),
     # Keys: the line lists the keys that exist there.
     (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),
     (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
@@ -65,7 +65,8 @@ BAD = [
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
-    (["+env.remac.lr=1"], ["env.remac.lr=1", "no such key", "learning_rate"]),
+    (["+env.tuned.remac.lr=1"], ["env.tuned.remac.lr=1", "no such hyperparameter", "learning_rate"]),
+    (["+env.tuned.nobody.gamma=1"], ["env.tuned=nobody", "all, remac, sac, td3"]),
     (["+env.options.num_envs=4"], ["env.options.num_envs=4", "another key"]),
     (["env=probe/one_step", "env.options.stagger_first_episodes=perhaps"], ["stagger_first_episodes=perhaps"]),
     (

@@ -232,7 +232,7 @@ def test_the_replay_reads_right_across_a_reset():
     for _ in range(300):
         action = rng.uniform(-1, 1, (1, 2, 3)).astype(np.float32)
         after = env.step(state, action)
-        new = training.experience(state, action, after)
+        new = training.make_steps(state, action, (), after)
         np.testing.assert_array_equal(new.transition.observation, state.observation)
         np.testing.assert_array_equal(new.transition.discount, 1.0 - after.termination)
         np.testing.assert_array_equal(new.transition.next_observation, after.final_observation)
@@ -302,7 +302,7 @@ def test_staggered_first_episodes_do_not_count_as_whole():
     returns = []
     for _ in range(25):
         after = env.step(state, jnp.zeros((64, 1)))
-        new = training.experience(state, jnp.zeros((64, 1)), after)
+        new = training.make_steps(state, jnp.zeros((64, 1)), (), after)
         returns += np.asarray(new.episode_return)[np.asarray(new.episode_ended)].tolist()
         state = after
     assert set(returns) == {10.0} and len(returns) > 64

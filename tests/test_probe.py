@@ -1,4 +1,4 @@
-"""Both agents find every probe's known answer, trained through the whole loop."""
+"""The agents find every probe's known answer, trained through the whole loop."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs
-from agents import SAC, ReMAC
+from agents import SAC, TD3, ReMAC
 from envs.probe import narrow_peak_reward
 from remac.training.loop import TrainConfig, train
 
@@ -22,6 +22,7 @@ AGENTS = {
     "remac": lambda *sizes, **options: ReMAC.create(*sizes, **options),
     # Without an entropy bonus, so that values are those of the rewards alone.
     "sac": lambda *sizes, **options: SAC.create(*sizes, temperature="fixed:0", **options),
+    "td3": lambda *sizes, **options: TD3.create(*sizes, **options),
 }
 
 
@@ -36,7 +37,7 @@ def trained(probe, make_agent, **options):
 
 def value(agent, state, observation, action=0.0):
     normalized = agent._normalize(state, jnp.array([[observation]]))
-    return agent._critic_network().apply(state.critics, normalized, jnp.array([[[action]]])).mean()
+    return agent.critic_networks.apply(state.critics, normalized, jnp.array([[[action]]])).mean()
 
 
 ANSWERS = {

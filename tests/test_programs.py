@@ -33,9 +33,13 @@ def running(request):
 
 def test_the_replay_is_never_copied(running):
     """Both programs write into the donated storage: what they need beside it is a fraction of its size."""
-    replay_bytes = sum(leaf.nbytes for leaf in running.state.replay.storage) // running.split.num_devices
-    action, _ = running._act(running.agents, running.state.agent, running.state.key, running.env_state.observation)
-    new = training.experience(running.env_state, action, running.env_state)
+    replay_bytes = (
+        sum(leaf.nbytes for leaf in jax.tree.leaves(running.state.replay.storage)) // running.split.num_devices
+    )
+    action, _, _ = running._act(running.agents, running.state.agent, running.state.key, running.env_state.observation)
+    new = jax.tree.map(
+        lambda leaf: leaf[:, None], training.make_steps(running.env_state, action, (), running.env_state)
+    )
     programs = {
         "learn": running._learn(2).lower(running.agents, running.state, new),
         "epoch": running._epoch(2).lower(running.agents, running.state, running.env_state, 3),

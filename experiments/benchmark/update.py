@@ -72,10 +72,15 @@ def make_program(name: str, batch_size: int, width: int, num_members: int, num_u
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
     agents = stack_members([make_agent(name, batch_size, width)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
-    sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE, "replay_capacity": CAPACITY}
+    sizes = {
+        "observation_size": OBSERVATION_SIZE,
+        "action_size": ACTION_SIZE,
+        "replay_capacity": CAPACITY,
+        "num_envs": NUM_ENVS,
+    }
     state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(agents, keys)
     learn = jax.jit(training.learn, static_argnames="num_updates", donate_argnums=1)
-    new = _experience(num_members)
+    new = _steps(num_members)
     for _ in range(CAPACITY // NUM_ENVS // 10):
         state = learn(agents, state, new, num_updates=0)
 
@@ -87,9 +92,9 @@ def make_program(name: str, batch_size: int, width: int, num_members: int, num_u
     return program
 
 
-def _experience(num_members: int) -> training.Experience:
+def _steps(num_members: int) -> training.Steps:
     keys = jax.random.split(jax.random.key(1), 4)
-    shape = (num_members, NUM_ENVS)
+    shape = (num_members, 1, NUM_ENVS)
     transition = Transition(
         observation=jax.random.normal(keys[0], (*shape, OBSERVATION_SIZE)),
         action=jnp.tanh(jax.random.normal(keys[1], (*shape, ACTION_SIZE))),
@@ -97,7 +102,7 @@ def _experience(num_members: int) -> training.Experience:
         discount=jnp.ones(shape),
         next_observation=jax.random.normal(keys[3], (*shape, OBSERVATION_SIZE)),
     )
-    return training.Experience(transition, jnp.zeros(shape), *(jnp.zeros(shape, bool),) * 2)
+    return training.Steps(transition, jnp.zeros(shape), *(jnp.zeros(shape, bool),) * 2, {})
 
 
 def update_flops(agent: ActorCritic) -> int:

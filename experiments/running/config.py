@@ -20,7 +20,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 import envs
 from agents import AGENTS
 from experiments.records.files import FREE_KEYS, flatten, read_config
+from remac.hyperparameters import hyperparameters
 from remac.machine import available_bytes
+from remac.training.agent import Agent
 from remac.training.loop import TrainConfig
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
@@ -32,69 +34,34 @@ AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 
 
-@dataclasses.dataclass
-class AgentConfig:
-    """Hyperparameters that all agents have; see ``agents.actor_critic.ActorCritic``."""
-
-    name: str = MISSING
-    learning_rate: float = MISSING
-    gamma: float = MISSING
-    tau: float = MISSING
-    target_update_period: int = MISSING
-    actor_adam_epsilon: float = 1e-8
-    critic_adam_epsilon: float = 1e-8
-    batch_size: int = MISSING
-    hidden_sizes: list[int] = MISSING
-    activation: str = MISSING
-    num_critics: int = 2
-    critic_aggregate: str = "min"
-    actor_optimizer: str = "adam"
-    normalize_observations: bool = True
+def agent_config(name: str) -> type:
+    """Makes the schema of an agent's settings from what the agent declares; unset ones are those that fit the task."""
+    declared = hyperparameters(AGENTS[name])
+    fields = [(key, one.type, field(default=f"${{tuned:{key}}}")) for key, one in declared.items()]
+    return dataclasses.make_dataclass(f"{name}_agent", [("name", str, MISSING), *fields])
 
 
-@dataclasses.dataclass
-class ReMACConfig(AgentConfig):
-    """Hyperparameters of ``agents.remac.ReMAC``; the objective is a preset or a list of weights."""
-
-    num_retries: int = 4
-    num_samples: int = 8
-    objective: Any = "max"
-    gradient: str = "pathwise"
-
-
-@dataclasses.dataclass
-class SACConfig(AgentConfig):
-    """Hyperparameters of ``agents.sac.SAC``."""
-
-    temperature: str = "auto"
-    target_entropy: float | None = None
-
-
-AGENT_CONFIGS = {"remac": ReMACConfig, "sac": SACConfig}
-
-
-@dataclasses.dataclass
-class TunedValues:
-    """A task's values for one agent."""
-
-    learning_rate: float = MISSING
-    batch_size: int = MISSING
-    gamma: float = MISSING
-    tau: float = MISSING
-    target_update_period: int = MISSING
-    hidden_sizes: list[int] = MISSING
-    activation: str = MISSING
+def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
+    """Returns a hyperparameter's value on the task: ``env.tuned.<agent>``'s, ``env.tuned.all``'s, or the default."""
+    name, tuned = _parent_["name"], _root_["env"]["tuned"]
+    for values in (tuned.get(name) or {}, tuned.get("all") or {}):
+        if key in values:
+            return values[key]
+    default = hyperparameters(AGENTS[name])[key].default
+    return list(default) if isinstance(default, tuple) else default
 
 
 @dataclasses.dataclass
 class EnvironmentConfig:
-    """Which task, with which options, and the values that each agent takes on it by default."""
+    """Which task, with which options, and the hyperparameters that agents have on it unless others are given.
+
+    ``tuned`` has a dictionary for ``all`` agents, and for any agent by name, which wins.
+    """
 
     suite: str = MISSING
     task: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-    remac: TunedValues = field(default_factory=TunedValues)
-    sac: TunedValues = field(default_factory=TunedValues)
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -125,7 +92,7 @@ class Config:
     ``resume`` is ``auto`` or a run directory; it is no part of the run itself.
     """
 
-    agent: AgentConfig = MISSING
+    agent: Any = MISSING
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -148,8 +115,9 @@ def register_schemas() -> None:
     """Makes the schemas known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
-    for name, node in AGENT_CONFIGS.items():
-        store.store(group="agent", name=f"{name}_schema", node=node)
+    OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
+    for name in AGENTS:
+        store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
 
 
@@ -205,10 +173,10 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
         **{name: plain[name] for name in names & plain.keys()},
         checkpoint_every_env_steps=plain["checkpoint"]["every_env_steps"],
     )
-    train_config.validate(env.num_envs, agent.batch_size)
+    train_config.validate(env.num_envs, agent.experience)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
     require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
-    _require_memory(train_config, env)
+    _require_memory(train_config, agent, env)
     return Job(plain, agent, env, train_config, resume)
 
 
@@ -273,17 +241,23 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
             stored[group] = plain[group]
     stored["resume"] = str(asked.resume)
     agent = stored.get("agent", {}).get("name")
-    require_one_of("agent.name", agent, AGENT_CONFIGS)
-    schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(AGENT_CONFIGS[agent])})
+    require_one_of("agent.name", agent, AGENTS)
+    schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 
 
 def _require_schema(plain: dict[str, Any]) -> None:
     """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
-    require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENT_CONFIGS)
-    schemas = {"": Config, "agent.": AGENT_CONFIGS[plain["agent"]["name"]]}
+    require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENTS)
+    schemas = {"": Config, "agent.": agent_config(plain["agent"]["name"])}
     schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig, "checkpoint.": CheckpointConfig}
-    schemas |= {f"env.{agent}.": TunedValues for agent in AGENT_CONFIGS}
+    for owner, values in plain["env"]["tuned"].items():
+        require_one_of("env.tuned", owner, ("all", *AGENTS))
+        known = {key for name in (AGENTS if owner == "all" else [owner]) for key in hyperparameters(AGENTS[name])}
+        for key, value in values.items():
+            if key not in known:
+                allowed = f"no such hyperparameter; there are {', '.join(sorted(known))}"
+                raise InvalidValueError(f"env.tuned.{owner}.{key}", value, allowed)
     for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]
         node = plain
@@ -315,8 +289,8 @@ def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
     return _environments[key]
 
 
-def _require_memory(config: TrainConfig, env: Environment) -> None:
-    needed, available = config.replay_bytes(env), available_memory_bytes()
+def _require_memory(config: TrainConfig, agent: Agent, env: Environment) -> None:
+    needed, available = config.replay_bytes(agent, env), available_memory_bytes()
     if needed > available:
         fitting = config.replay_rows * available // needed
         raise InvalidValueError(

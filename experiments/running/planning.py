@@ -116,7 +116,7 @@ def member_bytes(job: Job) -> int:
         evaluation = job.env.for_evaluation(job.train_config.num_eval_episodes)
         both_modes = jax.eval_shape(lambda keys: jax.vmap(evaluation.reset)(keys), jax.random.split(key))
         held += [jax.eval_shape(job.env.reset, key), both_modes]
-    return job.train_config.replay_bytes(job.env) + _num_bytes(held)
+    return job.train_config.replay_bytes(job.agent, job.env) + _num_bytes(held)
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -52,6 +52,7 @@ class Recorder:
         self._evaluated: dict[str, int] = dict(first)
         self._timed_from = 0 if starts[0] is None else starts[0].env_steps
         self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
+        self._saved_env_steps = self._timed_from
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
         self._starts, self._has_begun = starts, False
@@ -128,7 +129,7 @@ class Recorder:
             self._try("checkpoint", self._runs[index], self._save_member, index, env_steps, snapshot)
             for index in self._going_on()
         ]
-        self._saved = place if all(are_saved) else None
+        self._saved, self._saved_env_steps = (place if all(are_saved) else None), env_steps
         return all(are_saved)
 
     def _say_how_to_continue(self, env_steps: int) -> None:
@@ -163,7 +164,7 @@ class Recorder:
         """
         details = self._evaluated | ({} if reason is None else {"reason": reason})
         if status == "interrupted" and self._saved is not None:
-            details["saved_env_steps"] = self._saved[0] * self._jobs[0].env.num_envs
+            details["saved_env_steps"] = self._saved_env_steps
         self._bar.phase("drawing")
         for index in indices:
             run = self._runs[index]

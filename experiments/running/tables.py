@@ -13,11 +13,13 @@ def announcement(planned: Sequence[PlannedJob]) -> str:
     first, count = planned[0].job, len(planned)
     devices = jax.local_devices()
     config = first.train_config
-    mebibytes = config.replay_bytes(first.env, count) / 2**20
+    mebibytes = config.replay_bytes(first.agent, first.env, count) / 2**20
     memory = f"replay of {config.replay_rows:,} rows a member, {mebibytes:,.1f} MiB in all"
     settings = first.config["checkpoint"]
     if config.checkpoint_every_env_steps is not None and config.checkpoint_every_env_steps < config.total_env_steps:
-        size = count * (member_bytes(first) - (0 if settings["replay"] else config.replay_bytes(first.env)))
+        size = count * (
+            member_bytes(first) - (0 if settings["replay"] else config.replay_bytes(first.agent, first.env))
+        )
         memory += f"; checkpoints of up to {size / 2**20:,.1f} MiB, of which {settings['keep']} are kept"
     if (start := planned[0].start) is not None:
         memory += f"; continuing at {start.env_steps:,} env steps"

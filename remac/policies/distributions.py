@@ -1,4 +1,4 @@
-"""The tanh-squashed Gaussian policy distribution."""
+"""Distributions of actions in [-1, 1], as policies' heads give them."""
 
 import math
 
@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from remac.types import Array, Key
+from remac.types import Array, Key, Metrics
 
 _LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+_LEAST_STD = 1e-6  # so that the density of no noise at all is finite
 
 
 @struct.dataclass
@@ -59,9 +60,54 @@ class TanhGaussian:
         log_std = self.log_std[None]
         return _log_prob((pre_tanh - self.mean[None]) * jnp.exp(-log_std), pre_tanh, log_std)
 
+    def metrics(self) -> Metrics:
+        """Returns what the noise is before tanh saturates it, averaged over states."""
+        return {
+            "actor/gaussian_entropy": jnp.mean(self.gaussian_entropy()),
+            "actor/pre_tanh_std": jnp.mean(jnp.exp(self.log_std)),
+        }
+
     def gaussian_entropy(self) -> Array:
         """Returns the entropy of u in nats, `[...]`: what the policy's noise is before tanh saturates it."""
         return jnp.sum(self.log_std + 0.5 + _LOG_SQRT_TWO_PI, axis=-1)
+
+
+@struct.dataclass
+class ClippedGaussian:
+    """Distribution of a = clip(mean + std * noise, -1, 1): a deterministic policy with noise of a given size.
+
+    Attributes:
+        mean: The action without noise, in [-1, 1], `[..., action_dim]`.
+        std: Standard deviation of the noise, scalar; 0 for none.
+    """
+
+    mean: Array
+    std: Array
+
+    def mode(self) -> Array:
+        """Returns the action without noise, `[..., action_dim]`."""
+        return self.mean
+
+    def sample(self, key: Key, num_samples: int) -> tuple[Array, Array]:
+        """Draws samples.
+
+        Args:
+            key: Consumed.
+            num_samples: N.
+
+        Returns:
+            Actions `[N, ..., action_dim]`, and the log-density `[N, ...]` of their noise before it is clipped.
+        """
+        noise = jax.random.normal(key, (num_samples, *self.mean.shape), self.mean.dtype)
+        of_noise = -0.5 * noise**2 - _LOG_SQRT_TWO_PI - jnp.log(jnp.maximum(self.std, _LEAST_STD))
+        return jnp.clip(self.mean[None] + self.std * noise, -1.0, 1.0), jnp.sum(of_noise, axis=-1)
+
+    def metrics(self) -> Metrics:
+        """Returns nothing: the noise is given."""
+        return {}
+
+
+Distribution = TanhGaussian | ClippedGaussian
 
 
 def _log_prob(noise: Array, pre_tanh: Array, log_std: Array) -> Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from remac.policies.distributions import TanhGaussian
-from remac.types import Array
+from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
+from remac.types import Array, Metrics, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -20,32 +20,62 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 Aggregate = Callable[[Array], Array]
 LOG_STD_RANGE = (-10.0, 2.0)
+_LOG_STD_CENTRE, _LOG_STD_RADIUS = sum(LOG_STD_RANGE) / 2, (LOG_STD_RANGE[1] - LOG_STD_RANGE[0]) / 2
+LOG_STD_BOUNDS: dict[str, Callable[[Array], Array]] = {
+    # Without a gradient beyond the range: a policy whose deviation has come to its floor, exp(-10), stays there.
+    "clip": lambda log_std: jnp.clip(log_std, *LOG_STD_RANGE),
+    # The range is approached and never reached; the slope is 1 at its centre.
+    "tanh": lambda log_std: _LOG_STD_CENTRE + _LOG_STD_RADIUS * jnp.tanh((log_std - _LOG_STD_CENTRE) / _LOG_STD_RADIUS),
+}
+HEADS = ("tanh_gaussian", "clipped_gaussian")
 # Features of so many rows, forwards and backwards, stay in a CPU core's cache.
 _ROWS_IN_CACHE = 512
 
 
 class PolicyNetwork(nn.Module):
-    """Multi-layer perceptron with a mean and a log-standard-deviation head.
+    """Multi-layer perceptron whose head is a distribution of actions.
 
     Attributes:
         action_size: action_dim.
         hidden_sizes: Width of each hidden layer.
         activation: Name in ``ACTIVATIONS``.
+        head: With ``tanh_gaussian`` the network gives mean and log standard deviation of ``TanhGaussian``; with
+            ``clipped_gaussian`` the mean of ``ClippedGaussian``, whose standard deviation is not learned: it is the
+            variable ``noise`` of the collection ``constants``.
+        log_std_bounds: Name in ``LOG_STD_BOUNDS``.
     """
 
     action_size: int
-    hidden_sizes: Sequence[int]
+    hidden_sizes: tuple[int, ...]
     activation: str
+    head: str = HEADS[0]
+    log_std_bounds: str = "clip"
 
     @nn.compact
-    def __call__(self, observation: Array) -> TanhGaussian:
+    def __call__(self, observation: Array) -> Distribution:
         """Maps normalised observations `[..., obs_dim]` to a distribution over actions `[..., action_dim]`."""
         features = observation
         for index, width in enumerate(self.hidden_sizes):
             features = ACTIVATIONS[self.activation](nn.Dense(width, name=f"hidden_{index}")(features))
         mean = nn.Dense(self.action_size, name="mean")(features)
+        if self.head == "clipped_gaussian":
+            return ClippedGaussian(jnp.tanh(mean), self.variable("constants", "noise", jnp.zeros, ()).value)
         log_std = nn.Dense(self.action_size, name="log_std")(features)
-        return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE))
+        return TanhGaussian(mean, LOG_STD_BOUNDS[self.log_std_bounds](log_std))
+
+    def gradient_metrics(self, gradient: PyTree) -> Metrics:
+        """Returns what the gradient of a loss by this network's parameters says of the standard deviation.
+
+        ``actor/log_std_gradient`` is the derivative by the bias of its head; ``actor/raises_std`` whether that is below
+        zero.
+        """
+        if self.head != "tanh_gaussian":
+            return {}
+        log_std_gradient = jnp.mean(gradient["log_std"]["bias"])
+        return {
+            "actor/log_std_gradient": log_std_gradient,
+            "actor/raises_std": (log_std_gradient < 0).astype(jnp.float32),
+        }
 
 
 class CriticNetworks(nn.Module):

@@ -1,5 +1,6 @@
 """A policy by itself: parameters, normaliser and shapes; what is saved with a run and loaded without one."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,44 +13,42 @@ from flax import struct, traverse_util
 
 from remac.files import write_whole
 from remac.policies import normalization
-from remac.policies.distributions import TanhGaussian
+from remac.policies.distributions import Distribution
 from remac.policies.networks import PolicyNetwork
 from remac.policies.normalization import RunningStatistics
 from remac.types import Array, Key, PyTree
 
 _SHAPE_FILE = "policy.json"
 _ARRAY_FILE = "arrays.npz"
-_STATIC_FIELDS = ("observation_size", "action_size", "hidden_sizes", "activation", "normalize_observations")
+_OWN_FIELDS = ("observation_size", "normalize_observations")
+_NETWORK_FIELDS = tuple(
+    field.name for field in dataclasses.fields(PolicyNetwork) if field.name not in ("parent", "name")
+)
 
 
 @struct.dataclass
 class Policy:
-    """A tanh-Gaussian policy over raw observations.
+    """A policy over raw observations.
 
     Attributes:
-        parameters: Of ``remac.policies.networks.PolicyNetwork``.
+        parameters: Variables of the network.
         normalizer: Moments of the observations seen in training.
         observation_size: obs_dim.
-        action_size: action_dim.
-        hidden_sizes: Width of each hidden layer.
-        activation: Name in ``remac.policies.networks.ACTIVATIONS``.
+        network: Says how a distribution of actions is found.
         normalize_observations: Whether the network sees normalised observations.
     """
 
     parameters: PyTree
     normalizer: RunningStatistics
     observation_size: int = struct.field(pytree_node=False)
-    action_size: int = struct.field(pytree_node=False)
-    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False)
-    activation: str = struct.field(pytree_node=False)
+    network: PolicyNetwork = struct.field(pytree_node=False)
     normalize_observations: bool = struct.field(pytree_node=False)
 
-    def distribution(self, observation: Array) -> TanhGaussian:
+    def distribution(self, observation: Array) -> Distribution:
         """Returns the distribution of actions at raw observations `[..., obs_dim]`."""
         if self.normalize_observations:
             observation = normalization.normalize(self.normalizer, observation)
-        network = PolicyNetwork(self.action_size, self.hidden_sizes, self.activation)
-        distribution: TanhGaussian = network.apply(self.parameters, observation)  # type: ignore[assignment]
+        distribution: Distribution = self.network.apply(self.parameters, observation)  # type: ignore[assignment]
         return distribution
 
     def __call__(self, observation: Array, key: Key | None = None) -> Array:
@@ -62,7 +61,8 @@ def save_policy(policy: Policy, directory: Path | str) -> None:
     """Writes a policy as arrays and JSON into a directory, which is made; no file is ever there in part."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    shape = {field: getattr(policy, field) for field in _STATIC_FIELDS}
+    shape = {field: getattr(policy, field) for field in _OWN_FIELDS}
+    shape |= {field: getattr(policy.network, field) for field in _NETWORK_FIELDS}
     write_whole(directory / _SHAPE_FILE, (json.dumps(shape, indent=2) + "\n").encode())
     parameters = traverse_util.flatten_dict(policy.parameters, sep="/")
     normalizer = {f"normalizer/{name}": getattr(policy.normalizer, name) for name in _normalizer_fields()}
@@ -95,7 +95,8 @@ def load_policy(directory: Path | str) -> Policy:
         with np.load(directory / _ARRAY_FILE, allow_pickle=False) as archive:
             arrays = {name: jnp.asarray(archive[name]) for name in archive.files}
         normalizer = RunningStatistics(*(arrays.pop(f"normalizer/{name}") for name in _normalizer_fields()))
-        policy = Policy(traverse_util.unflatten_dict(arrays, sep="/"), normalizer, **shape)
+        network = PolicyNetwork(**{field: shape.pop(field) for field in _NETWORK_FIELDS if field in shape})
+        policy = Policy(traverse_util.unflatten_dict(arrays, sep="/"), normalizer, network=network, **shape)
         jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

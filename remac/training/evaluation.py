@@ -26,12 +26,14 @@ class Episodes(NamedTuple):
         episode_return: Undiscounted return.
         length: Number of steps.
         entropy: Sum over steps of -log pi of a sampled action.
+        metrics: Sums over steps of ``EnvState.metrics``.
     """
 
     alive: Any
     episode_return: Any
     length: Any
     entropy: Any
+    metrics: Any
 
 
 class Evaluator:
@@ -69,7 +71,7 @@ class Evaluator:
 
     def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
         env_state = self._env.reset(reset_keys)
-        episodes = _start(env_state.reward.shape, np)
+        episodes = _start(env_state, np)
         step = 0
         while episodes.alive.any():
             action, log_prob = self._act(policies, action_key, step, env_state.observation)
@@ -92,7 +94,7 @@ class Evaluator:
 
 def _begin(reset_keys: Key, *, env: Environment) -> tuple[EnvState, Episodes]:
     env_state = jax.vmap(jax.vmap(env.reset))(reset_keys)
-    return env_state, _start(env_state.reward.shape, jnp)
+    return env_state, _start(env_state, jnp)
 
 
 def _steps(
@@ -127,9 +129,11 @@ def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[A
     return map_members(member, policies, keys, observation)
 
 
-def _start(shape: tuple[int, ...], xp: Any) -> Episodes:
+def _start(env_state: EnvState, xp: Any) -> Episodes:
+    shape = env_state.reward.shape
     zeros = xp.zeros(shape, xp.float32)
-    return Episodes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros)
+    metrics = dict.fromkeys(env_state.metrics, zeros)
+    return Episodes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros, metrics)
 
 
 def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarray, xp: Any) -> Episodes:
@@ -139,6 +143,9 @@ def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarr
         episode_return=xp.where(alive, env_state.episode_return, episodes.episode_return),
         length=xp.where(alive, env_state.episode_length, episodes.length),
         entropy=episodes.entropy - xp.where(alive, log_prob, 0.0),
+        metrics={
+            name: total + xp.where(alive, env_state.metrics[name], 0.0) for name, total in episodes.metrics.items()
+        },
     )
 
 
@@ -148,6 +155,7 @@ def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
     ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
     ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the
     unbiased estimate of the expected best of k episodes; a k above the number of episodes is left out.
+    ``eval/env/<name>`` is the mean over the deterministic policy's episodes of each one's mean over its steps.
     """
     returns, stochastic = (episodes.episode_return[:, mode].astype(np.float64) for mode in (0, 1))
     metrics = {
@@ -156,6 +164,8 @@ def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
         "eval/episode_length": episodes.length[:, 0].mean(axis=1),
         "eval/entropy": episodes.entropy[:, 1].sum(axis=1) / episodes.length[:, 1].sum(axis=1),
     }
+    lengths = episodes.length[:, 0]
+    metrics |= {f"eval/env/{name}": (total[:, 0] / lengths).mean(axis=1) for name, total in episodes.metrics.items()}
     num_episodes = stochastic.shape[1]
     for k in MAX_AT_KS:
         if k <= num_episodes:

@@ -6,7 +6,7 @@ on the device or on the host. Members differ in the leaves of the agent only, an
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,62 +14,30 @@ import numpy as np
 from flax import struct
 
 from remac import random
-from remac.policies.policy import Policy
-from remac.training import replay as replay_lib
+from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
-from remac.training.replay import ReplayState
+from remac.training.experience import transition_example
 from remac.types import Array, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
 
 
-class Agent(Protocol):
-    """What the training functions need of an agent; see ``agents.actor_critic`` for the arguments' meaning.
-
-    Agents are pytrees: numbers are leaves, which a population stacks; ``batch_size`` is static.
-    """
-
-    batch_size: int
-
-    def init(self, key: Key) -> Any:
-        """Starts what the agent learns."""
-        ...
-
-    def observe(self, state: Any, observation: Array) -> Any:
-        """Takes new observations `[B, obs_dim]` into the running statistics."""
-        ...
-
-    def policy(self, state: Any) -> Policy:
-        """Returns the policy by itself."""
-        ...
-
-    def act(self, state: Any, key: Key, observation: Array, *, deterministic: bool = False) -> Array:
-        """Chooses actions `[B, action_dim]`."""
-        ...
-
-    def update(self, state: Any, key: Key, batch: Transition) -> tuple[Any, Metrics]:
-        """Makes one gradient step per network."""
-        ...
-
-    def diagnostics(self, state: Any) -> Metrics:
-        """Returns metrics of the state itself, computed once a round."""
-        ...
-
-
-class Experience(NamedTuple):
-    """What one round of environment steps hands to the learner; leading axes `[P, E]`.
+class Steps(NamedTuple):
+    """What environment steps hand to the learner; leading axes `[P, E]`, and `[P, T, E]` for a round.
 
     Attributes:
         transition: The steps.
         episode_return: Undiscounted return of the running or just ended episode.
         episode_ended: Whether a whole episode has just ended; one that a staggered start cut short does not count.
         diverged: Whether the simulation broke down in the step.
+        metrics: The environments' own, ``EnvState.metrics``.
     """
 
     transition: Transition
     episode_return: Array
     episode_ended: Array
     diverged: Array
+    metrics: Metrics
 
 
 @struct.dataclass
@@ -81,6 +49,8 @@ class MetricSums:
         rounds: Number of rounds with gradient steps.
         episode_return: Sum of the returns of the episodes that ended.
         episodes: Their number.
+        env_metrics: Sum over steps of every metric of the environments.
+        env_steps: Number of those steps.
         diverged: Number of steps in which the simulation broke down.
         failed_step: Gradient step of the first non-finite metric, -1 while there is none. Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
@@ -90,6 +60,8 @@ class MetricSums:
     rounds: Array
     episode_return: Array
     episodes: Array
+    env_metrics: Metrics
+    env_steps: Array
     diverged: Array
     failed_step: Array
     failed_metric: Array
@@ -101,21 +73,22 @@ class TrainState:
 
     Attributes:
         agent: The agents' states, leading axis `[P]`.
-        replay: Shared ring buffer.
+        replay: What the agents' kind of experience keeps from round to round.
         metrics: Sums since the last evaluation.
         key: One key a member, `[P]`.
         gradient_steps: Gradient steps made by each member, scalar int32.
     """
 
     agent: PyTree
-    replay: ReplayState
+    replay: PyTree
     metrics: MetricSums
     key: Key
     gradient_steps: Array
 
 
-# How a state is split over devices.
-TRAIN_STATE_SPLIT = TrainState(SPLIT, ReplayState(SPLIT, WHOLE, WHOLE), SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
+def train_state_split(agents: Agent) -> TrainState:
+    """Returns how a state is split over devices."""
+    return TrainState(SPLIT, agents.experience.split, SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
 
 
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
@@ -129,16 +102,25 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
 
 
 def init_train_state(
-    agents: Agent, keys: Key, *, observation_size: int, action_size: int, replay_capacity: int
+    agents: Agent,
+    keys: Key,
+    *,
+    observation_size: int,
+    action_size: int,
+    num_envs: int,
+    replay_capacity: int,
+    metric_names: tuple[str, ...] = (),
 ) -> tuple[TrainState, Key]:
-    """Starts the members' agents and an empty replay.
+    """Starts the members' agents, without experience.
 
     Args:
         agents: Stacked agents, leaves `[P, ...]`.
         keys: `[P]`, consumed.
         observation_size: obs_dim.
         action_size: action_dim.
+        num_envs: E.
         replay_capacity: Rows for each member.
+        metric_names: Of the environments.
 
     Returns:
         The state, and the members' keys for their environments, `[P]`.
@@ -148,54 +130,69 @@ def init_train_state(
         agent_key, train_key, env_key = jax.random.split(key, 3)
         return agent.init(agent_key), train_key, env_key
 
-    num_members = keys.shape[0]
+    num_members, kind = keys.shape[0], agents.experience
     agent_states, train_keys, env_keys = map_members(member, agents, keys)
     one_agent, one_state = jax.tree.map(lambda leaf: leaf[0], (agents, agent_states))
-    example = transition_example(observation_size, action_size)
-    batch = jax.tree.map(lambda leaf: jnp.zeros((one_agent.batch_size, *leaf.shape)), example)
-    _, metrics = jax.eval_shape(one_agent.update, one_state, jax.random.key(0), batch)
-    names = [*metrics, *jax.eval_shape(one_agent.diagnostics, one_state)]
+    example = transition_example(observation_size, action_size, extras_of(one_agent, observation_size))
+    replay = kind.init(example, replay_capacity, num_members)
+
+    def update() -> Metrics:
+        shape = (kind.steps_per_round, num_envs)
+        steps = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
+        batch_key, update_key = jax.random.split(jax.random.key(0))
+        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, _gamma(one_agent))
+        return one_agent.update(one_state, update_key, batch)[1]
+
+    names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
     zeros = jnp.zeros((num_members,))
     sums = MetricSums(
         totals={name: zeros for name in names},
         rounds=zeros,
         episode_return=zeros,
         episodes=zeros,
+        env_metrics={name: zeros for name in metric_names},
+        env_steps=zeros,
         diverged=zeros,
         failed_step=jnp.full((num_members,), -1, jnp.int32),
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
-    replay = replay_lib.init(example, replay_capacity, num_members)
     return TrainState(agent_states, replay, sums, train_keys, jnp.zeros((), jnp.int32)), env_keys
 
 
-def transition_example(observation_size: int, action_size: int) -> Transition:
-    """Returns one transition, of zeros, for sizing the replay."""
-    observation, scalar = jnp.zeros((observation_size,)), jnp.zeros(())
-    return Transition(observation, jnp.zeros((action_size,)), scalar, scalar, observation)
+def extras_of(agent: Agent, observation_size: int) -> PyTree:
+    """Returns what one step's ``Transition.extras`` look like, as zeros."""
+
+    def act() -> PyTree:
+        init_key, action_key = jax.random.split(jax.random.key(0))
+        return agent.act(agent.init(init_key), action_key, jnp.zeros((1, observation_size)))[1]
+
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), jax.eval_shape(act))
 
 
-def experience(before: EnvState, action: Array | np.ndarray, after: EnvState) -> Experience:
+def make_steps(before: EnvState, action: Array | np.ndarray, extras: PyTree, after: EnvState) -> Steps:
     """Makes the learner's input of one step of NumPy or JAX environments, shapes as in ``EnvState``.
 
     A termination gets discount 0; a truncation keeps 1 and the true next observation, so it bootstraps.
     """
     ended = after.termination | after.truncation
-    return Experience(
+    return Steps(
         transition=Transition(
             observation=before.observation,
             action=action,  # type: ignore[arg-type]
             reward=after.reward,
             discount=1.0 - after.termination.astype(after.reward.dtype),
             next_observation=after.final_observation,
+            truncation=after.truncation,
+            extras=extras,
         ),
         episode_return=after.episode_return,
         episode_ended=ended & (after.episode_length == after.step_count),
         diverged=after.diverged,
+        metrics=after.metrics,
     )
 
 
-def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> tuple[Array, Key]:
+def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> tuple[Array, PyTree, Key]:
     """Samples every member's actions.
 
     Args:
@@ -205,45 +202,48 @@ def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> t
         observation: `[P, E, obs_dim]`.
 
     Returns:
-        Actions `[P, E, action_dim]`, and the members' next keys.
+        Actions `[P, E, action_dim]`, the agents' extras `[P, E, ...]`, and the members' next keys.
     """
 
-    def member(agent: Agent, state: PyTree, key: Key, observation: Array) -> tuple[Array, Key]:
+    def member(agent: Agent, state: PyTree, key: Key, observation: Array) -> tuple[Array, PyTree, Key]:
         next_key, action_key = jax.random.split(key)
-        return agent.act(state, action_key, observation), next_key
+        action, extras = agent.act(state, action_key, observation)
+        return action, extras, next_key
 
     return map_members(member, agents, agent_states, keys, observation)
 
 
-def learn(agents: Agent, state: TrainState, new: Experience, *, num_updates: int) -> TrainState:
-    """Adds a round's experience to the replay and makes ``num_updates`` gradient steps (0 while prefilling).
+def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> TrainState:
+    """Takes in a round's steps and makes ``num_updates`` updates (0 while prefilling).
 
     A member with a non-finite metric keeps the agent state it had before that round, for good.
 
     Args:
         agents: Leaves `[P, ...]`.
         state: Before the round; donate it.
-        new: Leading axes `[P, E]`.
+        new: Leading axes `[P, T, E]`.
         num_updates: Static.
     """
-    replay = replay_lib.add(state.replay, new.transition)
+    kind = agents.experience
+    replay = kind.add(state.replay, new.transition)
     members = jnp.arange(state.key.shape[0], dtype=jnp.int32)
 
     def member(
-        index: Array, agent: Agent, before: PyTree, key: Key, sums: MetricSums, new: Experience
+        index: Array, agent: Agent, before: PyTree, key: Key, sums: MetricSums, new: Steps
     ) -> tuple[PyTree, Key, MetricSums]:
-        agent_state = agent.observe(before, new.transition.observation)
-        sums = _add_episodes(sums, new)
+        observation = new.transition.observation
+        agent_state = agent.observe(before, observation.reshape(-1, *observation.shape[2:]))
+        sums = _add_steps(sums, new)
         if not num_updates:
             return agent_state, key, sums
 
-        def gradient_step(agent_state: PyTree, key: Key) -> tuple[PyTree, Metrics]:
-            sample_key, update_key = jax.random.split(key)
-            batch = replay_lib.sample(replay, index, sample_key, agent.batch_size)
+        def update(agent_state: PyTree, key: Key) -> tuple[PyTree, Metrics]:
+            batch_key, update_key = jax.random.split(key)
+            batch = kind.batch(replay, new.transition, index, batch_key, _gamma(agent))
             return agent.update(agent_state, update_key, batch)
 
         keys = jax.random.split(key, num_updates + 1)
-        agent_state, metrics = jax.lax.scan(gradient_step, agent_state, random.unroll(keys[1:]))
+        agent_state, metrics = jax.lax.scan(update, agent_state, random.unroll(keys[1:]))
         sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
         agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums
@@ -261,13 +261,21 @@ def reset_metrics(sums: MetricSums) -> MetricSums:
         rounds=zeros,
         episode_return=zeros,
         episodes=zeros,
+        env_metrics={name: zeros for name in sums.env_metrics},
+        env_steps=zeros,
         diverged=zeros,
     )
 
 
-def _add_episodes(sums: MetricSums, new: Experience) -> MetricSums:
+def _gamma(agent: Agent) -> Array:
+    return jnp.asarray(getattr(agent, "gamma", 1.0))
+
+
+def _add_steps(sums: MetricSums, new: Steps) -> MetricSums:
     return dataclasses.replace(
         sums,
+        env_metrics={name: total + jnp.sum(new.metrics[name]) for name, total in sums.env_metrics.items()},
+        env_steps=sums.env_steps + float(new.diverged.size),
         episode_return=sums.episode_return + jnp.sum(jnp.where(new.episode_ended, new.episode_return, 0.0)),
         episodes=sums.episodes + jnp.sum(new.episode_ended),
         diverged=sums.diverged + jnp.sum(new.diverged),

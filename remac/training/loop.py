@@ -13,20 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from remac.policies.policy import Policy
-from remac.training import replay as replay_lib
+from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.evaluation import Evaluator
+from remac.training.experience import Replay, Rollout, transition_example
 from remac.training.functions import (
-    TRAIN_STATE_SPLIT,
-    Agent,
+    Steps,
     TrainState,
     act,
-    experience,
+    extras_of,
     init_train_state,
     learn,
+    make_steps,
     map_members,
     reset_metrics,
-    transition_example,
+    train_state_split,
 )
 from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
@@ -40,7 +41,8 @@ class TrainConfig:
 
     Attributes:
         total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds.
-        updates_per_round: Gradient steps after each round of ``num_envs`` environment steps.
+        updates_per_round: Updates of the agent after each round, which is one step in every environment for agents that
+            learn from replay, and a rollout in every environment for those that learn from rollouts.
         prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
         eval_every_env_steps: Environment steps between evaluations. There is one at step 0 and one at the end as well.
         num_eval_episodes: Episodes per evaluation and action mode.
@@ -66,7 +68,7 @@ class TrainConfig:
         """Rows to allocate for each member."""
         return min(self.replay_capacity, self.total_env_steps)
 
-    def validate(self, num_envs: int, batch_size: int) -> None:
+    def validate(self, num_envs: int, experience: Replay | Rollout) -> None:
         """Checks the values, alone and against each other.
 
         Raises:
@@ -78,18 +80,22 @@ class TrainConfig:
         require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
         if self.checkpoint_every_env_steps is not None:
             require_int("checkpoint.every_env_steps", self.checkpoint_every_env_steps, 1)
-        if self.total_env_steps < num_envs:
-            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least num_envs={num_envs}")
+        of_round, name = num_envs * experience.steps_per_round, f"num_envs={num_envs}"
+        if experience.steps_per_round > 1:
+            name += f" rollouts of {experience.steps_per_round} steps"
+        if self.total_env_steps < of_round:
+            raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least {name}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
-        for name, least in (("num_envs", num_envs), ("agent.batch_size", batch_size)):
+        if not isinstance(experience, Replay):
+            return
+        for name, least in (("num_envs", num_envs), ("agent.batch_size", experience.batch_size)):
             if self.replay_capacity < least:
                 raise InvalidValueError("replay_capacity", self.replay_capacity, f"must be at least {name}={least}")
 
-    def replay_bytes(self, env: Environment, num_members: int = 1) -> int:
-        """Returns the size of the replay in bytes."""
-        return replay_lib.num_bytes(
-            transition_example(env.observation_size, env.action_size), self.replay_rows, num_members
-        )
+    def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
+        """Returns the size in bytes of the replay, 0 without one."""
+        example = transition_example(env.observation_size, env.action_size, extras_of(agent, env.observation_size))
+        return agent.experience.num_bytes(example, self.replay_rows, num_members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +288,7 @@ def train_population(
         StoppedError: If no member can go on.
         MisfitError: If ``start`` is not of such a training.
     """
-    config.validate(env.num_envs, agents.batch_size)
+    config.validate(env.num_envs, agents.experience)
     loop = _Loop(agents, env, config, keys, callback or (lambda event: None))
     if start is not None:
         loop.restore(start)
@@ -303,18 +309,23 @@ class _Loop:
         self.failures: dict[int, StoppedError] = {}
         self.evaluating = self.filling_again = False
         self.pacer = Pacer(self._on_tick)
-        self.prefill_rounds = math.ceil(config.prefill_env_steps / env.num_envs)
-        self.total_rounds = math.ceil(config.total_env_steps / env.num_envs)
+        self.steps_per_round = agents.experience.steps_per_round
+        self.env_steps_per_round = env.num_envs * self.steps_per_round
+        self.prefill_rounds = math.ceil(config.prefill_env_steps / self.env_steps_per_round)
+        self.total_rounds = math.ceil(config.total_env_steps / self.env_steps_per_round)
         self.split = split = MemberSplit(keys.shape[0])
         self.agents = split.place(agents)
+        self.state_split = train_state_split(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split)
         init = split.program(
             init_train_state,
             (SPLIT, SPLIT),
-            (TRAIN_STATE_SPLIT, SPLIT),
+            (self.state_split, SPLIT),
             observation_size=env.observation_size,
             action_size=env.action_size,
+            num_envs=env.num_envs,
             replay_capacity=config.replay_rows,
+            metric_names=env.metric_names,
         )
         self.state, env_keys = init(self.agents, split.place(keys))
         reset = split.program(_reset, (SPLIT,), SPLIT, env=env) if env.on_device else env.reset
@@ -325,7 +336,7 @@ class _Loop:
 
     @property
     def env_steps(self) -> int:
-        return self.rounds_done * self.env.num_envs
+        return self.rounds_done * self.env_steps_per_round
 
     @property
     def gradient_steps(self) -> int:
@@ -333,19 +344,19 @@ class _Loop:
 
     def snapshot(self) -> Snapshot:
         """Returns everything that the training is."""
-        return Snapshot(self.state, self.env_state, self.rounds_done, self.evaluated_round)
+        return Snapshot(self.state, self.env_state, self.rounds_done, self.evaluated_round, self.state_split)
 
     def restore(self, members: Sequence[Arrays]) -> None:
         """Goes back to where a snapshot was taken."""
         snapshot = self.snapshot().restored(members, self.split)
         self.state, self.env_state = snapshot.state, snapshot.env_state
         self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
-        self.filling_again = self.rounds_done > 0 and not int(self.state.replay.size)
+        self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 
     def run(self) -> Result:
-        num_envs, first_round = self.env.num_envs, self.rounds_done
-        eval_every = math.ceil(self.config.eval_every_env_steps / num_envs)
-        checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / num_envs) or self.total_rounds
+        of_round, first_round = self.env_steps_per_round, self.rounds_done
+        eval_every = math.ceil(self.config.eval_every_env_steps / of_round)
+        checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / of_round) or self.total_rounds
         self._on_tick()
         if self.filling_again:
             self._fill_again()
@@ -374,13 +385,15 @@ class _Loop:
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         learning = self._learn(num_updates)
         for _ in range(num_rounds):
-            before = self.env_state
-            action, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
-            action = np.asarray(action)
-            self.env_state = self.env.step(before, action)
-            self.state = learning(
-                self.agents, dataclasses.replace(self.state, key=keys), experience(before, action, self.env_state)
-            )
+            steps = []
+            for _ in range(self.steps_per_round):
+                before = self.env_state
+                action, extras, keys = self._act(self.agents, self.state.agent, self.state.key, before.observation)
+                action = np.asarray(action)
+                self.env_state = self.env.step(before, action)
+                self.state = dataclasses.replace(self.state, key=keys)
+                steps.append(make_steps(before, action, jax.device_get(extras), self.env_state))
+            self.state = learning(self.agents, self.state, jax.tree.map(lambda *leaves: np.stack(leaves, 1), *steps))
             self.rounds_done += 1
             self.pacer.tick()
 
@@ -400,12 +413,12 @@ class _Loop:
     def _learn(self, num_updates: int) -> Callable[..., TrainState]:
         """Returns the program of a round's second half."""
         return self.split.program(
-            learn, (SPLIT, TRAIN_STATE_SPLIT, SPLIT), TRAIN_STATE_SPLIT, donate=(1,), num_updates=num_updates
+            learn, (SPLIT, self.state_split, SPLIT), self.state_split, donate=(1,), num_updates=num_updates
         )
 
     def _epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
         """Returns the program of many rounds, for suites on the device."""
-        both = (TRAIN_STATE_SPLIT, SPLIT)
+        both = (self.state_split, SPLIT)
         return self.split.program(
             _rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
         )
@@ -416,7 +429,7 @@ class _Loop:
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
         policies = self.agents.policy(self.state.agent)
         metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
-        num_steps = (self.rounds_done - max(self.evaluated_round, 0)) * self.env.num_envs
+        num_steps = (self.rounds_done - max(self.evaluated_round, 0)) * self.env_steps_per_round
         self.state = dataclasses.replace(self.state, metrics=self._reset_metrics(self.state.metrics))
         self.evaluated_round = self.rounds_done
         self.evaluating = False
@@ -442,6 +455,8 @@ class _Loop:
             )
         if self.rounds_done:
             means["env/diverged"] = sums.diverged
+        if sums.env_steps.all():
+            means |= {f"env/{name}": total / sums.env_steps for name, total in sums.env_metrics.items()}
         return means
 
     def _on_tick(self) -> None:
@@ -472,12 +487,20 @@ def _reset(keys: Key, *, env: Environment) -> EnvState:
 def _rounds(
     agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
 ) -> tuple[TrainState, EnvState]:
+    length = agents.experience.steps_per_round
+
     def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
         state, before = carry
-        action, keys = act(agents, state.agent, state.key, before.observation)
-        after = map_members(env.step, before, action)
-        state = dataclasses.replace(state, key=keys)
-        return learn(agents, state, experience(before, action, after), num_updates=num_updates), after
+
+        def one_step(carry: tuple[Key, EnvState], _: None) -> tuple[tuple[Key, EnvState], Steps]:
+            keys, before = carry
+            action, extras, keys = act(agents, state.agent, keys, before.observation)
+            after = map_members(env.step, before, action)
+            return (keys, after), make_steps(before, action, extras, after)
+
+        (keys, after), steps = jax.lax.scan(one_step, (state.key, before), length=length, unroll=length == 1)
+        steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), steps)
+        return learn(agents, dataclasses.replace(state, key=keys), steps, num_updates=num_updates), after
 
     return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from remac.training.devices import SPLIT, MemberSplit
-from remac.training.functions import TRAIN_STATE_SPLIT, TrainState
+from remac.training.functions import TrainState
 from remac.types import EnvState, PyTree
 
 Arrays = Mapping[str, np.ndarray]
@@ -42,12 +42,19 @@ class Snapshot:
         env_state: Environments, leading axes `[places, E]`; NumPy's for suites on the host.
         rounds_done: Rounds of environment steps made.
         evaluated_round: Round of the last evaluation, -1 before the first.
+        state_split: Which leaves of the state members have of their own.
     """
 
     state: TrainState
     env_state: EnvState
     rounds_done: int
     evaluated_round: int
+    state_split: TrainState
+
+    @property
+    def num_replay_rows(self) -> int | None:
+        """Rows of the replay in use, None without one."""
+        return int(self.state.replay.size) if self.state.replay else None
 
     def member(self, index: int, *, replay: bool = True) -> dict[str, np.ndarray]:
         """Returns one member by itself, as arrays without a member axis.
@@ -56,9 +63,9 @@ class Snapshot:
             index: Which one.
             replay: Whether to include the transitions; only rows in use are.
         """
-        size = int(self.state.replay.size)
+        size = self.num_replay_rows
         arrays: dict[str, np.ndarray] = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        for name, leaf, is_split in _named_leaves(self.state, self.env_state):
+        for name, leaf, is_split in self._named_leaves():
             if name.startswith(REPLAY):
                 if replay:
                     arrays[name] = _to_host(leaf, index)[:size]
@@ -78,13 +85,13 @@ class Snapshot:
         Raises:
             MisfitError: If the arrays are not those of such a training.
         """
-        counters = [tuple(int(arrays.get(name, -1)) for name in COUNTERS) for arrays in members]
+        counters = [[int(arrays.get(name, -1)) for name in COUNTERS] for arrays in members]
         for index, of_member in enumerate(counters):
             if of_member != counters[0]:
                 raise MisfitError("is not at the same round as the first member", index)
         has_replay = any(name.startswith(REPLAY) for name in members[0])
         leaves, known = [], set(COUNTERS)
-        for name, leaf, is_split in _named_leaves(self.state, self.env_state):
+        for name, leaf, is_split in self._named_leaves():
             known.add(name)
             if name.startswith(REPLAY) and not has_replay:
                 leaves.append(leaf)
@@ -98,20 +105,22 @@ class Snapshot:
                     raise MisfitError(f"{name}: this version has no such array", index)
         structure = jax.tree.structure((self.state, self.env_state))
         state, env_state = jax.tree.unflatten(structure, leaves)
-        return Snapshot(state, env_state, *counters[0])
+        return Snapshot(state, env_state, counters[0][0], counters[0][1], self.state_split)
 
-
-def _named_leaves(state: TrainState, env_state: EnvState) -> list[tuple[str, jax.Array | np.ndarray, bool]]:
-    """Returns every leaf's name, the leaf, and whether members have their own."""
-    trees: list[tuple[str, PyTree, PyTree]] = [("state", state, TRAIN_STATE_SPLIT), ("env_state", env_state, SPLIT)]
-    found = []
-    for root, tree, specs in trees:
-        whole = jax.tree.broadcast(specs, tree, is_leaf=lambda leaf: isinstance(leaf, type(SPLIT)))
-        splits = jax.tree.leaves(whole, is_leaf=lambda leaf: isinstance(leaf, type(SPLIT)))
-        for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(tree), splits, strict=True):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            found.append((f"{root}/{name}", leaf, spec == SPLIT))
-    return found
+    def _named_leaves(self) -> list[tuple[str, jax.Array | np.ndarray, bool]]:
+        """Returns every leaf's name, the leaf, and whether members have their own."""
+        trees: list[tuple[str, PyTree, PyTree]] = [
+            ("state", self.state, self.state_split),
+            ("env_state", self.env_state, SPLIT),
+        ]
+        found = []
+        for root, tree, specs in trees:
+            whole = jax.tree.broadcast(specs, tree, is_leaf=lambda leaf: isinstance(leaf, type(SPLIT)))
+            splits = jax.tree.leaves(whole, is_leaf=lambda leaf: isinstance(leaf, type(SPLIT)))
+            for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(tree), splits, strict=True):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                found.append((f"{root}/{name}", leaf, spec == SPLIT))
+        return found
 
 
 def _is_key(leaf: jax.Array | np.ndarray) -> bool:

@@ -1,0 +1,76 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al., 2018, arXiv 1802.09477)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from agents.actor_critic import SATURATED, ActorCritic, AgentState
+from remac.hyperparameters import integer, number
+from remac.policies.networks import PolicyNetwork
+from remac.types import Array, Key, Metrics, PyTree, Transition
+
+
+@struct.dataclass
+class TD3(ActorCritic):
+    """Deterministic actor that climbs the first critic, every ``actor_update_period`` gradient steps.
+
+    Actor: E[Q_1(s, pi(s))]. Next value: min_c Q_c(s', a') of the target networks (or the mean: ``critic_aggregate``)
+    at the target policy's action with clipped noise, a' = clip(pi(s') + clip(e, -c, c), -1, 1),
+    e ~ Normal(0, ``target_noise``^2), c = ``target_noise_clip`` (target policy smoothing, eqs. 14 and 15). Actions in
+    training are clip(pi(s) + e, -1, 1), e ~ Normal(0, ``exploration_noise``^2).
+
+    Note: one update is the actor's step and then the critics', as for the other agents; in the source the critics'
+    comes first. Target networks move every ``target_update_period`` steps, in the source as often as the actor.
+    """
+
+    actor_update_period: Array = integer(2, "gradient steps of the critics for one of the actor", is_leaf=True).field()
+    target_update_period: Array = integer(
+        2, "gradient steps between two steps of the target networks", is_leaf=True
+    ).field()
+    exploration_noise: Array = number(0.1, "standard deviation of the noise on actions in training", 0).field()
+    target_noise: Array = number(0.2, "standard deviation of the noise on the target policy's actions", 0).field()
+    target_noise_clip: Array = number(0.5, "largest such noise", 0).field()
+
+    @property
+    def policy_network(self) -> PolicyNetwork:
+        """The policy's network, with a deterministic head."""
+        return super().policy_network.clone(head="clipped_gaussian")
+
+    def init(self, key: Key) -> AgentState:
+        """Starts parameters, optimisers and statistics. The key is consumed."""
+        state = super().init(key)
+        policy = state.policy | {"constants": {"noise": jnp.asarray(self.exploration_noise, jnp.float32)}}
+        return state.replace(policy=policy)
+
+    def init_extra(self, policy: PyTree) -> PyTree:
+        """Starts the target policy's parameters."""
+        return jax.tree.map(jnp.copy, policy["params"])
+
+    def actor_loss(self, policy: PyTree, state: AgentState, key: Key, batch: Transition) -> tuple[Array, Metrics]:
+        """Returns minus the first critic's value of the policy's actions, averaged over states."""
+        action = self.policy_network.apply(policy, batch.observation).mode()[None]
+        q_value = self.critic_networks.apply(
+            state.critics, batch.observation, action, for_actor=lambda q_values: q_values[0]
+        )
+        return -jnp.mean(q_value), {"actor/saturation": jnp.mean(jnp.abs(action) > SATURATED)}
+
+    def update_actor(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
+        """Makes the actor's step where it is due; metrics are those of the step as it would be."""
+        moved, metrics = super().update_actor(state, key, batch)
+        due = (state.gradient_steps + 1) % self.actor_update_period == 0
+        return jax.tree.map(lambda old, new: jnp.where(due, new, old), state, moved), metrics
+
+    def next_value(self, state: AgentState, key: Key, next_observation: Array) -> Array:
+        """Returns what the target policy's action, with clipped noise, is worth."""
+        target_policy = state.policy | {"params": state.extra}
+        action = self.policy_network.apply(target_policy, next_observation).mode()
+        noise = self.target_noise * jax.random.normal(key, action.shape)
+        action = jnp.clip(action + jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip), -1.0, 1.0)
+        q_values = self.critic_networks.apply(state.target_critics, next_observation, action[None])
+        return self.aggregate(q_values)[0]
+
+    def update_targets(self, state: AgentState) -> AgentState:
+        """Moves the target critics and the target policy, once a period."""
+        target = optax.incremental_update(state.policy["params"], state.extra, self.target_step(state))
+        return super().update_targets(state.replace(extra=target))

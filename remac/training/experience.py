@@ -1,0 +1,116 @@
+"""What stands between environments and learners: the kinds of experience that an agent may learn from.
+
+An agent names its kind (``Agent.experience``), with what is special about it; nothing else in training knows which it
+is. A kind says how many steps a round has, what is kept of them from round to round, and what an update gets.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from remac.training import replay
+from remac.training.devices import SPLIT, WHOLE
+from remac.training.replay import ReplayState
+from remac.types import Array, Key, PyTree, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Transitions drawn uniformly from all that are kept; a round is one step in every environment.
+
+    With ``num_steps`` above 1, a drawn transition spans up to that many steps of its environment (n-step returns;
+    Sutton and Barto, 2018, section 7.1): rewards are discounted and summed, and the value is taken at the observation
+    that the last of them led to. It spans fewer where an episode ends, or where later steps have not been made yet.
+
+    Note: nothing corrects for the policy having changed since the steps were made, as usual with short spans.
+
+    Attributes:
+        batch_size: B.
+        num_steps: Longest span.
+    """
+
+    batch_size: int
+    num_steps: int = 1
+
+    steps_per_round: ClassVar[int] = 1
+    split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]
+
+    def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
+        """Allocates room for ``capacity`` transitions of each member, shaped and typed like one."""
+        return replay.init(self._kept(example), capacity, num_members)
+
+    def num_bytes(self, example: Transition, capacity: int, num_members: int) -> int:
+        """Returns what ``init`` would allocate."""
+        return replay.num_bytes(self._kept(example), capacity, num_members)
+
+    def add(self, kept: PyTree, steps: Transition) -> PyTree:
+        """Takes in a round's steps, `[P, 1, E, ...]`."""
+        return replay.add(kept, self._kept(_without_time(steps)))
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
+        """Returns what one member's update learns from, `[B, ...]`. The key is consumed.
+
+        Args:
+            kept: Of all members.
+            steps: The member's last round `[1, E, ...]`.
+            member: Its index.
+            key: Consumed.
+            gamma: Discount factor.
+        """
+        if self.num_steps == 1:
+            return replay.sample(kept, member, key, self.batch_size)
+        return replay.sample_spans(
+            kept, member, key, self.batch_size, num_steps=self.num_steps, num_envs=steps.reward.shape[1], gamma=gamma
+        )
+
+    def _kept(self, steps: Transition) -> Transition:
+        """Drops what is not learned from: whether a time limit ended an episode matters to longer spans only."""
+        return steps if self.num_steps > 1 else steps._replace(truncation=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """The steps of the last round themselves, in order; nothing is kept.
+
+    Attributes:
+        steps_per_round: T.
+    """
+
+    steps_per_round: int
+
+    split: ClassVar[Any] = ()
+
+    def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
+        """Allocates nothing."""
+        return ()
+
+    def num_bytes(self, example: Transition, capacity: int, num_members: int) -> int:
+        """Returns 0."""
+        return 0
+
+    def add(self, kept: PyTree, steps: Transition) -> PyTree:
+        """Keeps nothing."""
+        return ()
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
+        """Returns the member's last round, `[T, E, ...]`."""
+        return steps
+
+
+def transition_example(observation_size: int, action_size: int, extras: PyTree = ()) -> Transition:
+    """Returns one transition, of zeros, that says how large they are.
+
+    Args:
+        observation_size: obs_dim.
+        action_size: action_dim.
+        extras: Of one step.
+    """
+    observation, scalar = jnp.zeros((observation_size,)), jnp.zeros(())
+    false = jnp.zeros((), bool)
+    return Transition(observation, jnp.zeros((action_size,)), scalar, scalar, observation, false, extras)
+
+
+def _without_time(steps: Transition) -> Transition:
+    return jax.tree.map(lambda leaf: leaf[:, 0], steps)

@@ -16,8 +16,10 @@ size, so what counts is how many different programs a test makes:
 
 import os
 
-# Before JAX is imported: tests run on the CPU, also where there is an accelerator.
+# Before JAX is imported, and for subprocesses too: tests run on the CPU, also where there is an accelerator, and on one
+# device, so that all of them can share their compiled programs; those about several devices ask for them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "1"
 
 import contextlib
 import ctypes
@@ -36,8 +38,6 @@ import pytest
 from remac.training.devices import MemberSplit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# The command line would otherwise give this process one device for each CPU, if it came before the first computation.
-jax.config.update("jax_num_cpu_devices", 1)
 # Hydra's logging set-up closes the handlers that exist, and absl's would close pytest's own capture file with it.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 # The same examples every time, however long one takes.

@@ -90,7 +90,7 @@ def test_update_is_the_published_one(agent_class, options):
 
     def adam_step(epsilon, loss, parameters):
         """First step of Adam, where m_hat = g and sqrt(v_hat) = |g|: epsilon stands outside the root."""
-        gradient = jax.grad(loss)(parameters)
+        gradient = jax.jit(jax.grad(loss))(parameters)
         return jax.tree.map(lambda p, g: p - 1e-2 * g / (jnp.abs(g) + epsilon), parameters, gradient)
 
     expected_policy = adam_step(0.1, actor_loss, state.policy)
@@ -255,8 +255,8 @@ def test_both_gradients_estimate_the_same(objective, num_retries):
         q_values = critics.apply(state.critics, data.observation, jnp.tanh(pre_tanh)).min(axis=0)
         return score_function_loss(distribution.log_prob(pre_tanh).T, q_values.T, objective, num_retries)
 
-    expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.grad(loss)(state.policy))
-    new, _ = agent.update_actor(state, jax.random.key(1), data)
+    expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.jit(jax.grad(loss))(state.policy))
+    new, _ = jax.jit(agent.update_actor)(state, jax.random.key(1), data)
     assert_trees_close(new.policy, expected, rtol=1e-4, atol=1e-5)
 
 

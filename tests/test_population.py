@@ -261,7 +261,7 @@ def swept(tmp_path_factory):
     swept = ["agent.num_retries=4", "agent.learning_rate=1e-3,1e30", f"hydra.sweep.dir={directory / 'runs'}"]
     arguments = ["-m", "hydra/launcher=population", *HOPPER, "logger=wandb", "logger.mode=offline", *swept]
     environment = {f"WANDB_{name}_DIR": str(directory / "w") for name in ("CONFIG", "CACHE", "DATA")}
-    done = command(*arguments, cwd=directory, **environment)
+    done = command(*arguments, cwd=directory, JAX_NUM_CPU_DEVICES="2", **environment)
     return directory, done
 
 

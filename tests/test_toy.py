@@ -159,6 +159,7 @@ def test_signal_to_noise_orders_pathwise_and_score_function(tables):
     assert by_retries[6] > 1.5 * by_retries[1]
 
 
+@pytest.mark.slow
 def test_signal_to_noise_of_the_plain_gradient_is_known(tables):
     # K = 1, no ripple, D = 2: the mean of 64 slopes -2 (z - 1) has mean 1 and variance 4 / 64 per coordinate.
     rows = select(tables("estimator_snr"), study="Gaussian, D = 2: retries K", series="pathwise, smooth", x=1)
@@ -216,7 +217,12 @@ def test_objectives_prefer_risk_by_their_attitude_to_it(tables):
     assert best["gains are rare", "max"] > best["losses are rare", "max"]
 
 
-@pytest.mark.parametrize("study", STUDIES)
+SLOW = ("estimator_snr", "unbiasedness")  # studies that take 10 s
+
+
+@pytest.mark.parametrize(
+    "study", [pytest.param(study, marks=pytest.mark.slow if study in SLOW else ()) for study in STUDIES]
+)
 def test_figures_and_numbers_are_written(study, tables, tmp_path):
     rows = tables(study)
     files = save(tmp_path, study, rows, STUDIES[study].plot(rows))

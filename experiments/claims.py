@@ -29,7 +29,8 @@ from pathlib import Path
 
 from experiments.comparing.claims import as_json, as_text, check_all
 from experiments.comparing.loading import load
-from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from experiments.console.key_value import command_of, exit_with, parse, require_file
+from remac.files import write_whole
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     paths, settings = parse(arguments, {"json": ""})
     file = Path(settings["json"]) if settings["json"] else None
     if file is not None:
-        require_folder("json", file.parent)
+        require_file("json", file)
     runs = load(paths)
     results = check_all(runs)
     print(as_text(results))
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(results, runs, command_of("experiments.claims", arguments))
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 if __name__ == "__main__":

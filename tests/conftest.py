@@ -115,3 +115,27 @@ def run_module(monkeypatch, capsys, tmp_path):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, ``train`` or a module with ``main``, from an empty directory."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from experiments import train
+    from experiments.running import hydra_main
+
+    def run(arguments, config_name="train", main=train.main):
+        GlobalHydra.instance().clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", [f"{config_name}.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            hydra_main.run(config_name, main)
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from waiting import end, wait_until
 
 from experiments import train
-from experiments.running import hydra_main as command_line
 from experiments.running.config import CONFIG_DIRECTORY, register_schemas
 from experiments.running.hydra_launcher import register_launcher
 from experiments.running.planning import Outcome
@@ -157,26 +156,6 @@ BAD = [
     (["-m", "seed=1,2", "+agent.lr=1,2"], ["agent.lr", "no such key"]),
     (["-m", "agent=sac,remac", "agent.num_samples=4"], ["agent.num_samples=4", "no such key"]),
 ]
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Runs the real entry point in this process, from an empty directory."""
-
-    def run(arguments):
-        GlobalHydra.instance().clear()
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            command_line.run("train", train.main)
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    handler = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def assert_refused(status, out, err, expected, directory):

@@ -49,7 +49,7 @@ def make_jobs(*overrides):
 def planned(directory, *overrides):
     jobs = make_jobs(*overrides)
     return [
-        PlannedJob(job, directory / str(number), "sweep", one)
+        PlannedJob(job, directory / str(number), "sweep", one, number)
         for number, (job, one) in enumerate(zip(jobs, overrides, strict=True))
     ]
 

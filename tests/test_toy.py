@@ -8,7 +8,7 @@ import pytest
 
 from experiments.comparing.figures import column, save, select, unique
 from experiments.console.key_value import exit_with
-from experiments.toy.__main__ import STUDIES, compute, main, parse
+from experiments.toy.__main__ import STUDIES, compute, main, read_settings
 from experiments.toy.estimators import ESTIMATORS, PATHWISE, exact_gaussian_gradient
 from experiments.toy.gaussian import (
     DENOMINATOR_OPTIMISERS,
@@ -240,7 +240,7 @@ def test_command_line(tmp_path, capsys):
     main(["study=objectives", "size=small", f"out={out}"])
     assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".pdf", ".png"]
     assert str(out / "objectives.csv") in capsys.readouterr().out
-    assert parse(["study=distance"]) == ("distance", "full", Path("runs/toy/distance"))
+    assert read_settings(["study=distance"]) == ("distance", "full", Path("runs/toy/distance"))
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,10 @@ def test_command_line(tmp_path, capsys):
         ([], ["study=", "vector_field"]),
         (["study=vectors"], ["study=vectors", "vector_field", "objectives"]),
         (["study=distance", "size=huge"], ["size=huge", "full, small"]),
-        (["study=distance", "seed=3"], ["seed=3", "study, size, out"]),
-        (["distance"], ["distance", "study, size, out"]),
+        (["study=distance", "seed=3"], ["seed=3", "study=, size=, out="]),
+        (["distance"], ["distance", "study=, size=, out="]),
         (["study=distance", "study=damping"], ["study=damping", "once"]),
-        (["study=distance", "out="], ["out=", "directory"]),
+        (["study=distance", "out="], ["out=", "no value"]),
         (["study=distance", f"out={__file__}"], ["out=", "file"]),
         (["study=distance", f"out={__file__}/below"], ["out=", "file"]),
     ],

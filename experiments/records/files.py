@@ -14,6 +14,7 @@ from remac.validation import InvalidValueError
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
 PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
+LOCK = ".lock"  # of a folder of runs: the process that holds it is at work there
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import time
@@ -13,10 +14,11 @@ from typing import IO, Any
 import yaml
 
 from experiments.console.messages import warn
+from experiments.console.pasting import pasted
 from experiments.records.checkpoints import Checkpoints, SavedRun, sha256
-from experiments.records.files import CONFIG, METRIC_COLUMNS, METRICS, PROVENANCE, SUMMARY, is_begun
+from experiments.records.files import CONFIG, LOCK, METRIC_COLUMNS, METRICS, PROVENANCE, SUMMARY, is_begun
 from experiments.records.provenance import provenance
-from remac.files import sync, write_whole
+from remac.files import is_too_long, sync, write_whole
 from remac.validation import InvalidValueError
 
 try:
@@ -36,14 +38,14 @@ def require_unused(directory: Path | str) -> None:
         InvalidValueError: If it is neither.
     """
     path = Path(directory)
+    require_makeable(path)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a new or an empty directory")
-    require_makeable(path)
     if is_begun(path):
         require_unlocked(path)
         allowed = "holds a run already; must be a new or an empty directory, or resume=auto to continue"
         raise InvalidValueError("hydra.run.dir", directory, allowed)
-    if path.is_dir() and any(entry.name != CONFIG for entry in path.iterdir()):
+    if path.is_dir() and any(entry.name not in (CONFIG, LOCK) for entry in path.iterdir()):
         allowed = "holds other files; must be a new or an empty directory"
         raise InvalidValueError("hydra.run.dir", directory, allowed)
 
@@ -54,9 +56,41 @@ def require_makeable(path: Path) -> None:
     Raises:
         InvalidValueError: If neither is so.
     """
+    if is_too_long(path):
+        raise InvalidValueError("hydra.run.dir", path, "cannot be made (File name too long)")
     above = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if not path.exists() and (not above.is_dir() or not os.access(above, os.W_OK)):
         raise InvalidValueError("hydra.run.dir", path, f"cannot be made in {above}; must be a new directory")
+
+
+def make_new(path: Path) -> Path:
+    """Makes a directory that did not exist, with a number behind its name where others have been there first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        with contextlib.suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+    raise AssertionError
+
+
+_taken: dict[Path, IO[bytes]] = {}  # until the process ends
+
+
+def take_folder(key: str, path: Path | str) -> None:
+    """Makes the folder of a sweep, and takes it for this process as long as that lives.
+
+    Args:
+        key: What names the folder on the command line.
+        path: The folder.
+
+    Raises:
+        InvalidValueError: If another process has it.
+    """
+    folder = Path(path).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _taken:
+        _taken[folder] = _lock(folder, LOCK, key)
 
 
 def require_unlocked(directory: Path | str) -> None:
@@ -65,7 +99,7 @@ def require_unlocked(directory: Path | str) -> None:
     Raises:
         InvalidValueError: If one is.
     """
-    _lock(Path(directory)).close()
+    _lock(Path(directory), CONFIG).close()
 
 
 class RunDirectory:
@@ -107,7 +141,7 @@ class RunDirectory:
             require_unused(path)
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
+        self._lock = _lock(self.path, CONFIG)
         if not resume and is_begun(self.path):  # by another process, in the meantime
             raise InvalidValueError("hydra.run.dir", path, "holds a run already; must be a new or an empty directory")
         self.checkpoints = Checkpoints(self.path, keep)
@@ -159,7 +193,7 @@ class RunDirectory:
                 os.truncate(path, size)
             raise OutputError(
                 f"{path}: cannot be written ({error.strerror or error}); make room, and continue with "
-                f"resume={self.path}"
+                f"{pasted('resume', self.path)}"
             ) from error
 
     @property
@@ -203,16 +237,16 @@ class RunDirectory:
         write_whole(self.path / name, content)
 
 
-def _lock(directory: Path) -> IO[bytes]:
-    """Opens the file that stands for the run, for this process alone."""
-    file = (directory / CONFIG).open("ab")
+def _lock(directory: Path, name: str, key: str = "hydra.run.dir") -> IO[bytes]:
+    """Opens the file that stands for a directory, for this process alone."""
+    file = (directory / name).open("ab")
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         allowed = "is in use by another process; wait for it to end, or choose another directory"
-        raise InvalidValueError("hydra.run.dir", directory, allowed) from None
+        raise InvalidValueError(key, directory, allowed) from None
     except OSError as error:
         warn(f"{directory}: cannot be locked ({error.strerror}), so do not train in it twice")
     return file

@@ -6,6 +6,7 @@ Nothing below this package sees a DictConfig.
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -29,7 +30,7 @@ from remac.validation import InvalidValueError, require_bool, require_int, requi
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 LOGGERS = ("none", "wandb")
-WANDB_MODES = ("online", "offline")
+WANDB_MODES = ("online", "offline", "disabled")
 AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 
@@ -111,6 +112,17 @@ class Config:
     max_diverged_fraction: float = MISSING
 
 
+def _variable(name: str, default: str | None) -> str | None:
+    """Returns a variable of the environment in words of ours; one that is empty counts as not set."""
+    if name == "WANDB_MODE" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled"
+    value = os.environ.get(name) or default
+    return "offline" if name == "WANDB_MODE" and value == "dryrun" else value
+
+
+OmegaConf.register_new_resolver("variable", _variable, replace=True)
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra."""
     store = ConfigStore.instance()
@@ -160,7 +172,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     _require_schema(plain)
     resume = plain.pop("resume") is not None
     require_int("seed", plain["seed"], 0, 2**32 - 1)
-    require_one_of("logger.mode", plain["logger"]["mode"], WANDB_MODES)
+    mode = plain["logger"]["mode"]
+    require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
     env = _make_environment(plain["env"], plain["num_envs"])
 
     hyperparameters = dict(plain["agent"])
@@ -239,7 +252,10 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
             stored[group][keys[0]] = plain[group][keys[0]]  # the others are not this environment's defaults
         else:
             stored[group] = plain[group]
-    stored["resume"] = str(asked.resume)
+    if names.isdisjoint(("logger", "logger.mode")) and isinstance(stored.get("logger"), dict):
+        # Where it runs now may have no network.
+        stored["logger"]["mode"] = _variable("WANDB_MODE", stored["logger"].get("mode"))
+    stored["resume"] = AUTO
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENTS)
     schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})

@@ -54,11 +54,14 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     if waiting:
         to_run = _with_starts([planned[index] for index in waiting])
         parts = group_jobs(to_run, memory_gib)
-        print("\n".join(announcement([to_run[place] for place in part]) for part in parts), flush=True)
+        groups = [[to_run[place] for place in part] for part in parts]
+        runs = _open_directories(groups[0])  # before anything is said: another process may have come first
+        print("\n".join(announcement(group) for group in groups), flush=True)
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
-            for part in parts:
-                results = _run_part([to_run[place] for place in part], bar, is_only=len(parts) == 1)
+            for part, group in zip(parts, groups, strict=True):
+                runs = runs or _open_directories(group)
+                results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
                 gc.collect()  # a training is part of reference cycles, and the next needs its memory
                 outcomes |= zip([waiting[place] for place in part], results, strict=True)
         finally:
@@ -68,11 +71,8 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     return in_order
 
 
-def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool) -> list[Outcome]:
-    """Trains the jobs of one program, which may be the only one."""
-    first = planned[0].job
-    bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
-    runs = [
+def _open_directories(planned: Sequence[PlannedJob]) -> list[RunDirectory]:
+    return [
         RunDirectory(
             one.directory,
             one.job.config,
@@ -83,6 +83,14 @@ def _run_part(planned: Sequence[PlannedJob], bar: ProgressBar, *, is_only: bool)
         )
         for one in planned
     ]
+
+
+def _run_part(
+    planned: Sequence[PlannedJob], runs: Sequence[RunDirectory], bar: ProgressBar, *, is_only: bool
+) -> list[Outcome]:
+    """Trains the jobs of one program, which may be the only one."""
+    first = planned[0].job
+    bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
     with StopSignals() as signals:
         loggers = [functools.partial(_make_logger, one, run) for one, run in zip(planned, runs, strict=True)]
         starts = [one.start for one in planned]
@@ -167,7 +175,7 @@ def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) 
 
 def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
     config = planned.job.config
-    if config["logger"]["name"] != "wandb":
+    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
         return None
     from experiments.records.wandb_logger import WandbLogger
 

@@ -29,6 +29,7 @@ class PlannedJob:
         directory: Its run directory, new or empty, or with ``job.resume`` one that holds the job's run.
         sweep: What it belongs to, which is W&B's group.
         overrides: What the command line changed, for tables and W&B's tags.
+        number: Its place in the sweep.
         start: The checkpoint that it continues from.
     """
 
@@ -36,6 +37,7 @@ class PlannedJob:
     directory: Path
     sweep: str
     overrides: Sequence[str]
+    number: int = 0
     start: SavedRun | None = None
 
 

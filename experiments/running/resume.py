@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.console.messages import warn
 from experiments.records.checkpoints import Checkpoints, SavedRun
-from experiments.records.files import is_begun, metrics_fit, read_config
+from experiments.records.files import CONFIG, LOCK, is_begun, metrics_fit, read_config
 from experiments.records.provenance import version
 from experiments.records.run_directory import require_makeable, require_unlocked
 from experiments.running.config import first_difference
@@ -20,11 +20,11 @@ def require_resumable(directory: Path | str, config: Mapping[str, Any]) -> None:
         InvalidValueError: If it does not.
     """
     path = Path(directory)
+    require_makeable(path)
     if path.exists() and not path.is_dir():
         raise InvalidValueError("hydra.run.dir", directory, "is a file; must be a directory")
-    require_makeable(path)
     if not is_begun(path):
-        if path.is_dir() and any(entry.name != "config.yaml" for entry in path.iterdir()):
+        if path.is_dir() and any(entry.name not in (CONFIG, LOCK) for entry in path.iterdir()):
             raise InvalidValueError(
                 "hydra.run.dir", directory, "holds other files; must be a run or an empty directory"
             )

@@ -124,11 +124,10 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
             overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
             composed = hydra.compose("train", list(overrides))
             for seed in seeds:
-                job = make_job(
-                    OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
-                )
-                told = (*overrides, f"seed={seed}")
                 run = directory / task / arm / f"seed{seed}"
+                config = OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
+                job = make_job(config, directory=run)
+                told = (*overrides, f"seed={seed}")
                 planned.append(PlannedJob(job, run, directory.name, told, len(planned)))
     return planned
 

@@ -19,10 +19,10 @@ from experiments.console import key_value
 from experiments.console.pasting import as_path, pasted
 from experiments.records import run_directory
 from experiments.records.run_directory import RunDirectory, make_new, take_folder
+from experiments.records.wandb_logger import make_logger
 from experiments.running import hydra_launcher, jax_settings, planning
 from experiments.running.config import CONFIG_DIRECTORY, compose_job, register_schemas
-from experiments.running.jobs import _make_logger
-from experiments.running.planning import Outcome, PlannedJob
+from experiments.running.planning import Outcome
 from experiments.toy import __main__ as toy
 from remac.policies.policy import save_policy
 from remac.validation import InvalidValueError
@@ -170,7 +170,7 @@ def test_variables_of_wandb_count_where_the_command_line_says_nothing(monkeypatc
     job = compose_job(["env=probe/action", "logger=wandb", *arguments])
     assert tuple(job.config["logger"][key] for key in ("mode", "project", "entity", "group")) == expected
     if expected[0] == "disabled":
-        assert _make_logger(PlannedJob(job, Path(), "", ()), None) is None
+        assert make_logger(job.config, Path(), {}) is None
 
 
 def test_a_wandb_mode_that_does_not_exist_is_the_variables_fault(monkeypatch):

@@ -1,6 +1,8 @@
 """Presets: that they are the protocol's grids, what a sweep plans, and that it runs and continues."""
 
+import importlib.util
 import json
+import shutil
 import sys
 
 import hydra
@@ -10,8 +12,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import sweep
+from experiments.records.run_directory import RunDirectory
 from experiments.running import hydra_main as command_line
-from experiments.running.config import CONFIG_DIRECTORY, register_schemas
+from experiments.running.config import CONFIG_DIRECTORY, _environments, register_schemas
 from remac.validation import InvalidValueError
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("[a-z]*.yaml"))
@@ -187,3 +190,18 @@ def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
 
     status, _, err = call(monkeypatch, capsys, tmp_path, [*arguments[:3], 'overrides=["agent.hidden_sizes=[9]"]'])
     assert status == 2 and "agent.hidden_sizes=[9]" in err and "[8]" in err and len(err.splitlines()) == 1
+
+
+def test_a_sweep_that_is_continued_has_the_models_that_its_runs_keep(make_plan, tmp_path):
+    """The file that its first command named is no more."""
+    model = tmp_path / "p.xml"
+    assets = importlib.util.find_spec("gymnasium").submodule_search_locations[0]
+    shutil.copy(f"{assets}/envs/mujoco/assets/hopper.xml", model)
+    asked = ["suite=mujoco", "tasks=[hopper]", "arms=[m8_eps1]", "seeds=[1]"]
+    asked.append(f"overrides=['+env.options.xml_file={model}']")
+    (one,) = make_plan("damping", *asked)
+    RunDirectory(one.directory, one.job.config, inputs=one.job.inputs).close()
+    model.unlink()
+    _environments.clear()
+    (again,) = make_plan("damping", *asked)
+    assert again.job.inputs == one.job.inputs != {}

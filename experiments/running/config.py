@@ -176,14 +176,14 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if config.get("resume") not in (None, AUTO):
+        directory = Path(config.resume)
         config = _stored_config(config, overrides)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")
     _require_schema(plain)
-    resumed = plain.pop("resume")
-    place = directory if resumed == AUTO else resumed
-    kept = {} if place is None else kept_inputs(place)
+    resume = plain.pop("resume") is not None
+    kept = kept_inputs(directory) if resume and directory is not None else {}
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
@@ -204,7 +204,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     for key in ("replay", "other_code"):
         require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, agent, env)
-    return Job(plain, agent, env, train_config, resumed is not None)
+    return Job(plain, agent, env, train_config, resume)
 
 
 def compose_job(overrides: Sequence[str] = (), directory: Path | None = None) -> Job:

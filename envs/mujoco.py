@@ -102,6 +102,7 @@ class MujocoEnvironment:
         on_device: False.
         task: The task with its options.
         model: The compiled model.
+        dt: Simulated time of a step, in seconds.
     """
 
     on_device = False
@@ -132,7 +133,7 @@ class MujocoEnvironment:
         low, high = self.model.actuator_ctrlrange.T
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
-        self._dt = self.model.opt.timestep * self.task.frame_skip
+        self.dt = self.model.opt.timestep * self.task.frame_skip
         self._workers = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
         # The calling thread works too: for few environments the hand-over costs as much as the physics.
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
@@ -198,7 +199,7 @@ class MujocoEnvironment:
 
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
-            velocity = (position - np.reshape(state.physics.position, count)) / self._dt
+            velocity = (position - np.reshape(state.physics.position, count)) / self.dt
             reward, termination = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 import envs
+from experiments.console.messages import one_line
 from experiments.records.files import CONFIG, read_metrics
 from experiments.running import hydra_main as command_line
 from remac.files import write_whole
@@ -25,6 +26,8 @@ from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_int
+
+FRAME_SECONDS = 0.04
 
 
 @dataclasses.dataclass
@@ -62,8 +65,9 @@ def main(config: DictConfig) -> float:
     if config.render:
         try:
             print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")
-        except RuntimeError as error:
-            print(f"no video: {error}", file=sys.stderr)
+        except Exception as error:
+            reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
+            print(f"no video: {reason}", file=sys.stderr)
     return result["eval/return"]
 
 
@@ -92,8 +96,11 @@ def _policy_env_steps(directory: Path) -> int | None:
     return None
 
 
-def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> Path:
-    """Films one episode of the deterministic policy: a GIF for MuJoCo, Brax's own HTML page for Brax.
+def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
+    """Films one episode of the deterministic policy in real time: a GIF for MuJoCo, Brax's own HTML page for Brax.
+
+    Returns:
+        The file, and how long and at which rate it shows the episode.
 
     Raises:
         RuntimeError: If this machine cannot render; the message says why.
@@ -102,17 +109,40 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     if env.name.startswith("mujoco/"):
         from PIL import Image
 
-        frames = [Image.fromarray(env.render(state, (0, 0), size, size)) for state in states[::2]]
+        dt = env.dt
+        shown, milliseconds = film_times(len(states), dt)
+        frames = [Image.fromarray(env.render(states[index], (0, 0), size, size)) for index in shown]
         file = directory / "video.gif"
-        frames[0].save(file, save_all=True, append_images=frames[1:], duration=40, loop=0)
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     else:
         from brax.io import html
 
-        system = env.task.env.sys
+        dt, shown = float(env.task.env.dt), range(len(states))
+        system = env.task.env.sys.tree_replace({"opt.timestep": dt})
         physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
         file = directory / "video.html"
-        file.write_text(html.render(system.tree_replace({"opt.timestep": env.task.env.dt}), physics))
-    return file
+        file.write_text(html.render(system, physics), encoding="utf-8")
+    seconds = len(states) * dt
+    return f"{file} ({seconds:.2f} s in real time, {len(shown) / seconds:.1f} frames a second)"
+
+
+def film_times(num_states: int, dt: float) -> tuple[list[int], list[int]]:
+    """Chooses which states a GIF shows and for how long, so that it runs in real time.
+
+    A GIF counts in hundredths of a second, and what is shown for less than two of them browsers show for ten.
+
+    Args:
+        num_states: At least 1.
+        dt: From one state to the next, in seconds.
+
+    Returns:
+        The states' indices, about 25 in a second or all if there are fewer, and the milliseconds of each; together
+        they last as long as the simulation, to 10 ms.
+    """
+    skip = max(1, round(FRAME_SECONDS / dt))
+    shown = [skip * number for number in range(max(1, num_states // skip))]
+    ends = np.round(np.array([*shown, num_states]) * dt * 100).astype(int)  # the last one takes the rest
+    return shown, [10 * max(2, int(time)) for time in np.diff(ends)]
 
 
 def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:

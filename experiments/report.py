@@ -18,6 +18,7 @@ from typing import Any
 
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
+from experiments.comparing.figures import own_style
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
 from experiments.comparing.panels import LABELS
@@ -25,6 +26,7 @@ from experiments.comparing.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs,
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
 from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
 STYLE = """
@@ -69,7 +71,8 @@ def main(arguments: Sequence[str]) -> None:
     drawings = draw_all(runs, look, notes)
     page = write_page(runs, drawings, check_all(runs), look.metrics, notes, look.command)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    # Names of files may hold bytes that are no text.
+    out.write_text(page, encoding="utf-8", errors="backslashreplace")
     print(out)
 
 
@@ -157,7 +160,8 @@ def _tuning(runs: Runs) -> str:
             row["task"],
             value_text(row["learning_rate"]),
             ", ".join(f"M={m}: {value:.4g}" for m, value in row["returns"].items()),
-            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items()) or "not every M has finished",
+            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items())
+            or "not every M has finished with a final value",
             row["worst"] or "",
             "chosen" if row["chosen"] else "",
         )
@@ -227,7 +231,11 @@ def _verdict(verdict: str) -> Html:
 
 def _figure(drawing: Drawing) -> str:
     buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", dpi=110)
+    try:
+        with own_style():
+            drawing.figure.savefig(buffer, format="png", dpi=110)
+    except Exception as error:
+        return f"<p>{escape(f'{drawing.name}: cannot be drawn ({one_line(error)}), left out')}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<figure id="figure-{escape(drawing.name)}"><img alt="{escape(drawing.description)}" '

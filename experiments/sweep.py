@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from experiments import plot
+from experiments.console.messages import one_line, warn
 from experiments.records.files import PLAN
 from experiments.running import hydra_main as command_line
 from experiments.running.config import AUTO, make_job
@@ -75,12 +76,13 @@ def main(config: DictConfig) -> None:
     write_plan(directory, planned, experiment=name, suite=config.suite, scale=config.scale)
     outcomes = run_jobs(planned, memory_gib=config.memory_gib)
     failed = [outcome for outcome in outcomes if outcome.score is None]
-    try:
-        if len(failed) < len(outcomes):
+    if len(failed) < len(outcomes):
+        try:
             plot.main([str(directory), f"out={directory / 'figures'}"])
-    finally:
-        if failed:
-            raise failed[0].error or RuntimeError(failed[0].reason)
+        except Exception as error:
+            warn(f"{directory}: no figures ({one_line(error)}); the runs are there")
+    if failed:
+        raise failed[0].error or RuntimeError(failed[0].reason)
 
 
 def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:

@@ -1,17 +1,35 @@
 """Single lines for people."""
 
+import contextlib
+import hashlib
+import io
 import sys
 from typing import NoReturn
 
 
+def escape_what_cannot_be_written() -> None:
+    """Lets both standard streams take any text: characters that their encoding does not have are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def warn(message: str) -> None:
-    """Says on standard error what went wrong without ending the program."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Says on standard error what went wrong without ending the program, even if nobody can be told."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:
     """Returns an exception's kind and message without line breaks, shortened."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def shorten(text: str, length: int) -> str:
+    """Cuts a text that is too long, and keeps it different from others with the same beginning."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 9]}~{hashlib.sha256(text.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 def leave(status: int, message: str) -> NoReturn:

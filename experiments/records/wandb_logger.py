@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.console.messages import one_line, warn
+from experiments.console.messages import one_line, shorten, warn
 
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
 INIT_TIMEOUT_SECONDS = 6.5
@@ -31,7 +31,7 @@ def make_tags(tags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     untold = ("hydra.", "hydra/", "logger.", "logger=", "checkpoint.", "resume=")
     told = [text for text in overrides if not text.lstrip("+~").startswith(untold)]
     stripped = [text.strip() for text in (*tags, *told)]
-    return list(dict.fromkeys(_shorten(text, _TAG_LENGTH) for text in stripped if text))
+    return list(dict.fromkeys(shorten(text, _TAG_LENGTH) for text in stripped if text))
 
 
 class WandbLogger:
@@ -82,9 +82,9 @@ class WandbLogger:
             "dir": str(Path(directory).absolute()),
             "id": self._id,
             # The seed stays readable even where the arm has to be cut.
-            "name": f"{_shorten(arm, _NAME_LENGTH - 16)} seed {seed}",
-            "group": _shorten(settings["group"] or sweep, _NAME_LENGTH),
-            "job_type": _shorten(arm, _TAG_LENGTH),
+            "name": f"{shorten(arm, _NAME_LENGTH - 16)} seed {seed}",
+            "group": shorten(settings["group"] or sweep, _NAME_LENGTH),
+            "job_type": shorten(arm, _TAG_LENGTH),
             "tags": make_tags(settings["tags"], overrides),
             "config": config,
             "resume": "allow",
@@ -194,7 +194,7 @@ class WandbLogger:
         """Runs an action of the client's; if it fails, warns once and ends the logging of this run."""
         try:
             action()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the client exits where its service process failed
             after = f"; upload what there is with: {self._sync_command}" if self._sync_command else ""
             warn(f"W&B logging of this run stopped, the run directory goes on ({one_line(error)}){after}")
             run, self._run = self._run, None
@@ -234,7 +234,6 @@ def _run_briefly(action: Callable[[], Any]) -> None:
     """Runs an action for a limited time, after which a thread that cannot hold up the exit is left with it."""
 
     def quietly() -> None:
-        # The client calls sys.exit where its service process failed.
         with contextlib.suppress(BaseException):
             action()
 
@@ -252,10 +251,3 @@ def _no_terminal() -> Iterator[None]:
             yield
         finally:
             sys.stdin = stdin
-
-
-def _shorten(text: str, length: int) -> str:
-    """Cuts a text that is too long, and keeps it different from others with the same beginning."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length - 9]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -96,7 +96,7 @@ class MujocoEnvironment:
         name: For example ``mujoco/hopper``.
         num_envs: E.
         observation_size: obs_dim.
-        metric_names: See ``Task.metrics``.
+        metric_names: Of the task's ``Outcome.metrics``, sorted.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
         episode_length: Time limit in steps.
         on_device: False.
@@ -142,7 +142,7 @@ class MujocoEnvironment:
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
         self.observation_size = self.task.observe(rest).shape[1]
-        self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
+        self.metric_names = tuple(sorted(self.task.outcome(rest, np.zeros(1)).metrics))
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
@@ -200,14 +200,15 @@ class MujocoEnvironment:
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
             velocity = (position - np.reshape(state.physics.position, count)) / self.dt
-            reward, termination = self.task.outcome(readings, velocity)
+            reward, termination, metrics = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
-            metrics = self.task.metrics(readings, velocity)
         diverged |= ~(np.isfinite(reward) & np.isfinite(final_observation).all(axis=1))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
+        # Copies, since what was measured may be a part of the state, where the next starts are put.
+        metrics = {name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()}
 
         going_on = ~np.reshape(state.termination | state.truncation, count)
         step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
@@ -236,7 +237,7 @@ class MujocoEnvironment:
                 key=key,
                 episode_return=episode_return,
                 episode_length=episode_length,
-                metrics={name: np.where(diverged, 0.0, value).astype(self._dtype) for name, value in metrics.items()},
+                metrics=metrics,
             ),
         )
 

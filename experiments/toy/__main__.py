@@ -1,4 +1,4 @@
-"""`python -m experiments.toy study=<name> [size=full|small] [out=<directory>]`.
+"""Studies the gradients on toy problems: `python -m experiments.toy study=<name> [size=full|small] [out=<directory>]`.
 
 Writes the study's numbers as CSV and its figure as PNG and PDF. Exit statuses: 0 done, 2 bad input (one line on
 stderr), 130 interrupted.

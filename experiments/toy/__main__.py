@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from experiments.comparing.figures import Row, save
+from experiments.comparing.drawing import Row, save
 from experiments.console.key_value import exit_with, parse_settings
 from experiments.toy import estimators, gaussian
 from remac.validation import InvalidValueError, require_one_of

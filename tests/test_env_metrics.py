@@ -10,6 +10,7 @@ import pytest
 
 from agents import SAC
 from envs.device import DeviceEnvironment
+from remac.training.evaluation import Episodes, summarize
 from remac.training.loop import Checkpoint, TrainConfig, stack_members, train_population
 
 # Nothing is learned: what is measured does not depend on it, and so nothing of it is compiled.
@@ -24,11 +25,9 @@ class Counter:
     """Measured by the number of the step in its episode, from 1, and by the level drawn at the start: the reward.
 
     Attributes:
-        ends_below: Episodes of a level below this terminate after their first step.
         diverges_at: Number of the step that diverges, 0 for none.
     """
 
-    ends_below: float = 0.0
     diverges_at: int = 0
     observation_size: int = 1
     action_size: int = 1
@@ -40,7 +39,7 @@ class Counter:
     def advance(self, physics, action):
         level, number = physics[0], physics[1] + 1
         measured = jnp.where(number == self.diverges_at, jnp.nan, level)
-        return (level, number), measured[None], level, level < self.ends_below, {"number": number, "level": measured}
+        return (level, number), measured[None], level, number < 0, {"number": number, "level": measured}
 
 
 class OnHost:
@@ -97,14 +96,27 @@ def test_means_over_steps_and_over_episodes(on_host):
         np.testing.assert_allclose(metrics["eval/env/level"], metrics["eval/return"] / LENGTH, rtol=1e-6)
 
 
-@pytest.mark.parametrize("on_host", [False, True])
-def test_every_episode_counts_alike_however_long(on_host):
-    metrics = trained(Counter(ends_below=0.3), on_host, total_env_steps=4, prefill_env_steps=4)[0]
-    short = (LENGTH - metrics["eval/episode_length"]) / (LENGTH - 1)  # share of episodes of one step
-    assert 0 < short[0] < 1
-    np.testing.assert_allclose(metrics["eval/env/number"], short * 1 + (1 - short) * 3, rtol=1e-6)
+def test_every_episode_counts_alike_however_long():
+    """Two members, two action modes, three episodes: a sum over 1, 2 and 4 steps; of the mean action only."""
+    length = np.tile(np.array([1, 2, 4]), (2, 2, 1))
+    number = np.array([[[1.0, 3.0, 10.0], [9.0, 9.0, 9.0]], [[2.0, 6.0, 20.0], [0.0, 0.0, 0.0]]])
+    zeros = np.zeros((2, 2, 3))
+    metrics = summarize(Episodes(zeros > 0, zeros, length, zeros, {"number": number}))
+    np.testing.assert_allclose(metrics["eval/env/number"], [(1 + 1.5 + 2.5) / 3, (2 + 3 + 5) / 3])
 
 
+def test_a_diverged_step_measures_zero():
+    env = DeviceEnvironment("test/counter", Counter(diverges_at=2), NUM_ENVS, LENGTH)
+    step, state = jax.jit(env.step), env.reset(jax.random.key(0))
+    assert sorted(state.metrics) == ["level", "number"] and not any(map(np.any, state.metrics.values()))
+    for expected in (1, 0, 1):
+        state = step(state, jnp.zeros((NUM_ENVS, 1)))
+        np.testing.assert_array_equal(state.metrics["number"], [expected] * NUM_ENVS)
+        np.testing.assert_array_equal(state.diverged, [expected == 0] * NUM_ENVS)
+        assert np.isfinite(state.metrics["level"]).all()
+
+
+@pytest.mark.slow
 def test_a_step_that_diverges_counts_as_zero():
     whole = trained(Counter(diverges_at=3), max_diverged_fraction=1.0, total_env_steps=24, prefill_env_steps=24)[-2:]
     # Of 5 rounds: 1, 2, diverged, 1, 2. The evaluation's episodes end with their third step.
@@ -138,5 +150,5 @@ def test_a_task_may_measure_nothing():
 
     assert DeviceEnvironment("test/plain", Plain(), 2, LENGTH).metric_names == ()
     assert DeviceEnvironment("test/counter", Counter(), 2, LENGTH).metric_names == ("level", "number")
-    names = {name for metrics in trained(Plain(), total_env_steps=8, prefill_env_steps=8) for name in metrics}
-    assert {name for name in names if "env/" in name} == {"env/diverged"}
+    env = DeviceEnvironment("test/plain", Plain(), 2, LENGTH)
+    assert jax.eval_shape(lambda: env.step(env.reset(jax.random.key(0)), jnp.zeros((2, 1)))).metrics == {}

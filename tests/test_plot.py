@@ -200,6 +200,11 @@ from experiments.comparing.panels import STD
 def spread(runs, look, notes, task):
     picture, _ = new_figure(1, 1)
     return Drawing(f"spread_{task[7:]}", "Spread", "Seen.", picture, [{"task": task}], (STD,))
+
+
+@figure("broken", when=lambda runs, look: 1 / 0)
+def broken(runs, look, notes):
+    raise AssertionError("nobody asks")
 """
 
 
@@ -213,7 +218,9 @@ def test_a_figure_is_found_by_its_declaration(tmp_path, monkeypatch, capsys):
     one, two = {"final": FINAL}, {"retries": 4, "final": FINAL}
     both = write_sweep(tmp_path / "both", [one, two], seeds=(1,), tasks=("mujoco/ant", "mujoco/hopper"))
     assert plot.main([str(both), f"out={tmp_path}", "metric=actor/entropy"]) == 0
-    names = [Path(line).stem for line in capsys.readouterr().out.split()]
+    printed = capsys.readouterr()
+    names = [Path(line).stem for line in printed.out.split()]
+    assert "broken: cannot be drawn (ZeroDivisionError: division by zero), left out" in printed.err
     assert names == ["curves", "spread_ant", "spread_hopper", "final", "paired"]
     report.main([str(both), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
     assert 'id="figure-spread_ant"' in (tmp_path / "r.html").read_text(encoding="utf-8")

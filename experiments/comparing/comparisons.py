@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparing.declarations import Drawing, Look
+from experiments.comparing.declarations import Draw, Drawing, Look
 from experiments.comparing.drawing import caption, own_style
 from experiments.comparing.figures import find
 from experiments.comparing.panels import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD, floor_of_std
 from experiments.comparing.runs import Run, Runs, as_ranges
 from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
-
-Draw = Callable[[Runs, list[str]], Drawing | None]
 
 DEFAULT_METRICS = (RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
 NO_FINAL_VALUES = "no run has finished: there are no final values"
@@ -50,8 +48,13 @@ def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     """
     has_final = any(cell.finished for cell in runs.cells)
     notes += _without_final_value(runs, look.metrics) if has_final else [NO_FINAL_VALUES]
-    wanted = [figure.wanted(runs, look) for figure in find() if has_final or not figure.needs_final]
-    found = (_try(name, draw, runs, look, notes) for figure in wanted for name, draw in figure.items())
+    wanted: list[tuple[str, Draw]] = []
+    for figure in find():
+        try:
+            wanted += figure.wanted(runs, look) if has_final or not figure.needs_final else []
+        except Exception as error:
+            notes.append(f"{figure.name}: cannot be drawn ({one_line(error)}), left out")
+    found = (_try(name, draw, runs, look, notes) for name, draw in wanted)
     return [drawing for drawing in found if drawing is not None]
 
 

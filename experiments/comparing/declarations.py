@@ -53,12 +53,15 @@ class Look:
     command: str = ""
 
 
+Draw = Callable[[Runs, list[str]], Drawing | None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A function that draws, and when it does.
 
     Attributes:
-        name: Of the figure in messages; of its part where it is drawn for each of several.
+        name: Of the figure in messages; "{}" in it becomes the part where it is drawn for each of several.
         draw: Takes runs, look, a list that it may append notes to, and the part if there are several; returns None
             where there turns out to be nothing to draw.
         when: Whether the runs have something for it.
@@ -78,16 +81,16 @@ class Figure:
         """Draws."""
         return self.draw(*arguments)
 
-    def wanted(self, runs: Runs, look: Look) -> dict[str, Callable[[Runs, list[str]], Drawing | None]]:
+    def wanted(self, runs: Runs, look: Look) -> list[tuple[str, Draw]]:
         """Returns what there is to draw of some runs: names, and functions of as many of these runs as can be drawn."""
         if not self.when(runs, look):
-            return {}
+            return []
         if self.each is None:
-            return {self.name: lambda runs, notes: self.draw(runs, look, notes)}
-        return {
-            self.name.format(part): lambda runs, notes, part=part: self.draw(runs, look, notes, part)
+            return [(self.name, lambda runs, notes: self.draw(runs, look, notes))]
+        return [
+            (self.name.format(part), lambda runs, notes, part=part: self.draw(runs, look, notes, part))
             for part in self.each(runs, look)
-        }
+        ]
 
 
 def figure(

@@ -7,6 +7,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from experiments.console.pipes import outlive_readers
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -19,6 +21,7 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """Runs the command that the first argument names."""
+    outlive_readers()
     known = commands()
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help"):

@@ -16,8 +16,12 @@ from omegaconf import DictConfig
 
 import envs
 from experiments.console.messages import one_line
-from experiments.records.files import CONFIG, read_metrics
+from experiments.console.pasting import as_path
+from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
+from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main as command_line
+from experiments.running.config import with_inputs
+from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.policies.policy import Policy, load_policy
 from remac.training.devices import MemberSplit
@@ -47,7 +51,8 @@ def main(config: DictConfig) -> float:
     for key in ("num_episodes", "render_steps", "render_size"):
         require_int(key, config[key], 1)
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
-    directory = Path(config.run)
+    require_usable_jax()
+    directory = as_path(config.run)
     env, policy = load_run(directory, config.num_episodes)
     if config.render and not env.name.startswith(("mujoco/", "brax/")):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
@@ -61,7 +66,11 @@ def main(config: DictConfig) -> float:
         print(f"{name:24} {value:12.3f}")
     settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
     content = {"env_steps": env_steps} | settings | {"metrics": result}
-    write_whole(directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    file = directory / "evaluation.json"
+    try:
+        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror}); what was to be in it is above") from None
     if config.render:
         try:
             print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")
@@ -79,10 +88,15 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
     """
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
+    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
+    for name, problem in damage.items():
+        if name == CONFIG or name.startswith(f"{POLICY}/"):
+            raise InvalidValueError("run", directory, f"{problem}; restore that file")
+    kept = kept_inputs(directory)
     try:
         policy = load_policy(directory)
         config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **config["options"])
+        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
@@ -91,7 +105,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 def _policy_env_steps(directory: Path) -> int | None:
     """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(KeyError):
         return read_metrics(directory)["eval/return"][0][-1]
     return None
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from experiments.console.key_value import exit_with, parse_settings, require_folder
+from experiments.console.key_value import exit_with, parse, require_folder
 from remac.hyperparameters import Hyperparameter, hyperparameters
 
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the pages into a folder."""
-    settings, _ = parse_settings(arguments, {"out": "docs"})
+    _, settings = parse(arguments, {"out": "docs"}, with_directories=False)
     folder = Path(settings["out"])
     require_folder("out", folder)
     folder.mkdir(parents=True, exist_ok=True)

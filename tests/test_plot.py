@@ -441,12 +441,9 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["RUN"]
 
 
-def test_bad_input_is_one_line_and_exit_status_2(tmp_path):
-    command = [sys.executable, "-m", "experiments.plot", str(tmp_path)]
-    root = Path(plot.__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "hold no run" in done.stderr
+def test_bad_input_is_one_line_and_exit_status_2(run_module, tmp_path):
+    status, out, err = run_module("plot", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1) and "hold no run" in err
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):

@@ -3,10 +3,10 @@ import logging
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from synthetic_runs import write_run
+from waiting import wait_until
 
 from experiments.console import progress
 from experiments.console.messages import warn
@@ -43,14 +43,6 @@ def use_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
     return terminal
-
-
-def wait_until(condition):
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("a minute was not enough")
 
 
 def test_on_a_terminal_the_bar_moves_even_when_nothing_is_reported(monkeypatch):

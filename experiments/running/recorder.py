@@ -11,11 +11,12 @@ import numpy as np
 
 from experiments.comparing.run_plots import plot_run
 from experiments.console.messages import one_line, warn
+from experiments.console.pasting import pasted
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import SavedRun
 from experiments.records.files import POLICY
-from experiments.records.provenance import version
+from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import Job
 from remac.policies.policy import save_policy
@@ -140,19 +141,19 @@ class Recorder:
 
     def _say_how_to_continue(self, env_steps: int) -> None:
         run, config = self._runs[0], self._jobs[0].config
-        how = f"resume={run.path}"
+        how = pasted("resume", run.path)
         if config["experiment"]:
             how = "the same command"
         elif run.origin["sweep"] != run.path.name:
             folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
-            how = f"the same command, hydra.sweep.dir={folder} and resume=auto"
+            how = f"the same command, {pasted('hydra.sweep.dir', folder)} and resume=auto"
         with contextlib.suppress(OSError, ValueError):
             print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config
         run = {
-            "version": version(),
+            "code": training_code(),
             "config": config,
             "rounds_done": snapshot.rounds_done,
             "evaluated_round": snapshot.evaluated_round,

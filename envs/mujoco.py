@@ -160,7 +160,7 @@ class MujocoEnvironment:
         try:
             self.observation_size = self.task.observe(rest).shape[1]
             self.metric_names = tuple(sorted(self.task.outcome(rest, np.zeros(1)).metrics))
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, ValueError) as error:
             allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
             raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
         qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))

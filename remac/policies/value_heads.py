@@ -116,8 +116,9 @@ class CategoricalHead:
         width = (self.maximum - self.minimum) / (self.num_atoms - 1)
         position = jnp.clip((locations - self.minimum) / width, 0.0, self.num_atoms - 1.0)
         atoms = jnp.arange(self.num_atoms, dtype=jnp.float32)
-        share = jnp.maximum(1.0 - jnp.abs(position[:, None, :] - atoms[None, :, None]), 0.0)
-        return jnp.sum(share * probabilities[:, None, :], axis=2)
+        share = jnp.maximum(1.0 - jnp.abs(position[:, :, None] - atoms[None, None, :]), 0.0)
+        # Not summed over the innermost axis, for which the CPU's loop would not be vectorised.
+        return jnp.sum(share * probabilities[:, :, None], axis=1)
 
     def loss(self, outputs: Array, target: Array) -> Array:
         """Returns the cross-entropy of logits `[C, B, A]` to probabilities `[B, A]`, averaged and summed likewise."""

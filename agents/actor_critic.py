@@ -82,49 +82,57 @@ class ActorCritic:
 
     observation_size: int = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
-    learning_rate: Array = number(3e-4, "of all networks", 0, open_minimum=True).field()
+    learning_rate: Array = number(3e-4, "learning rate of all networks", 0, open_minimum=True).field()
     gamma: Array = number(0.99, "discount factor", 0, 1).field()
     tau: Array = number(
         0.005, "step of the target networks: target + tau * (online - target)", 0, 1, open_minimum=True
     ).field()
-    target_update_period: Array = integer(1, "gradient steps between two such steps", is_leaf=True).field()
+    target_update_period: Array = integer(
+        1, "gradient steps between two steps of the target networks", is_leaf=True
+    ).field()
     actor_adam_epsilon: Array = number(
-        1e-8, "added to the denominator of the actor's Adam, outside the root", 0, open_minimum=True
+        1e-8, "epsilon of the actor's Adam: added to its denominator, outside the root", 0, open_minimum=True
     ).field()
     critic_adam_epsilon: Array = number(
-        1e-8, "the same of the critics' Adam, and of whatever else is learned", 0, open_minimum=True
+        1e-8, "epsilon of the critics' Adam, and of that of the temperature", 0, open_minimum=True
     ).field()
     batch_size: int = integer(256, "B, transitions per gradient step").field()
     num_steps: int = integer(1, "longest span of the returns that critics learn from (n-step returns)").field()
     hidden_sizes: tuple[int, ...] = widths((64, 64), "width of each hidden layer of both networks").field()
-    policy_hidden_sizes: tuple[int, ...] | None = widths(None, "of the policy; null: hidden_sizes").field()
-    critic_hidden_sizes: tuple[int, ...] | None = widths(None, "of each critic; null: hidden_sizes").field()
-    activation: str = choice("relu", "after each hidden layer of both networks", ACTIVATIONS).field()
-    policy_activation: str | None = choice(None, "of the policy; null: activation", ACTIVATIONS).field()
-    critic_activation: str | None = choice(None, "of each critic; null: activation", ACTIVATIONS).field()
-    num_critics: int = integer(2, "C").field()
+    policy_hidden_sizes: tuple[int, ...] | None = widths(
+        None, "width of each hidden layer of the policy; null: hidden_sizes"
+    ).field()
+    critic_hidden_sizes: tuple[int, ...] | None = widths(
+        None, "width of each hidden layer of each critic; null: hidden_sizes"
+    ).field()
+    activation: str = choice("relu", "activation after each hidden layer of both networks", ACTIVATIONS).field()
+    policy_activation: str | None = choice(None, "activation of the policy; null: activation", ACTIVATIONS).field()
+    critic_activation: str | None = choice(None, "activation of each critic; null: activation", ACTIVATIONS).field()
+    num_critics: int = integer(2, "C, critics in the ensemble").field()
     critic_aggregate: str = choice(
         "min", "how the critics' values become one, for the actor and for V", ("min", "mean")
     ).field()
-    policy_norm: str = choice("none", "of the policy's features: layer, or batch renormalisation", NORMS).field()
+    policy_norm: str = choice("none", "norm of the policy's features; batch: batch renormalisation", NORMS).field()
     critic_norm: str = choice(
-        "none", "of the critics' features: layer, or batch renormalisation without target networks (CrossQ)", NORMS
+        "none", "norm of the critics' features; batch: batch renormalisation without target networks (CrossQ)", NORMS
     ).field()
     critic_head: str = choice(
         "scalar", "what a critic gives: a value, or a distribution whose mean it is", ("scalar", "categorical")
     ).field()
-    num_atoms: int = integer(101, "values that such a distribution is over", 2).field()
-    value_min: Array = number(-1000.0, "least of them, where targets are clipped; means start halfway").field()
-    value_max: Array = number(1000.0, "greatest of them").field()
+    num_atoms: int = integer(101, "values that a categorical critic's distribution is over", 2).field()
+    value_min: Array = number(-1000.0, "least of these values, where targets are clipped; means start halfway").field()
+    value_max: Array = number(1000.0, "greatest of these values, where targets are clipped").field()
     categorical_target: str = choice(
-        "hl_gauss", "the histogram of a Gaussian around y, or y's distribution projected (C51)", CATEGORICAL_TARGETS
+        "hl_gauss",
+        "what such a critic learns: a Gaussian's histogram around the target, or its distribution",
+        CATEGORICAL_TARGETS,
     ).field()
     matmul_precision: str = choice(
         "default",
-        "of the networks' products where the device has several; what actors see of critics is of the highest",
+        "precision of products, on accelerators; critics' values for the actor have the highest",
         PRECISIONS,
     ).field()
-    actor_optimizer: str = choice("adam", "of the policy", ("adam", "sgd")).field()
+    actor_optimizer: str = choice("adam", "optimiser of the policy", ("adam", "sgd")).field()
     normalize_observations: bool = flag(
         True, "whether networks see observations less their running mean, over their deviation"
     ).field()

@@ -117,14 +117,14 @@ def compare_with_gymnasium(task, options, num_steps, num_envs=3):
 
     first = np.stack([other.reset(seed=next(seeds))[0] for other in others])
     state, num_ends = start_like_gymnasium(), 0
-    np.testing.assert_allclose(state.observation, first, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(state.observation, first)
     centre, half = others[0].model.actuator_ctrlrange.mean(1), np.ptp(others[0].model.actuator_ctrlrange, 1) / 2
     for _ in range(num_steps):
         action = rng.uniform(-1, 1, (num_envs, env.action_size))
         state = env.step(state, action)
         found = [other.step(centre + half * row) for other, row in zip(others, action, strict=True)]
         observation, reward, termination, *_ = map(np.array, zip(*(step[:3] for step in found), strict=True))
-        np.testing.assert_allclose(state.final_observation, observation, rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(state.final_observation, observation)
         np.testing.assert_allclose(state.reward, reward, rtol=0, atol=1e-9)
         np.testing.assert_array_equal(state.termination, termination)
         ended = state.termination | state.truncation
@@ -152,6 +152,46 @@ def test_long_trajectories_equal_gymnasium(task):
 @pytest.mark.parametrize(("task", "options"), OPTIONS)
 def test_options_equal_gymnasium(task, options):
     compare_with_gymnasium(task, options, 40, num_envs=2)
+
+
+def test_float32_rounds_gymnasiums_observations_and_nothing_else():
+    """The largest numbers are contact forces: of thousands of newtons in a fall, so that half a unit is 2.4e-4 N."""
+    other, rng = reference("humanoid", 0, tuple(KEEP.items())), np.random.default_rng(5)
+    env = suite.make("humanoid", num_envs=1, **KEEP)
+    other.reset(seed=0)
+    state, worst = env.state_from(jax.random.key(0), other.data.qpos[None], other.data.qvel[None]), 0.0
+    for _ in range(120):
+        action = rng.uniform(-1, 1, (1, 17)).astype(np.float32)
+        state, (theirs, *_) = env.step(state, action), other.step(0.4 * action[0].astype(np.float64))
+        np.testing.assert_array_equal(state.final_observation[0], theirs.astype(np.float32))
+        worst = max(worst, np.abs(state.final_observation[0] - theirs).max())
+    assert 1e-5 < worst < 5e-4
+
+
+def test_starts_beyond_what_a_simulation_may_reach_are_drawn_again_or_refused():
+    with pytest.raises(InvalidValueError, match=r"reset_noise_scale=1e\+25: must give starts .* below 1e\+10"):
+        suite.make("hopper", num_envs=1, reset_noise_scale=1e25)
+    env = suite.make("half_cheetah", num_envs=400, episode_length=1)
+    original, drawn = env.task.start, []
+
+    class Task(type(env.task)):
+        def start(self, rng, model):
+            qpos, qvel = original(rng, model)
+            drawn.append(len(drawn) % 5)
+            return qpos, qvel * (1e12 if drawn[-1] == 0 else 1)
+
+    env.task = Task(episode_length=1)
+    state = env.reset(jax.random.key(0))
+    for _ in range(2):
+        assert (np.abs(state.observation) < 10).all()
+        state = env.step(state, np.zeros((400, 6)))
+    assert len(drawn) > 1300
+
+
+def test_huge_numbers_are_a_breakdown():
+    env = suite.make("half_cheetah", num_envs=2, forward_reward_weight=1e25)
+    state = env.step(env.reset(jax.random.key(0)), np.zeros((2, 6)))
+    assert state.diverged.all() and state.termination.all() and (state.reward == 0).all()
 
 
 def test_every_gymnasium_flag_is_an_option_with_its_default():

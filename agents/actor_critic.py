@@ -73,31 +73,37 @@ class ActorCritic:
 
     observation_size: int = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
-    learning_rate: Array = number(3e-4, "of all networks", 0, open_minimum=True).field()
+    learning_rate: Array = number(3e-4, "learning rate of all networks", 0, open_minimum=True).field()
     gamma: Array = number(0.99, "discount factor", 0, 1).field()
     tau: Array = number(
         0.005, "step of the target networks: target + tau * (online - target)", 0, 1, open_minimum=True
     ).field()
-    target_update_period: Array = integer(1, "gradient steps between two such steps", is_leaf=True).field()
+    target_update_period: Array = integer(
+        1, "gradient steps between two steps of the target networks", is_leaf=True
+    ).field()
     actor_adam_epsilon: Array = number(
-        1e-8, "added to the denominator of the actor's Adam, outside the root", 0, open_minimum=True
+        1e-8, "epsilon of the actor's Adam: added to its denominator, outside the root", 0, open_minimum=True
     ).field()
     critic_adam_epsilon: Array = number(
-        1e-8, "the same of the critics' Adam, and of whatever else is learned", 0, open_minimum=True
+        1e-8, "epsilon of the critics' Adam, and of that of the temperature", 0, open_minimum=True
     ).field()
     batch_size: int = integer(256, "B, transitions per gradient step").field()
     num_steps: int = integer(1, "longest span of the returns that critics learn from (n-step returns)").field()
     hidden_sizes: tuple[int, ...] = widths((64, 64), "width of each hidden layer of both networks").field()
-    policy_hidden_sizes: tuple[int, ...] | None = widths(None, "of the policy; null: hidden_sizes").field()
-    critic_hidden_sizes: tuple[int, ...] | None = widths(None, "of each critic; null: hidden_sizes").field()
-    activation: str = choice("relu", "after each hidden layer of both networks", ACTIVATIONS).field()
-    policy_activation: str | None = choice(None, "of the policy; null: activation", ACTIVATIONS).field()
-    critic_activation: str | None = choice(None, "of each critic; null: activation", ACTIVATIONS).field()
-    num_critics: int = integer(2, "C").field()
+    policy_hidden_sizes: tuple[int, ...] | None = widths(
+        None, "width of each hidden layer of the policy; null: hidden_sizes"
+    ).field()
+    critic_hidden_sizes: tuple[int, ...] | None = widths(
+        None, "width of each hidden layer of each critic; null: hidden_sizes"
+    ).field()
+    activation: str = choice("relu", "activation after each hidden layer of both networks", ACTIVATIONS).field()
+    policy_activation: str | None = choice(None, "activation of the policy; null: activation", ACTIVATIONS).field()
+    critic_activation: str | None = choice(None, "activation of each critic; null: activation", ACTIVATIONS).field()
+    num_critics: int = integer(2, "C, critics in the ensemble").field()
     critic_aggregate: str = choice(
         "min", "how the critics' values become one, for the actor and for V", ("min", "mean")
     ).field()
-    actor_optimizer: str = choice("adam", "of the policy", ("adam", "sgd")).field()
+    actor_optimizer: str = choice("adam", "optimiser of the policy", ("adam", "sgd")).field()
     normalize_observations: bool = flag(
         True, "whether networks see observations less their running mean, over their deviation"
     ).field()

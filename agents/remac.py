@@ -45,9 +45,11 @@ class ReMAC(StochasticActorCritic):
 
     rank_weights: Array = ()
     num_samples: int = integer(8, "N, actions that the actor draws at each state").field()
-    gradient: str = choice("pathwise", "of the order statistic", GRADIENTS).field()
+    gradient: str = choice(
+        "pathwise", "how the order statistic is differentiated: through actions and critics, or by the score", GRADIENTS
+    ).field()
     target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
-    target_temperature: Array = number(0.2, "of that term", 0).field()
+    target_temperature: Array = number(0.2, "temperature of that term", 0).field()
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
         "num_retries": integer(

@@ -40,11 +40,13 @@ class SAC(StochasticActorCritic):
     """
 
     fixed_temperature: Array = 1.0
-    target_entropy: Array = number(None, "that an adapted temperature aims at, in nats; null: -action_dim").field()
+    target_entropy: Array = number(
+        None, "entropy that an adapted temperature aims at, in nats; null: -action_dim"
+    ).field()
     learn_temperature: bool = struct.field(pytree_node=False, default=True)
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
-        "temperature": anything("auto", "of the entropy bonus", "auto, or fixed:<number of at least 0>"),
+        "temperature": anything("auto", "temperature of the entropy bonus", "auto, or fixed:<number of at least 0>"),
     }
 
     @classmethod

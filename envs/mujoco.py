@@ -114,6 +114,9 @@ class MujocoEnvironment:
         on_device: False.
         task: The task with its options.
         model: The compiled model.
+        own_files: The model as MuJoCo's binary, which is all that it was made of and exact to the bit, if it is not one
+            of Gymnasium's; by the name of the option that names it, with the ending of the file.
+        dt: Simulated time of a step, in seconds.
     """
 
     on_device = False
@@ -127,8 +130,9 @@ class MujocoEnvironment:
         stagger_first_episodes: bool = False,
         dtype: Any = np.float32,
         num_threads: int | None = None,
+        model: mujoco.MjModel | None = None,
     ) -> None:
-        """See ``make``."""
+        """See ``make``; a compiled model takes the place of the task's."""
         require_bool("stagger_first_episodes", stagger_first_episodes)
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise InvalidValueError("dtype", dtype, "must be float32 or float64")
@@ -138,13 +142,14 @@ class MujocoEnvironment:
         self.num_threads = available_cpus() if num_threads is None else num_threads
         self.num_envs = num_envs
         self.name, self.task, self.episode_length = name, task, task.episode_length
-        self.model = _load_model(self.task.xml_file)
+        self.model = _load_model(self.task.xml_file) if model is None else model
+        self.own_files = {"xml_file.mjb": _to_binary(self.model)} if _is_path(self.task.xml_file) else {}
         self.task.check(self.model)
         self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
         low, high = self.model.actuator_ctrlrange.T
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
-        self._dt = self.model.opt.timestep * self.task.frame_skip
+        self.dt = self.model.opt.timestep * self.task.frame_skip
         self._workers = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
         # The calling thread works too: for few environments the hand-over costs as much as the physics.
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
@@ -152,18 +157,22 @@ class MujocoEnvironment:
         self._renderer: Renderer | None = None
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
-        self.observation_size = self.task.observe(rest).shape[1]
-        self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
+        try:
+            self.observation_size = self.task.observe(rest).shape[1]
+            self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
+        except (KeyError, IndexError) as error:
+            allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
+            raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
         qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))
         if not _is_sound(self._settled(qpos, qvel).observation).all():
-            name = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
+            option = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
             allowed = f"must give starts with observations below {HUGE:g}"
-            raise InvalidValueError(name, getattr(self.task, name), allowed)
+            raise InvalidValueError(option, getattr(self.task, option), allowed)
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
         return MujocoEnvironment(
-            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads
+            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads, model=self.model
         )
 
     def reset(self, key: Key) -> EnvState:
@@ -215,7 +224,7 @@ class MujocoEnvironment:
 
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
-            velocity = (position - np.reshape(state.physics.position, count)) / self._dt
+            velocity = (position - np.reshape(state.physics.position, count)) / self.dt
             reward, termination = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
@@ -424,21 +433,51 @@ def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
 
 
 def _load_model(xml_file: str) -> mujoco.MjModel:
-    """Compiles a model; a plain name is one of the gymnasium package's, found without importing it."""
+    """Compiles a model, or loads MuJoCo's binary; a plain name is one of Gymnasium's, found without importing it."""
     path = Path(xml_file).expanduser()
-    if not xml_file.startswith(("/", ".", "~")):
+    if not _is_path(xml_file):
         spec = importlib.util.find_spec("gymnasium")
         if spec is None or not spec.submodule_search_locations:
             raise RuntimeError("the MuJoCo models come with the gymnasium package, which is not installed")
         path = Path(spec.submodule_search_locations[0], "envs", "mujoco", "assets", xml_file)
     if not path.is_file():
         raise InvalidValueError("xml_file", xml_file, "must be a model of Gymnasium, or a path that exists")
-    # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
-    # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
-    # The compiled model is the same.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*settotalmass")
-        model = mujoco.MjSpec.from_file(str(path)).compile()
+    try:
+        if path.suffix == ".mjb":
+            model = _from_binary(path)
+        else:
+            # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
+            # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
+            # The compiled model is the same.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*settotalmass")
+                model = mujoco.MjSpec.from_file(str(path)).compile()
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        allowed = f"must be a model that MuJoCo {mujoco.__version__} reads ({reason})"
+        raise InvalidValueError("xml_file", xml_file, allowed) from None
     if not model.nu or not model.actuator_ctrllimited.all():
         raise InvalidValueError("xml_file", xml_file, "must be a model whose actuators all have a control range")
     return model
+
+
+def _is_path(xml_file: str) -> bool:
+    return xml_file.startswith(("/", ".", "~"))
+
+
+def _to_binary(model: mujoco.MjModel) -> bytes:
+    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
+
+
+def _from_binary(path: Path) -> mujoco.MjModel:
+    """Loads a model; what MuJoCo would print and write to MUJOCO_LOG.TXT is in the error."""
+    said: list[str] = []
+    mujoco.set_mju_user_warning(said.append)
+    try:
+        return mujoco.MjModel.from_binary_path(str(path))
+    except ValueError as error:
+        raise ValueError("; ".join(said) or str(error)) from None
+    finally:
+        mujoco.set_mju_user_warning(None)

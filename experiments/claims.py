@@ -16,6 +16,9 @@ beside, and decides nothing.
 | f (gradient) | the actor's gradient norm falls with M | `actor/grad_norm`, last 10% |
 | f (update) | with Adam at epsilon 1e-8 the update norm does not: M = 8 is at most one standard deviation of M = 1's seeds below M = 1 | `actor/update_norm`, last 10% |
 
+In d the best M is chosen for each seed by the mean over the other seeds: chosen and judged on the same seeds, the best
+of several equal arms would be above each of them by selection alone.
+
 Only arms that share all settings but the agent's are compared: of each task the longest training that has finished.
 Where several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the task's
 values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e.
@@ -29,7 +32,8 @@ from pathlib import Path
 
 from experiments.comparing.claims import as_json, as_text, check_all
 from experiments.comparing.loading import load
-from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from experiments.console.key_value import command_of, exit_with, parse, require_file
+from remac.files import write_whole
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     paths, settings = parse(arguments, {"json": ""})
     file = Path(settings["json"]) if settings["json"] else None
     if file is not None:
-        require_folder("json", file.parent)
+        require_file("json", file)
     runs = load(paths)
     results = check_all(runs)
     print(as_text(results))
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(results, runs, command_of("experiments.claims", arguments))
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 if __name__ == "__main__":

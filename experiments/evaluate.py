@@ -15,8 +15,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 import envs
-from experiments.records.files import CONFIG, read_metrics
+from experiments.console.messages import one_line
+from experiments.console.pasting import as_path
+from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
+from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main as command_line
+from experiments.running.config import with_inputs
+from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.policies.policy import Policy, load_policy
 from remac.training.devices import MemberSplit
@@ -25,6 +30,8 @@ from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_int
+
+FRAME_SECONDS = 0.04
 
 
 @dataclasses.dataclass
@@ -44,7 +51,8 @@ def main(config: DictConfig) -> float:
     for key in ("num_episodes", "render_steps", "render_size"):
         require_int(key, config[key], 1)
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
-    directory = Path(config.run)
+    require_usable_jax()
+    directory = as_path(config.run)
     env, policy = load_run(directory, config.num_episodes)
     if config.render and not env.name.startswith(("mujoco/", "brax/")):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
@@ -58,12 +66,17 @@ def main(config: DictConfig) -> float:
         print(f"{name:24} {value:12.3f}")
     settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
     content = {"env_steps": env_steps} | settings | {"metrics": result}
-    write_whole(directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    file = directory / "evaluation.json"
+    try:
+        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror}); what was to be in it is above") from None
     if config.render:
         try:
             print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")
-        except RuntimeError as error:
-            print(f"no video: {error}", file=sys.stderr)
+        except Exception as error:
+            reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
+            print(f"no video: {reason}", file=sys.stderr)
     return result["eval/return"]
 
 
@@ -75,10 +88,15 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
     """
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
+    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
+    for name, problem in damage.items():
+        if name == CONFIG or name.startswith(f"{POLICY}/"):
+            raise InvalidValueError("run", directory, f"{problem}; restore that file")
+    kept = kept_inputs(directory)
     try:
         policy = load_policy(directory)
         config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **config["options"])
+        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
@@ -87,13 +105,16 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 def _policy_env_steps(directory: Path) -> int | None:
     """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(KeyError):
         return read_metrics(directory)["eval/return"][0][-1]
     return None
 
 
-def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> Path:
-    """Films one episode of the deterministic policy: a GIF for MuJoCo, Brax's own HTML page for Brax.
+def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
+    """Films one episode of the deterministic policy in real time: a GIF for MuJoCo, Brax's own HTML page for Brax.
+
+    Returns:
+        The file, and how long and at which rate it shows the episode.
 
     Raises:
         RuntimeError: If this machine cannot render; the message says why.
@@ -102,17 +123,40 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     if env.name.startswith("mujoco/"):
         from PIL import Image
 
-        frames = [Image.fromarray(env.render(state, (0, 0), size, size)) for state in states[::2]]
+        dt = env.dt
+        shown, milliseconds = film_times(len(states), dt)
+        frames = [Image.fromarray(env.render(states[index], (0, 0), size, size)) for index in shown]
         file = directory / "video.gif"
-        frames[0].save(file, save_all=True, append_images=frames[1:], duration=40, loop=0)
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     else:
         from brax.io import html
 
-        system = env.task.env.sys
+        dt, shown = float(env.task.env.dt), range(len(states))
+        system = env.task.env.sys.tree_replace({"opt.timestep": dt})
         physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
         file = directory / "video.html"
-        file.write_text(html.render(system.tree_replace({"opt.timestep": env.task.env.dt}), physics))
-    return file
+        file.write_text(html.render(system, physics), encoding="utf-8")
+    seconds = len(states) * dt
+    return f"{file} ({seconds:.2f} s in real time, {len(shown) / seconds:.1f} frames a second)"
+
+
+def film_times(num_states: int, dt: float) -> tuple[list[int], list[int]]:
+    """Chooses which states a GIF shows and for how long, so that it runs in real time.
+
+    A GIF counts in hundredths of a second, and what is shown for less than two of them browsers show for ten.
+
+    Args:
+        num_states: At least 1.
+        dt: From one state to the next, in seconds.
+
+    Returns:
+        The states' indices, about 25 in a second or all if there are fewer, and the milliseconds of each; together
+        they last as long as the simulation, to 10 ms.
+    """
+    skip = max(1, round(FRAME_SECONDS / dt))
+    shown = [skip * number for number in range(max(1, num_states // skip))]
+    ends = np.round(np.array([*shown, num_states]) * dt * 100).astype(int)  # the last one takes the rest
+    return shown, [10 * max(2, int(time)) for time in np.diff(ends)]
 
 
 def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:

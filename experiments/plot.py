@@ -5,7 +5,8 @@ runs have something for: ``curves`` (learning curves) and ``final`` (values at t
 besides M varies; ``final_against_*`` for every setting that varies; ``updates_against_num_retries``; ``paired``
 (differences on the same seeds); ``aggregate`` for several tasks; ``speed`` for the experiment of that name.
 
-What is left out, and why, is said on stderr. Exit statuses: 0 done, 2 bad input (one line on stderr).
+What is left out, and why, is said on stderr. Exit statuses: 0 done, 1 a figure could not be written, 2 bad input (one
+line on stderr).
 """
 
 import sys
@@ -17,11 +18,12 @@ from experiments.comparing.figures import save
 from experiments.comparing.loading import load
 from experiments.comparing.runs import X_AXES
 from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from experiments.console.messages import one_line, warn
 from remac.validation import require_one_of
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Draws the runs that the arguments name."""
+def main(arguments: Sequence[str]) -> int:
+    """Draws the runs that the arguments name, and returns the exit status."""
     paths, settings = parse(arguments, {"out": ".", "x": "env_steps", "metric": "", "reference": ""})
     out = Path(settings["out"])
     require_folder("out", out)
@@ -32,9 +34,16 @@ def main(arguments: Sequence[str]) -> None:
     drawings = draw_all(runs, look, notes)
     for note in notes:
         print(note, file=sys.stderr)
+    status = 0 if drawings else 1
     for drawing in drawings:
-        files = save(out, drawing.name, drawing.rows, drawing.figure)
-        print(next(file for file in files if file.suffix == ".png"))
+        try:
+            files = save(out, drawing.name, drawing.rows, drawing.figure)
+        except Exception as error:
+            warn(f"{drawing.name}: not written ({one_line(error)})")
+            status = 1
+        else:
+            print(next(file for file in files if file.suffix == ".png"))
+    return status
 
 
 if __name__ == "__main__":

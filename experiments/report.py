@@ -10,6 +10,7 @@ Exit statuses: 0 done, 2 bad input (one line on stderr).
 import base64
 import io
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -18,14 +19,18 @@ from typing import Any
 
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
+from experiments.comparing.figures import own_style
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
 from experiments.comparing.panels import LABELS
-from experiments.comparing.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
-from experiments.console.key_value import command_of, exit_with, parse, require_folder
-from remac.validation import InvalidValueError, require_one_of
+from experiments.console.key_value import command_of, exit_with, parse, require_file
+from experiments.console.messages import one_line
+from experiments.records.files import FINISHED
+from remac.files import write_whole
+from remac.validation import require_one_of
 
 STYLE = """
 :root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --text: #1b1b1b; --page: #fff; --link: #0b57d0;
@@ -59,9 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     defaults = {"out": "report.html", "x": "env_steps", "metric": "", "reference": ""}
     paths, settings = parse(arguments, defaults)
     out = Path(settings["out"])
-    if out.is_dir():
-        raise InvalidValueError("out", out, "is a folder; must be the name of an HTML file")
-    require_folder("out", out.parent)
+    require_file("out", out)
     require_one_of("x", settings["x"], X_AXES)
     runs = load(paths, keep_tuning=True)
     look = make_look(runs, settings, command_of("experiments.report", arguments))
@@ -69,7 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     drawings = draw_all(runs, look, notes)
     page = write_page(runs, drawings, check_all(runs), look.metrics, notes, look.command)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    # Names of files may hold bytes that are no text.
+    write_whole(out, page.encode(errors="backslashreplace"))
     print(out)
 
 
@@ -157,7 +161,8 @@ def _tuning(runs: Runs) -> str:
             row["task"],
             value_text(row["learning_rate"]),
             ", ".join(f"M={m}: {value:.4g}" for m, value in row["returns"].items()),
-            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items()) or "not every M has finished",
+            ", ".join(f"M={m}: {rank}" for m, rank in row["ranks"].items())
+            or "not every M has finished with a final value",
             row["worst"] or "",
             "chosen" if row["chosen"] else "",
         )
@@ -227,7 +232,11 @@ def _verdict(verdict: str) -> Html:
 
 def _figure(drawing: Drawing) -> str:
     buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", dpi=110)
+    try:
+        with own_style():
+            drawing.figure.savefig(buffer, format="png", dpi=110)
+    except Exception as error:
+        return f"<p>{escape(f'{drawing.name}: cannot be drawn ({one_line(error)}), left out')}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<figure id="figure-{escape(drawing.name)}"><img alt="{escape(drawing.description)}" '
@@ -282,7 +291,7 @@ def _what_ran(runs: Runs, command: str) -> str:
                 plan.scale,
                 plan.folder,
                 len(plan.runs),
-                Html(f"<code>{escape(' '.join(plan.command))}</code>"),
+                Html(f"<code>{escape(_pasted(plan.command))}</code>"),
             )
             for plan in runs.plans
         ]
@@ -348,7 +357,12 @@ def _times(run: Run) -> tuple[str, str, str]:
 
 def _command(run: Run) -> str:
     command = run.provenance.get("command")
-    return " ".join(map(str, command)) if isinstance(command, list) else "unknown"
+    return _pasted(command) if isinstance(command, list) else "unknown"
+
+
+def _pasted(command: Sequence[str]) -> str:
+    """Returns a command as it is typed; its first part is the program, in one or several words."""
+    return " ".join([str(command[0]), shlex.join(map(str, command[1:]))]).strip()
 
 
 def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

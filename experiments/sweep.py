@@ -19,9 +19,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from experiments import plot
+from experiments.console.messages import one_line, warn
 from experiments.records.files import PLAN
+from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main as command_line
 from experiments.running.config import AUTO, make_job
+from experiments.running.jax_settings import require_usable_jax
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob, require_own_directories
 from remac.files import write_whole
@@ -68,19 +71,22 @@ class SweepConfig:
 
 def main(config: DictConfig) -> None:
     """Runs or continues what is not finished of a sweep, and draws its figures."""
+    require_usable_jax()
     name = HydraConfig.get().runtime.choices["experiment"]
     directory = Path(config.directory)
     planned = plan(config, name, directory)
     require_own_directories(planned)
+    take_folder("directory", directory)
     write_plan(directory, planned, experiment=name, suite=config.suite, scale=config.scale)
     outcomes = run_jobs(planned, memory_gib=config.memory_gib)
     failed = [outcome for outcome in outcomes if outcome.score is None]
-    try:
-        if len(failed) < len(outcomes):
+    if len(failed) < len(outcomes):
+        try:
             plot.main([str(directory), f"out={directory / 'figures'}"])
-    finally:
-        if failed:
-            raise failed[0].error or RuntimeError(failed[0].reason)
+        except Exception as error:
+            warn(f"{directory}: no figures ({one_line(error)}); the runs are there")
+    if failed:
+        raise failed[0].error or RuntimeError(failed[0].reason)
 
 
 def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
@@ -122,7 +128,8 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
                     OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
                 )
                 told = (*overrides, f"seed={seed}")
-                planned.append(PlannedJob(job, directory / task / arm / f"seed{seed}", directory.name, told))
+                run = directory / task / arm / f"seed{seed}"
+                planned.append(PlannedJob(job, run, directory.name, told, len(planned)))
     return planned
 
 

@@ -17,9 +17,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             sync(file.fileno())
         new.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink()
+        error.filename = str(path)  # what a full disk refuses has no name
         raise
 
 
@@ -31,3 +32,11 @@ def sync(file: Path | int) -> None:
     finally:
         if not isinstance(file, int):
             os.close(descriptor)
+
+
+def is_too_long(path: Path) -> bool:
+    """Whether the file system takes no path of this length, or with names of such length."""
+    whole = path.absolute()
+    above = next(parent for parent in (whole, *whole.parents) if os.path.exists(parent))
+    names, length = (os.pathconf(above, name) for name in ("PC_NAME_MAX", "PC_PATH_MAX"))
+    return any(len(os.fsencode(part)) > names for part in whole.parts) or len(os.fsencode(whole)) >= length

@@ -150,7 +150,7 @@ def problems(draw):
     return np.asarray(values, np.float64), np.asarray(alpha, np.float64), k
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems(), st.randoms(use_true_random=False))
 def test_identities(problem, random):
     values, alpha, k = problem
@@ -172,7 +172,7 @@ def test_identities(problem, random):
         np.testing.assert_allclose(lstat_advantage(-values, alpha[::-1], k), -advantage, **close)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems())
 def test_maxpo_is_the_leave_one_out_advantage_of_the_maximum(problem):
     values, _, k = problem

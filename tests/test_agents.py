@@ -90,7 +90,7 @@ def test_update_is_the_published_one(agent_class, options):
 
     def adam_step(epsilon, loss, parameters):
         """First step of Adam, where m_hat = g and sqrt(v_hat) = |g|: epsilon stands outside the root."""
-        gradient = jax.grad(loss)(parameters)
+        gradient = jax.jit(jax.grad(loss))(parameters)
         return jax.tree.map(lambda p, g: p - 1e-2 * g / (jnp.abs(g) + epsilon), parameters, gradient)
 
     expected_policy = adam_step(0.1, actor_loss, state.policy)
@@ -175,6 +175,7 @@ def test_epsilon_diagnostics_count_the_coordinates():
         np.testing.assert_allclose(diagnostics["actor/epsilon_dominated_fraction"], np.mean(root < epsilon), atol=2e-3)
 
 
+@pytest.mark.slow  # whole populations of them are in test_population.py
 def test_agents_that_differ_in_numbers_are_one_program():
     """Every hyperparameter that is a number, the retry count and the objective included, is a leaf."""
     agents = [
@@ -222,7 +223,14 @@ def test_updates_use_keys_once_and_leak_nothing():
             jax.jit(agent.update)(started(agent), jax.random.key(0), batch())
 
 
-@pytest.mark.parametrize(("objective", "num_retries"), [("max", 1), ("max", 3), ("lower_tail_mean:0.5", 4)])
+@pytest.mark.parametrize(
+    ("objective", "num_retries"),
+    [
+        ("max", 3),
+        pytest.param("max", 1, marks=pytest.mark.slow),
+        pytest.param("lower_tail_mean:0.5", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_both_gradients_estimate_the_same(objective, num_retries):
     """Averaged over many draws at fixed critics, and the score-function step against its definition."""
     options = {"num_retries": num_retries, "num_samples": 6, "objective": objective, "actor_optimizer": "sgd"}
@@ -255,8 +263,8 @@ def test_both_gradients_estimate_the_same(objective, num_retries):
         q_values = critics.apply(state.critics, data.observation, jnp.tanh(pre_tanh)).min(axis=0)
         return score_function_loss(distribution.log_prob(pre_tanh).T, q_values.T, objective, num_retries)
 
-    expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.grad(loss)(state.policy))
-    new, _ = agent.update_actor(state, jax.random.key(1), data)
+    expected = jax.tree.map(lambda p, g: p - g, state.policy, jax.jit(jax.grad(loss))(state.policy))
+    new, _ = jax.jit(agent.update_actor)(state, jax.random.key(1), data)
     assert_trees_close(new.policy, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import hydra
@@ -16,12 +15,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from waiting import end, wait_until
 
 from experiments import train
-from experiments.running import hydra_main as command_line
 from experiments.running.config import CONFIG_DIRECTORY, register_schemas
 from experiments.running.hydra_launcher import register_launcher
 from experiments.running.planning import Outcome
+from remac.training.loop import NonFiniteError
 
 QUICK = (
     "env=probe/one_step",
@@ -158,26 +158,6 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Runs the real entry point in this process, from an empty directory."""
-
-    def run(arguments):
-        GlobalHydra.instance().clear()
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            command_line.run("train", train.main)
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    handler = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, handler)
-
-
 def assert_refused(status, out, err, expected, directory):
     assert status == 2, err
     assert out == ""
@@ -245,7 +225,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
 def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
     monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
@@ -290,11 +270,14 @@ def test_a_reference_to_another_key_is_followed(call, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "expected"), PROCESSES, ids=[" ".join((name, *rest)) for name, rest, _ in PROCESSES]
 )
-def test_bad_input_as_a_process(tmp_path, program, arguments, expected):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
+def test_bad_input_of_every_command(run_module, tmp_path, program, arguments, expected):
+    assert_refused(*run_module(program, *arguments), expected, tmp_path)
+
+
+def test_bad_input_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", "agent.num_retries=9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert_refused(done.returncode, done.stdout, done.stderr, ["agent.num_retries=9", "num_samples=8"], tmp_path)
 
 
 def test_a_used_run_directory_is_refused_and_left_alone(call, tmp_path):
@@ -308,14 +291,20 @@ def test_a_used_run_directory_is_refused_and_left_alone(call, tmp_path):
         assert [path.name for path in run.iterdir()] == ["config.yaml"]
 
 
-def test_the_traceback_is_kept_for_who_asks(tmp_path, monkeypatch):
+def test_the_traceback_is_kept_for_who_asks(run_module, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", "seed=abc"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 2 and "Traceback" in done.stderr
+    status, _, err = run_module("train", "seed=abc")
+    assert status == 2 and "Traceback" in err
 
 
+def test_a_run_that_stopped_has_status_3_and_its_reason(call, monkeypatch, tmp_path):
+    """That a job which becomes non-finite is such an outcome is tested with populations."""
+    outcome = Outcome(tmp_path, "stopped", None, "no reason", NonFiniteError("critic/loss", 7))
+    monkeypatch.setattr(train, "run_jobs", lambda planned: [outcome])
+    assert call(QUICK) == (3, "", "critic/loss became non-finite at gradient step 7\n")
+
+
+@pytest.mark.slow
 def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
     status, _out, err = call([*QUICK, "agent.learning_rate=1e30", f"hydra.run.dir={tmp_path / 'run'}"])
     assert status == 3
@@ -332,13 +321,9 @@ def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, library):
     command = ["env", "--default-signal=INT", sys.executable, "-m", "experiments.train", "total_env_steps=1000000"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     maps = Path("/proc", str(process.pid), "maps")
-    while library not in maps.read_text():
-        time.sleep(0.01)
+    wait_until(lambda: library in maps.read_text(), process)
     process.send_signal(signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=20)
-    finally:
-        process.kill()
+    _, err = end(process)
     assert (process.returncode, err) == (130, b"interrupted\n")
 
 
@@ -349,16 +334,14 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     run = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *QUICK, "total_env_steps=100000000", "replay_capacity=1000",
-         "checkpoint.every_env_steps=50000000",
+         "agent=sac", "checkpoint.every_env_steps=50000000",
          f"hydra.run.dir={run}"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.csv").exists() or (run / "metrics.csv").read_text().count("eval/return,") < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
+    metrics = run / "metrics.csv"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("eval/return,") >= 2, process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = end(process)
     assert process.returncode == status, err[-2000:]
     assert "Traceback" not in err and f"continue with resume={run}" in err
     summary = json.loads((run / "summary.json").read_text())

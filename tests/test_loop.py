@@ -257,19 +257,19 @@ def test_the_replay_holds_what_happened(suite):
     """Read back after training: each row follows from the one before it in the same environment."""
     env = make_env(suite)
     agents = stack_members([make_agent(env)])
-    config = dataclasses.replace(CONFIG, replay_capacity=200)
+    config = dataclasses.replace(CONFIG, total_env_steps=144)  # what the replay holds
     running = loop._Loop(agents, env, config, jax.random.key(0)[None], lambda event: None)
     running.run()
     storage = jax.tree.map(
-        lambda leaf: np.asarray(leaf[0]).reshape(25, 8, *leaf.shape[2:]), running.state.replay.storage
+        lambda leaf: np.asarray(leaf[0])[:144].reshape(18, 8, *leaf.shape[2:]), running.state.replay.storage
     )
     continues = (storage.next_observation[:-1] == storage.observation[1:]).all(axis=-1)
     assert (storage.discount[:-1][continues] == 1).all(), "the row after a termination is of a new episode"
     if suite == "host":
         ended = ~continues
-        assert ended.sum() > 8 and ended.sum() < 60
+        assert 4 < ended.sum() < 60
         assert {0.0, 1.0} >= set(storage.discount[:-1][ended])
-    assert int(running.state.replay.size) == 200
+    assert int(running.state.replay.size) == 144
 
 
 class _Broken:
@@ -308,7 +308,7 @@ def test_staggered_first_episodes_do_not_count_as_whole():
     assert set(returns) == {10.0} and len(returns) > 64
 
 
-@both_suites
+@host_first
 @pytest.mark.parametrize(("options", "metric"), [({"learning_rate": 1e30}, None), ({"gamma": 1.0}, "critic/")])
 def test_a_non_finite_metric_stops_the_run_and_is_named(suite, options, metric):
     env = make_env(suite)
@@ -336,7 +336,7 @@ def test_a_failed_member_keeps_its_last_finite_state_and_the_others_go_on():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.agent_state))
     assert result.agent_state.gradient_steps.tolist() == [0, 80, 0]
     with pytest.raises(NonFiniteError):
-        train_population(stack_members(agents[::2]), env, CONFIG, keys[::2])
+        train_population(stack_members(agents[:1] * 3), env, CONFIG, keys)
 
 
 class _Scaled:

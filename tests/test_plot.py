@@ -1,4 +1,5 @@
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
-from experiments import plot
+from experiments import plot, report
+from experiments.comparing import comparisons, panels
 from experiments.comparing.comparisons import Look, draw_all, factors, grid
-from experiments.comparing.figures import COLOURS_OF_RETRIES, colour_of
+from experiments.comparing.figures import COLOURS_OF_RETRIES, colour_of, new_figure, own_style, readable
 from experiments.comparing.loading import load
 from experiments.records.run_directory import RunDirectory
 from remac.validation import InvalidValueError
@@ -192,6 +194,13 @@ def test_many_arms_do_not_share_a_panel(tmp_path):
     ]
 
 
+def test_only_where_there_are_grids_do_they_have_all(tmp_path):
+    arms = [{"retries": 2, "learning_rate": 1e-4 * (1 + number), "final": FINAL} for number in range(11)]
+    notes = []
+    draw_all(load([write_sweep(tmp_path, arms, seeds=(1,))]), Look(("actor/entropy",)), notes)
+    assert notes == ["curves: too many arms for one panel; shown are those with learning rate 0.0001"]
+
+
 def test_runs_that_are_still_going_have_curves_only(tmp_path):
     write_sweep(tmp_path, [{"final": FINAL}, {"retries": 4, "final": FINAL}], status=None)
     notes = []
@@ -205,6 +214,124 @@ def test_missing_metrics_leave_a_panel_that_says_so(tmp_path):
     write_run(tmp_path / "b", task="mujoco/hopper", final={"eval/return_stochastic": 1.0})
     drawings = draw_all(load([tmp_path]), Look(("actor/entropy",)), [])
     assert [panel.texts[0].get_text() if panel.texts else "" for panel in drawings[0].figure.axes] == ["", "no data"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("$x", r"$\frac{$ and $", r"\$x$", "{}%s%d{0!r}", "_hidden", "", " ", "None", "a\nb\r\n\tc", "a" * 1000),
+        *("שלום", "مرحبا", "\u202egnp", "学習 🚀", "\x00\x7f", "\udc80", "~^_&#"),
+    ],
+)
+def test_any_text_can_stand_in_a_figure(text, recwarn):
+    shown = readable(text, 20)
+    assert shown.strip() and not shown.startswith("_") and len(shown.splitlines()) <= 2
+    with own_style():
+        figure, axes = new_figure(1, 1)
+        axes[0, 0].plot([0, 1], label=shown)
+        axes[0, 0].set_title(shown)
+        figure.legend()
+        figure.draw_without_rendering()
+        assert len(figure.legends[0].get_texts()) == 1 and axes[0, 0].title.get_window_extent().width > 1
+    assert not recwarn.list, "of characters without a picture there is a warning"
+
+
+def test_shortened_texts_stay_different():
+    assert len({readable("a" * 100 + end, 20) for end in ("", "b", "c")}) == 3
+    assert readable("price $", 20) == r"price \$" and readable("two  words\n", 20) == "two words"
+
+
+def test_names_from_a_configuration_do_not_break_plots_and_reports(tmp_path, recwarn):
+    arms = ["$x", r"$\frac{$", "a" * 300 + "1", "a" * 300 + "2", "_שלום"]
+    for number, arm in enumerate(arms):
+        write_run(tmp_path / "runs" / str(number), retries=2, final=FINAL, top={"arm": arm}, gamma=0.1 * number)
+    plot.main([str(tmp_path / "runs"), f"out={tmp_path}", "metric=actor/entropy"])
+    assert {row["arm"] for row in read(tmp_path / "final.csv")} == set(arms), "tables hold them as they are"
+    names = {path.stem for path in tmp_path.glob("*.png")}
+    assert names == {"curves", "final", "final_against_gamma", "paired"}
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("data:image/png") == 4
+    drawing = draw_all(load([tmp_path / "runs"]), Look(("actor/entropy",)), [])[0]
+    assert len(drawing.figure.legends[0].get_texts()) == 5, "an entry each"
+    assert not [one for one in recwarn if "layout" in str(one.message)], "and room for the panels"
+
+
+def test_a_run_that_cannot_be_drawn_is_named_and_left_out(tmp_path, monkeypatch, capsys):
+    good, bad = (write_run(tmp_path / name, seed=seed, final=FINAL) for seed, name in enumerate(("good", "bad")))
+    records = panels.records
+
+    def fail_for_one(run, *arguments):
+        assert run.directory != bad, "impossible"
+        return records(run, *arguments)
+
+    monkeypatch.setattr(panels, "records", fail_for_one)
+    plot.main([str(good), str(bad), f"out={tmp_path}", "metric=actor/entropy"])
+    printed = capsys.readouterr()
+    assert f"{bad}: cannot be drawn (AssertionError: impossible" in printed.err and str(good) not in printed.err
+    assert {row["seed"] for row in read(tmp_path / "curves.csv")} == {"0"}
+    assert {row["seed"] for row in read(tmp_path / "final.csv")} == {"0", "1"}, "in the other figures it is"
+
+
+def test_runs_that_cannot_be_drawn_together_are_not(tmp_path):
+    """Their returns span more than a float can hold."""
+    for seed, value in enumerate((1e308, 5.0, -1e308)):
+        write_run(tmp_path / str(seed), seed=seed, final={"eval/return_stochastic": value}, status=None)
+    notes = []
+    (drawing,) = draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), notes)
+    assert len(drawing.figure.axes[0].lines) == 2
+    assert [note for note in notes if "cannot be drawn" in note] == [notes[-1]]
+    assert notes[-1].startswith(f"{tmp_path / '2'}: ") and notes[-1].endswith("left out of curves")
+
+
+def test_a_figure_that_cannot_be_drawn_or_saved_is_named_and_left_out(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "a", final=FINAL)
+    monkeypatch.setattr(comparisons, "final", lambda runs, look: 1 / 0)
+    (tmp_path / "curves.pdf").mkdir()
+    assert plot.main([str(tmp_path / "a"), f"out={tmp_path}"]) == 1
+    printed = capsys.readouterr()
+    assert "final: cannot be drawn (ZeroDivisionError: division by zero), left out" in printed.err
+    assert "curves: not written (IsADirectoryError" in printed.err and printed.out == ""
+    report.main([str(tmp_path / "a"), f"out={tmp_path / 'r.html'}"])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "final: cannot be drawn" in text and text.count("data:image/png") == 1
+
+
+def test_figures_do_not_depend_on_the_callers_settings(tmp_path):
+    """Neither on a backend that cannot be imported, nor on LaTeX, which is not there."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: nonsense\n")
+    run = write_run(tmp_path / "run", final={"eval/return": 1.0})
+    program = f"from experiments.comparing.run_plots import plot_run; print(len(plot_run({str(run)!r})))"
+    for folder in (tmp_path, run):  # found by its variable, and in the working directory
+        environment = os.environ | {"MPLBACKEND": "module://not_there.backend", "MATPLOTLIBRC": str(folder)}
+        environment["PYTHONPATH"] = str(Path(plot.__file__).parent.parent)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+        )
+        assert done.stdout == "1\n", done.stderr
+
+
+def test_what_is_not_finite_is_said_as_it_is(tmp_path):
+    nan = float("nan")
+    for task in ("mujoco/ant", "mujoco/hopper"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{task[7:]}{seed}", task=task, seed=seed, final={"eval/return_stochastic": 10.0})
+    found = load([tmp_path])
+    ant, hopper = (found.on(task)[0].runs for task in found.tasks)
+    ant[0].metrics["eval/return_stochastic"].values[0] = nan
+    hopper[1].metrics["eval/return_stochastic"].values[-1] = nan
+    notes = []
+    names = [drawing.name for drawing in draw_all(found, Look(("eval/return_stochastic",)), notes)]
+    assert "aggregate" in names and notes == [
+        f"{hopper[1].directory}: eval/return_stochastic is missing or not finite in the last tenth of training, so it "
+        "has no final value",
+        f"{ant[0].directory}: its first eval/return_stochastic is not finite, not counted among untrained policies",
+    ]
+    ant[1].metrics["eval/return_stochastic"].values[0] = nan
+    draw_all(found, Look(("eval/return_stochastic",)), notes)
+    assert notes[-1] == (
+        "mujoco/ant: no finished run has a finite first eval/return_stochastic, left out of the figure over tasks"
+    )
+    assert not any("untrained policies" in note and "no arm" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +359,9 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["RUN"]
 
 
-def test_bad_input_is_one_line_and_exit_status_2(tmp_path):
-    command = [sys.executable, "-m", "experiments.plot", str(tmp_path)]
-    root = Path(plot.__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "hold no run" in done.stderr
+def test_bad_input_is_one_line_and_exit_status_2(run_module, tmp_path):
+    status, out, err = run_module("plot", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1) and "hold no run" in err
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_runs import write_run, write_sweep
+from waiting import DEADLINE_SECONDS
 
 from experiments import report
 from experiments.comparing.loading import load
@@ -140,7 +141,9 @@ def test_the_page_in_a_browser(page, tmp_path):
     shot = tmp_path / "page.png"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
-    done = subprocess.run([*command, page[1].as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*command, page[1].as_uri()], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
     counts = {colour: int((pixels == rgb).all(axis=1).sum()) for colour, rgb in SEEN.items()}

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remac.selection import median
@@ -10,7 +10,6 @@ from remac.selection import median
 NUMBERS = st.floats(0, allow_nan=False, allow_infinity=True, width=32)
 
 
-@settings(deadline=None)  # every length is a program
 @given(st.lists(NUMBERS | st.sampled_from([0.0, 1.0, 1e-45]), min_size=1, max_size=6))
 def test_the_median_is_numpys(values):
     with np.errstate(over="ignore"):

@@ -57,15 +57,6 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.fixture(autouse=True)
-def _compile_once():
-    """All trainings of a test are the same programs."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
 @pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatch):
     """From a checkpoint, and from where a signal may come: within evaluations, prefill and training."""
@@ -76,8 +67,9 @@ def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatc
     assert [env_steps for env_steps, _ in saved.at_checkpoint] == [40, 80, 120]
     assert saved.at_checkpoint[40, False][0]["state/replay/storage/reward"].shape == (40,), "only rows in use"
     places = [saved.at_progress[place] for place in ((16, False), (64, True), (160, True))]
+    env = make_env(suite)  # another one, which knows nothing of the first training
     for (arrays,) in (saved.at_checkpoint[120, False], *places):
-        again = train(agent, make_env(suite), CONFIG, jax.random.key(99), start=arrays)
+        again = train(agent, env, CONFIG, jax.random.key(99), start=arrays)
         assert_equal(rows(again), rows(whole)[-len(again.evaluations) :])
         assert again.evaluations[0].env_steps == {2: 64, 8: 64, 15: 128, 20: 160}[int(arrays["rounds_done"])]
         assert_equal(again.agent_state, whole.agent_state)

@@ -166,22 +166,23 @@ def call(monkeypatch, capsys, directory, arguments):
 
 
 def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
-    arguments = ["experiment=speed", "scale=smoke", "directory=runs", 'overrides=["agent.hidden_sizes=[8]"]']
-    status, out, err = call(monkeypatch, capsys, tmp_path, [*arguments, "arms=[sac]"])
+    arguments = ["experiment=adam_epsilon", "scale=smoke", "directory=runs", 'overrides=["agent.hidden_sizes=[8]"]']
+    # Two arms of one program.
+    status, out, err = call(monkeypatch, capsys, tmp_path, [*arguments, "arms=[m4_eps1]"])
     assert status == 0, err
-    run = tmp_path / "runs" / "half_cheetah" / "sac" / "seed1"
+    run = tmp_path / "runs" / "half_cheetah" / "m4_eps1" / "seed1"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["env_steps"] == 96
     assert list((tmp_path / "runs" / "figures").glob("*.png"))
     before = (run / "metrics.csv").read_bytes()
 
-    status, out, err = call(monkeypatch, capsys, tmp_path, [*arguments, "arms=[sac,m4_n8]"])
+    status, out, err = call(monkeypatch, capsys, tmp_path, [*arguments, "arms=[m4_eps1,m4_eps1e-8]"])
     assert status == 0, err
     assert out.count("has finished already") == 1
     assert (run / "metrics.csv").read_bytes() == before
     plan = json.loads((tmp_path / "runs" / "plan.json").read_text())
-    assert (plan["experiment"], plan["suite"], plan["scale"]) == ("speed", "mujoco", "smoke")
-    assert [cell["arm"] for cell in plan["runs"]] == ["sac", "m4_n8"]
+    assert (plan["experiment"], plan["suite"], plan["scale"]) == ("adam_epsilon", "mujoco", "smoke")
+    assert [cell["arm"] for cell in plan["runs"]] == ["m4_eps1", "m4_eps1e-8"]
     assert all((tmp_path / "runs" / cell["directory"] / "summary.json").is_file() for cell in plan["runs"])
 
     status, _, err = call(monkeypatch, capsys, tmp_path, [*arguments[:3], 'overrides=["agent.hidden_sizes=[9]"]'])

@@ -123,16 +123,16 @@ def test_the_bar_shows_steps_rate_return_and_entropy(finished):
     assert re.search(r"100%.*256/256 env steps \[.*step/s, return=-?[\d.]+, entropy=-?[\d.]+\]", last)
 
 
-def test_the_policy_acts_as_it_was_evaluated(finished):
+def test_the_policy_acts_as_it_was_evaluated(finished, run_module):
     """`evaluate` loads the policy and finds the return that training logged for the same starts."""
     directory, _ = finished[0]
     policy = load_policy(directory)
     action = policy(np.zeros((5, 11), np.float32))
     assert action.shape == (5, 3) and np.abs(action).max() <= 1
     assert not np.allclose(policy(jnp.zeros((5, 11)), jax.random.key(0)), action)
-    done = command("evaluate", f"run={directory}", "num_episodes=4", cwd=directory.parent)
-    assert done.returncode == 0, done.stderr
-    printed = dict(re.findall(r"(eval/\w+) +(-?[\d.]+)", done.stdout))
+    status, out, err = run_module("evaluate", f"run={directory}", "num_episodes=4")
+    assert status == 0, err
+    printed = dict(re.findall(r"(eval/\w+) +(-?[\d.]+)", out))
     assert set(printed) == EVALUATION
     stored = json.loads((directory / "evaluation.json").read_text())["metrics"]
     assert all(abs(float(printed[name]) - stored[name]) < 1e-3 for name in printed)
@@ -146,7 +146,7 @@ def test_the_policy_acts_as_it_was_evaluated(finished):
 
 
 @pytest.mark.parametrize("damage", ["missing", "no policy", "cut short", "pickle"])
-def test_evaluate_refuses_what_is_not_a_run(finished, tmp_path, damage):
+def test_evaluate_refuses_what_is_not_a_run(finished, run_module, tmp_path, damage):
     directory = tmp_path / "run"
     if damage != "missing":
         directory.mkdir()
@@ -158,9 +158,9 @@ def test_evaluate_refuses_what_is_not_a_run(finished, tmp_path, damage):
             file.write_bytes(file.read_bytes()[:500])
         else:
             np.savez(file, **{"params/mean/bias": np.array([_Bomb(tmp_path / "exploded")], dtype=object)})
-    done = command("evaluate", f"run={directory}", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"run={directory}: is not a ")
+    status, out, err = run_module("evaluate", f"run={directory}")
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1 and err.startswith(f"run={directory}: is not a ")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -172,14 +172,15 @@ class _Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_evaluate_films_the_policy(finished):
+def test_evaluate_films_the_policy(finished, run_module):
     directory, _ = finished[0]
-    done = command("evaluate", f"run={directory}", "num_episodes=1", "render=true", "render_steps=6", cwd=directory)
-    assert done.returncode == 0, done.stderr
-    if "no video" in done.stderr:
-        pytest.skip(done.stderr)
+    status, out, err = run_module("evaluate", f"run={directory}", "num_episodes=4", "render=true", "render_steps=30")
+    assert status == 0, err
+    if "no video" in err:
+        pytest.skip(err)
     film = Image.open(directory / "video.gif")
-    assert film.n_frames == 3 and np.asarray(film.convert("RGB")).std() > 5
+    assert 1 < film.n_frames <= 6 and np.asarray(film.convert("RGB")).std() > 5
+    assert film.info["duration"] == 40 and "s in real time, 2" in out
     (directory / "video.gif").unlink()
     (directory / "evaluation.json").unlink()
 

@@ -29,8 +29,9 @@ from experiments.benchmark import (
     update,
 )
 from experiments.comparing.figures import Row
-from experiments.console.key_value import command_of, exit_with, parse_settings
+from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.running.hydra_main import use_all_cpus
+from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_int, require_one_of
 
@@ -67,46 +68,43 @@ class Settings(NamedTuple):
     peers: tuple[str, ...]
 
 
-def parse(arguments: Sequence[str]) -> Settings:
+def read_settings(arguments: Sequence[str]) -> Settings:
     """Reads ``key=value`` arguments.
 
     Raises:
         InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
     """
-    defaults = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ",".join(peers.REQUIREMENTS)}
-    values, given = parse_settings(arguments, defaults)
+    defaults = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ""}
+    _, values = parse(arguments, defaults, with_directories=False)
     require_one_of("suite", values["suite"], SUITES)
     require_one_of("size", values["size"], SIZES)
     require_int("repeats", int(values["repeats"]) if values["repeats"].isdecimal() else values["repeats"], 1)
-    chosen = tuple(values["peers"].split(","))
+    chosen = tuple(values["peers"].split(",")) if values["peers"] else tuple(peers.REQUIREMENTS)
     for peer in chosen:
         require_one_of("peers", peer, peers.REQUIREMENTS)
-    if "peers" in given and values["suite"] != "peers":
+    if values["peers"] and values["suite"] != "peers":
         raise InvalidValueError("peers", values["peers"], "is for suite=peers only")
     out = Path(values["out"] or Path("runs", "benchmark", f"{values['suite']}.json"))
-    if out.is_dir():
-        raise InvalidValueError("out", out, "must be a file, and is a directory")
-    for path in out.parents:
-        if path.exists() and not path.is_dir():
-            raise InvalidValueError("out", out, f"must be a file in a directory, and {path} is a file")
+    require_file("out", out)
     return Settings(values["suite"], values["size"], int(values["repeats"]), out, chosen)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs a suite, prints its table and writes it."""
-    settings = parse(arguments)
+    settings = read_settings(arguments)
     use_all_cpus()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes of some suites need the GPU's memory
+    require_usable_jax()
     before = timing.machine()
     if settings.suite == "peers":
         rows = peers.run(settings.size, settings.repeats, settings.peers)
     else:
         rows = SUITES[settings.suite](settings.size, settings.repeats)
+    print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
+    print(table(rows))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"command": command_of("experiments.benchmark", arguments), "machine": before, "rows": rows}
     write_whole(settings.out, (json.dumps(content, indent=2) + "\n").encode())
-    print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
-    print(table(rows))
     print(settings.out)
 
 

@@ -1,19 +1,20 @@
 """Figures that compare runs, as functions of the cells they are sorted into; nothing is read or written here."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.comparing.figures import Row, caption, label, legend, new_figure
+from experiments.comparing.figures import Row, caption, label, legend, new_figure, own_style, readable
 from experiments.comparing.panels import (
     ENTROPY,
     FACTOR_LABELS,
     GAUSSIAN_ENTROPY,
-    LABELS,
     RETURN,
     STD,
+    TITLE_WIDTH,
     by_retries,
     draw_against,
     draw_curves,
@@ -22,6 +23,7 @@ from experiments.comparing.panels import (
     draw_level,
     draw_speeds,
     group_style,
+    metric_label,
     name_lines,
     plain,
     settings_text,
@@ -29,12 +31,15 @@ from experiments.comparing.panels import (
     ticks_of,
     value_of,
 )
-from experiments.comparing.runs import X_AXES, Cell, Runs, as_ranges, value_text
+from experiments.comparing.runs import X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
+from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Draw = Callable[[Runs, list[str]], list["Drawing"]]
 
 DEFAULT_METRICS = (RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
 UPDATE_METRICS = ("actor/raises_std", "actor/grad_norm", "actor/update_norm")
@@ -103,24 +108,95 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
 
 
 def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
-    """Draws every figure that the runs have something for; which ones follows from what varies among them."""
-    shown = _shown_in_curves(runs, notes)
-    drawings = [curves(runs, shown, look)]
-    if len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1:
-        drawings += [grid(runs, metric, look) for metric in look.metrics]
-    if not any(cell.finished for cell in runs.cells):
+    """Draws every figure that the runs have something for; which ones follows from what varies among them.
+
+    A run that cannot be drawn in a figure is left out of it, and a figure without which the others can be drawn too;
+    either is noted.
+    """
+    wanted: dict[str, Draw] = {"curves": lambda runs, notes: [curves(runs, _shown_in_curves(runs, notes), look)]}
+    if _has_grids(runs):
+        for metric in look.metrics:
+            wanted[f"grid of {metric}"] = lambda runs, _, metric=metric: [grid(runs, metric, look)]
+    if any(cell.finished for cell in runs.cells):
+        wanted |= _drawings_of_final_values(runs, look)
+        notes += _without_final_value(runs, look.metrics)
+    else:
         notes.append("no run has finished: there are no final values")
-        return _with_small_print(drawings, runs, look)
-    drawings += [final(runs, look)]
-    drawings += [final_against(runs, factor, look.metrics, f"final_against_{factor}", look) for factor in factors(runs)]
+    return [drawing for name, draw in wanted.items() for drawing in _try(name, draw, runs, look, notes)]
+
+
+def _drawings_of_final_values(runs: Runs, look: Look) -> dict[str, Draw]:
+    wanted: dict[str, Draw] = {"final": lambda runs, _: [final(runs, look)]}
+    for factor in factors(runs):
+        name = f"final_against_{factor}"
+        wanted[name] = lambda runs, _, f=factor, name=name: [final_against(runs, f, look.metrics, name, look)]
     updates = tuple(name for name in UPDATE_METRICS if any(name in run.metrics for run in runs.used))
     if "num_retries" in factors(runs) and updates:
-        drawings.append(final_against(runs, "num_retries", updates, "updates_against_num_retries", look))
-    drawings += paired(runs, look)
-    drawings += aggregate(runs, look, notes)
+        name = "updates_against_num_retries"
+        wanted[name] = lambda runs, _, name=name: [final_against(runs, "num_retries", updates, name, look)]
+    wanted["paired"] = lambda runs, _: paired(runs, look)
+    wanted["aggregate"] = lambda runs, notes: aggregate(runs, look, notes)
     if any(run.experiment == "speed" for run in runs.used):
-        drawings.append(speed(runs, look))
-    return _with_small_print(drawings, runs, look)
+        wanted["speed"] = lambda runs, _: [speed(runs, look)]
+    return wanted
+
+
+def _try(name: str, draw: Draw, runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
+    """Draws with all runs, or with those that can be drawn, or not at all; notes what is left out, and why."""
+    kept: list[Run] = []
+    drawings: list[Drawing] = []
+    notes_of_figure: list[str] = []
+
+    def add(more: Sequence[Run]) -> dict[Path, str]:
+        """Draws with more runs than before, as many as can be; returns what is wrong with the others."""
+        nonlocal drawings, notes_of_figure
+        tried = {id(run) for run in (*kept, *more)}
+        own_notes: list[str] = []
+        try:
+            drawings = _draw(draw, _only(runs, lambda run: id(run) in tried), look, own_notes)
+        except Exception as error:
+            if len(more) == 1:
+                return {more[0].directory: one_line(error)}
+            half = len(more) // 2
+            return add(more[:half]) | add(more[half:])
+        kept.extend(more)
+        notes_of_figure = own_notes
+        return {}
+
+    faults = add(runs.used)
+    if kept:
+        notes += notes_of_figure
+        notes += [f"{path}: cannot be drawn ({fault}), left out of {name}" for path, fault in faults.items()]
+    else:
+        notes.append(f"{name}: cannot be drawn ({next(iter(faults.values()))}), left out")
+    return drawings
+
+
+def _draw(draw: Draw, runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
+    """Draws up to where only the saving is left, since much fails no earlier than when text is laid out."""
+    with own_style():
+        drawings = draw(runs, notes)
+        for drawing in drawings:
+            caption(drawing.figure, _small_print(runs, look, drawing.statistic))
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine("none")  # it is found, which takes most of the time
+    return drawings
+
+
+def _only(runs: Runs, keep: Callable[[Run], bool]) -> Runs:
+    cells = [dataclasses.replace(cell, runs=tuple(filter(keep, cell.runs))) for cell in runs.cells]
+    return dataclasses.replace(runs, cells=[cell for cell in cells if cell.runs])
+
+
+def _without_final_value(runs: Runs, metrics: Sequence[str]) -> list[str]:
+    """Notes the finished runs that have records of a metric and yet no final value."""
+    return [
+        f"{run.directory}: {metric} is missing or not finite in the last tenth of training, so it has no final value"
+        for cell in runs.cells
+        for run in cell.finished
+        for metric in metrics
+        if metric in run.metrics and not np.isfinite(run.final(metric))
+    ]
 
 
 def factors(runs: Runs) -> list[str]:
@@ -141,7 +217,7 @@ def curves(runs: Runs, shown: Sequence[Cell], look: Look) -> Drawing:
     for panel, (task, metric) in zip(axes.flat, panels, strict=False):
         cells = [cell for cell in shown if cell.task == task]
         draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.arm)
-        label(panel, title=task, x=X_AXES[look.x], y=LABELS.get(metric, metric))
+        label(panel, title=readable(task, TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     legend(figure, axes.flat)
@@ -165,8 +241,8 @@ def grid(runs: Runs, metric: str, look: Look) -> Drawing:
         for panel, variant in zip(row, variants, strict=True):
             cells = [cell for cell in runs.on(task) if cell.num_retries is None or _variant(cell) == variant]
             draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
-            label(panel, title=f"{task}\n{variant}", x=X_AXES[look.x])
-        row[0].set_ylabel(LABELS.get(metric, metric), fontsize=8)
+            title = f"{readable(task, TITLE_WIDTH)}\n{readable(variant, TITLE_WIDTH)}"
+            label(panel, title=title, x=X_AXES[look.x], y=metric_label(metric) if panel is row[0] else "")
     legend(figure, axes.flat)
     name = metric.removeprefix("eval/").removeprefix("actor/").replace("/", "_")
     return Drawing(
@@ -219,8 +295,10 @@ def final_against(runs: Runs, factor: str, metrics: Sequence[str], name: str, lo
                 rows += draw_against(panel, members, metric, factor, ticks, (group, colour, dashes, offset))
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
                 rows += draw_level(panel, cell, metric, factor)
-            label(panel, title=task, x=FACTOR_LABELS.get(factor, factor), y=LABELS.get(metric, metric))
-            panel.set_xticks(range(len(ticks)), ticks, rotation=30 if sum(map(len, ticks)) > 24 else 0)
+            x = readable(FACTOR_LABELS.get(factor, factor), 40)
+            label(panel, title=readable(task, TITLE_WIDTH), x=x, y=metric_label(metric))
+            shown = [readable(tick, 20) for tick in ticks]
+            panel.set_xticks(range(len(ticks)), shown, rotation=30 if sum(map(len, shown)) > 24 else 0)
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)
@@ -270,20 +348,16 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
     Tasks are resampled apart (strata). Nothing for one task, or if no arm has finished seeds on all of them.
     """
     metric = next((metric for metric in look.metrics if metric.startswith("eval/return")), None)
+    if metric is None or len(runs.tasks) < 2:
+        return []
     scales: dict[str, tuple[float, float]] = {}
-    for task in runs.tasks if metric else ():
-        untrained = [
-            run.metrics[metric].values[0] for cell in runs.on(task) for run in cell.finished if metric in run.metrics
-        ]
-        best = max(
-            (describe(list(cell.by_seed(metric).values()))["mean"] for cell in runs.on(task) if cell.by_seed(metric)),
-            default=np.nan,
-        )
-        if untrained and np.isfinite(best) and best > np.mean(untrained):
-            scales[task] = (float(np.mean(untrained)), float(best))
+    for task in runs.tasks:
+        scale = _scale(runs.on(task), metric, notes)
+        if isinstance(scale, str):
+            notes.append(f"{task}: {scale}, left out of the figure over tasks")
         else:
-            notes.append(f"{task}: no arm ends above the untrained policies, left out of the figure over tasks")
-    if metric is None or len(scales) < 2:
+            scales[task] = scale
+    if len(scales) < 2:
         return []
     rows = []
     for arm in runs.arms:
@@ -300,7 +374,7 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
                 {"arm": arm, "metric": metric, "runs": counts, "iqm": value, "low": float(low), "high": float(high)}
             )
         else:
-            notes.append(f"{arm}: not finished on every task, left out of the figure over tasks")
+            notes.append(f"{arm}: no finite final {metric} on every task, left out of the figure over tasks")
     if not rows:
         return []
     figure, axes = new_figure(1, 1, panel=(5, 0.9 + 0.24 * len(rows)))
@@ -309,7 +383,7 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
         draw_interval(axes[0, 0], height, row, colours[row["arm"]])
     name_lines(axes[0, 0], [row["arm"] for row in rows])
     title = f"{plain(metric)} over {len(scales)} tasks".capitalize()
-    label(axes[0, 0], title=title, x="0: untrained, 1: the task's best arm")
+    label(axes[0, 0], title=readable(title, 60), x="0: untrained, 1: the task's best arm")
     return [
         Drawing(
             "aggregate",
@@ -321,6 +395,23 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:
             rows,
         )
     ]
+
+
+def _scale(cells: Sequence[Cell], metric: str, notes: list[str]) -> tuple[float, float] | str:
+    """Returns a task's mean return of untrained policies and that of its best arm at the end, or what is wrong."""
+    untrained = []
+    for run in (run for cell in cells for run in cell.finished if metric in run.metrics):
+        if np.isfinite(first := run.metrics[metric].values[0]):
+            untrained.append(first)
+        else:
+            notes.append(f"{run.directory}: its first {metric} is not finite, not counted among untrained policies")
+    means = [describe(list(values.values()))["mean"] for cell in cells if (values := cell.by_seed(metric))]
+    if not untrained:
+        return f"no finished run has a finite first {metric}"
+    if not means:
+        return f"no finished run has a finite final {metric}"
+    low, high = float(np.mean(untrained)), max(means)
+    return (low, high) if high > low else "no arm ends above the untrained policies"
 
 
 def speed(runs: Runs, look: Look) -> Drawing:
@@ -369,8 +460,14 @@ def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:
     if max(len(runs.on(task)) for task in runs.tasks) <= MOST_LINES:
         return runs.cells
     first = _variants(runs)[0]
-    notes.append(f"curves: too many arms for one panel; shown are those with {first}, the grids have all")
+    rest = ", the grids have all" if _has_grids(runs) else ""
+    notes.append(f"curves: too many arms for one panel; shown are those with {first}{rest}")
     return [cell for cell in runs.cells if cell.num_retries is None or _variant(cell) == first]
+
+
+def _has_grids(runs: Runs) -> bool:
+    """Whether both M and another setting vary."""
+    return len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1
 
 
 def _columns(num_tasks: int, num_metrics: int) -> int:
@@ -399,12 +496,6 @@ def _line(cell: Cell, factor: str) -> str:
     if factor == "num_retries":
         return rest or cell.kind.replace("remac", "ReMAC")
     return ", ".join(filter(None, (f"M={cell.num_retries}", rest)))
-
-
-def _with_small_print(drawings: list[Drawing], runs: Runs, look: Look) -> list[Drawing]:
-    for drawing in drawings:
-        caption(drawing.figure, _small_print(runs, look, drawing.statistic))
-    return drawings
 
 
 def _small_print(runs: Runs, look: Look, statistic: str) -> str:

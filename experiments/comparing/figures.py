@@ -1,10 +1,17 @@
 """What all studies share: tables of numbers, their files, and the look of all figures."""
 
+import contextlib
 import csv
+import functools
+import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.console.messages import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +26,54 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
 COLOURS_OF_AGENTS = {"sac": "#009E73", "ppo": "#0072B2"}
 _OTHER_COLOURS = ("#CC79A7", "#0072B2", "#F0E442")
+# Of Matplotlib's settings for the user: a backend for windows, and a file of defaults.
+_SETTINGS_OF_CALLERS = ("MPLBACKEND", "MATPLOTLIBRC")
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Draws and saves figures with Matplotlib's defaults, whatever backend and settings the caller has for it.
+
+    A notebook's backend cannot even be imported elsewhere, and then Matplotlib cannot either.
+    """
+    hidden = {name: os.environ.pop(name) for name in _SETTINGS_OF_CALLERS if name in os.environ}
+    try:
+        import matplotlib
+    finally:
+        os.environ |= hidden
+    with matplotlib.rc_context(), np.errstate(all="ignore"):  # numbers of runs that diverged may be huge
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["pdf.fonttype"] = 42  # fonts as outlines that publishers accept
+        yield
+
+
+def readable(text: str, width: int, lines: int = 2) -> str:
+    """Makes any text, such as that of a configuration, fit to stand in a figure.
+
+    Args:
+        text: May hold line breaks, dollar signs, and characters that do not show or of which the font has no picture.
+        width: Characters in a line.
+        lines: If it takes more, it is shortened, and stays different from others with the same beginning.
+
+    Returns:
+        The text without mathematics; neither empty nor with the underscore that keeps a label out of a legend.
+    """
+    shown = " ".join(text.split())
+    shown = "".join(c if c.isprintable() and _has_picture(c) else ascii(c)[1:-1] for c in shown)
+    wrapped = textwrap.wrap(shown, width, break_on_hyphens=False)
+    if len(wrapped) > lines:
+        shown = shorten(shown, width * lines)
+        wrapped = [shown[start : start + width] for start in range(0, len(shown), width)]
+    shown = "\n".join(wrapped).replace("$", r"\$") or "''"
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+@functools.cache
+def _has_picture(character: str) -> bool:
+    """Whether the font of figures has a character."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return get_font(findfont("DejaVu Sans")).get_char_index(ord(character)) != 0
 
 
 def new_figure(
@@ -68,28 +123,29 @@ def shade(number: int, count: int) -> tuple[float, ...]:
 
 
 def caption(figure: "Figure", text: str) -> None:
-    """Writes small print under a figure, as wide as the figure is."""
-    width = int(figure.get_figwidth() * 24)
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontsize=5.5, color="#555555", parse_math=False
-    )
+    """Writes small print under a figure, as wide as the figure is, which grows by it."""
+    shown = readable(text, int(figure.get_figwidth() * 24), lines=20)
+    figure.set_figheight(figure.get_figheight() + 0.1 * shown.count("\n"))
+    figure.supxlabel(shown, x=0.01, ha="left", fontsize=5.5, color="#555555")
 
 
 def legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
-    """Puts one legend above all panels, with an entry for each label in any of them."""
+    """Puts one legend above all panels, with an entry for each label in any; the figure grows by it."""
     entries = {}
     for panel in axes:
         for handle, text in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
     if entries:
-        longest = max(map(len, entries)) * 0.07 + 0.5
+        longest = max(len(line) for text in entries for line in text.split("\n")) * 0.07 + 0.5
         columns = max(1, min(len(entries), int(figure.get_figwidth() / longest)))
+        lines = -(-len(entries) // columns) * max(text.count("\n") + 1 for text in entries)
+        figure.set_figheight(figure.get_figheight() + 0.14 * (lines - 1))
         figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns, frameon=False, fontsize=7)
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Writes a table whose rows have equal keys."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
@@ -107,16 +163,14 @@ def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[
     Returns:
         The files.
     """
-    import matplotlib
-
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{name}.{ending}" for ending in ("csv", "png", "pdf")]
     write_csv(files[0], rows)
-    figure.savefig(files[1], dpi=200)
-    # The layout stays as it is: finding it takes most of the time.
-    figure.set_layout_engine("none")
-    # Fonts as outlines that publishers accept, and no date, so that equal numbers give equal files.
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
+    with own_style():
+        figure.savefig(files[1], dpi=200)
+        # The layout stays as it is: finding it takes most of the time.
+        figure.set_layout_engine("none")
+        # No date, so that equal numbers give equal files.
         figure.savefig(files[2], metadata={"CreationDate": None})
     return files
 

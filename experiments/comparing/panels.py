@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.comparing.figures import LINES, Row, colour_of, label, new_figure, shade
+from experiments.comparing.figures import LINES, Row, colour_of, label, new_figure, readable, shade
 from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
@@ -28,6 +28,7 @@ LABELS = {
     "actor/saturation": "share of actions\nbeyond 0.99",
     "time/env_steps_per_second": "env steps a second",
 }
+TITLE_WIDTH = 32
 FACTOR_LABELS = {
     "num_retries": "M",
     "actor_adam_epsilon": "Adam's epsilon (actor)",
@@ -64,7 +65,9 @@ def draw_curves(
         if x == "wall_clock" and shared.size:
             shared = np.linspace(first, last, 100)
         values = np.stack([np.interp(shared, *points) for points in found], axis=-1)
-        panel.plot(shared, interquartile_mean(values), color=colour, linestyle=dashes, linewidth=1.6, label=name(cell))
+        panel.plot(
+            shared, interquartile_mean(values), color=colour, linestyle=dashes, linewidth=1.6, label=_entry(name(cell))
+        )
         panel.fill_between(shared, *interquartile_interval(values), color=colour, alpha=0.18, linewidth=0)
     if not drawn:
         panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", fontsize=8)
@@ -109,11 +112,11 @@ def draw_dots(
                 numbers = describe(list(values.values()))
                 draw_interval(panel, line, numbers, colour)
                 rows.append({"task": task, "metric": metric, "arm": cell.arm, "seeds": as_ranges(values), **numbers})
-            if references is None:
-                label(panel, title=task, x=plain(metric))
-            else:
+            shown = plain(metric)
+            if references is not None:
                 panel.axvline(0, color="#999999", linewidth=0.8)
-                label(panel, title=task, x=f"{plain(metric)}, difference to {references.get(task, 'none')}")
+                shown += f", difference to {references.get(task, 'none')}"
+            label(panel, title=readable(task, TITLE_WIDTH), x=readable(shown, 48))
             name_lines(panel, arms)
     return figure
 
@@ -128,7 +131,7 @@ def draw_speeds(runs: Runs, rows: list[Row]) -> "Figure":
             for rate, members in cell.speeds():
                 panel.plot(rate, arms.index(cell.arm), "o", color=style(cell)[0])
                 rows.append({"task": task, "arm": cell.arm, "members": members, "env_steps_per_second": rate})
-        label(panel, title=task, x="env steps a second, of all members of a program together")
+        label(panel, title=readable(task, 60), x="env steps a second, of all members of a program together")
         panel.set_xlim(left=0)
         name_lines(panel, arms)
     return figure
@@ -142,7 +145,7 @@ def draw_interval(panel: "Axes", line: float, numbers: Mapping[str, float], colo
 
 def name_lines(panel: "Axes", names: Sequence[str]) -> None:
     """Names the lines of a panel that has one per arm."""
-    panel.set_yticks(range(len(names)), names, fontsize=7)
+    panel.set_yticks(range(len(names)), [readable(name, 40, lines=1) for name in names], fontsize=7)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.grid(alpha=0.3, axis="x")
 
@@ -169,7 +172,9 @@ def draw_against(
         panel.plot([x, x], [numbers["low"], numbers["high"]], color=colour, linewidth=1.5)
         rows.append({"task": cell.task, "metric": metric, "factor": factor, "at": value, "arm": cell.arm, **numbers})
     if points:
-        panel.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=name)
+        panel.plot(
+            *zip(*points, strict=True), color=colour, linestyle=dashes, marker="s", markersize=3.5, label=_entry(name)
+        )
     return rows
 
 
@@ -179,7 +184,7 @@ def draw_level(panel: "Axes", cell: Cell, metric: str, factor: str) -> list[Row]
     if not values:
         return []
     numbers, colour = describe(values), colour_of(cell.kind, None)
-    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=cell.arm)
+    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=_entry(cell.arm))
     panel.axhspan(numbers["low"], numbers["high"], color=colour, alpha=0.12, linewidth=0)
     return [{"task": cell.task, "metric": metric, "factor": factor, "at": "", "arm": cell.arm, **numbers}]
 
@@ -222,6 +227,11 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{FACTOR_LABELS.get(key, key)} {value_text(value)}" for key, value in settings.items())
 
 
+def metric_label(metric: str) -> str:
+    """Returns a metric's label for an axis."""
+    return LABELS.get(metric) or readable(metric, 28)
+
+
 def plain(metric: str) -> str:
     """Returns a metric's label as running text."""
     return " ".join(LABELS.get(metric, metric).split())
@@ -238,3 +248,8 @@ def ticks_of(values: Iterable[Any]) -> list[str]:
 def value_of(cell: Cell, factor: str) -> Any:
     """Returns a cell's value of what varies: M, or one of its variant's settings."""
     return cell.num_retries if factor == "num_retries" else cell.variant.get(factor)
+
+
+def _entry(name: str) -> str:
+    """Writes a name for a legend."""
+    return readable(name, 40)

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from experiments.comparing.figures import COLOURS, label, new_figure
+from experiments.comparing.figures import COLOURS, label, new_figure, own_style
 from experiments.records.files import PLOTS, read_metrics
 from remac.files import write_whole
 
@@ -15,6 +15,7 @@ FIGURES = {
 }
 
 
+@own_style()
 def plot_run(directory: Path | str) -> list[Path]:
     """Draws every figure whose metrics exist into ``plots/``, and returns the files."""
     directory = Path(directory)

@@ -1,38 +1,45 @@
 """Command lines of directories and ``key=value`` settings."""
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.console.messages import file_error, leave
+from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
+from remac.files import is_too_long
 from remac.validation import InvalidValueError
 
 
-def parse(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def parse(
+    arguments: Sequence[str], defaults: Mapping[str, str], *, with_directories: bool = True
+) -> tuple[list[str], dict[str, str]]:
     """Splits a command line into directories and settings.
 
     Args:
         arguments: Command line without the program. A folder whose name holds ``=`` is a directory.
         defaults: Every key with its default.
+        with_directories: Whether there must be directories, or may be none.
 
     Returns:
         The directories, and a value for every key.
 
     Raises:
-        InvalidValueError: On an unknown key, one given twice, one without a value, or if there is no directory.
+        InvalidValueError: On an unknown key, one given twice, one without a value, or if directories are missing.
     """
     directories, settings = [], dict(defaults)
     given = set()
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if argument.startswith("-"):
-            raise InvalidValueError(key, value or "''", f"no such key; there are {_listing(defaults)}")
-        if not equals or Path(argument).exists() or not re.fullmatch(r"\w*", key):
+        is_setting = equals and re.fullmatch(r"\w*", key) and not (with_directories and os.path.lexists(argument))
+        if with_directories and not is_setting and not argument.startswith("-"):
             directories.append(argument)
             continue
-        if key not in defaults:
+        if key not in defaults or not equals:
             raise InvalidValueError(key or "''", value or "''", f"no such key; there are {_listing(defaults)}")
         if key in given:
             raise InvalidValueError(key, value, "must be given once")
@@ -40,57 +47,53 @@ def parse(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[list[s
             raise InvalidValueError(key, "''", "has no value")
         given.add(key)
         settings[key] = value
-    if not directories:
+    if with_directories and not directories:
         raise InvalidValueError("directories", "none", "must name at least one run directory or folder of some")
     return directories, settings
-
-
-def parse_settings(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """Reads a command line of ``key=value`` settings alone.
-
-    Args:
-        arguments: Command line without the program.
-        defaults: Every key with its default.
-
-    Returns:
-        A value for every key, and the keys that were given.
-
-    Raises:
-        InvalidValueError: On an unknown key, or one given twice.
-    """
-    settings, given = dict(defaults), set[str]()
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in settings or not equals:
-            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {', '.join(settings)}")
-        if key in given:
-            raise InvalidValueError(key, value, "must be given once")
-        given.add(key)
-        settings[key] = value
-    return settings, given
 
 
 def require_folder(key: str, path: Path) -> None:
     """Requires that a folder exists or can be made.
 
     Raises:
-        InvalidValueError: If it or one above it is a file.
+        InvalidValueError: If it or one above it is a file, or its name is too long.
     """
     for candidate in (path, *path.parents):
-        if candidate.exists() and not candidate.is_dir():
+        if os.path.exists(candidate) and not candidate.is_dir():
             raise InvalidValueError(key, path, f"must be a folder, and {candidate} is a file")
+    _require_nameable(key, path)
+
+
+def require_file(key: str, path: Path) -> None:
+    """Requires that a file can be made, or written anew.
+
+    Raises:
+        InvalidValueError: If it is a folder, one above it is a file, or its name is too long.
+    """
+    if os.path.isdir(path):
+        raise InvalidValueError(key, path, "is a folder; must be the name of a file")
+    require_folder(key, path.parent)
+    _require_nameable(key, path)
+
+
+def _require_nameable(key: str, path: Path) -> None:
+    if is_too_long(path):
+        raise InvalidValueError(key, path, "cannot be made (File name too long)")
 
 
 def command_of(module: str, arguments: Sequence[str]) -> str:
     """Returns the command line as a person would type it."""
-    return " ".join(("python -m", module, *arguments))
+    return f"python -m {module} {shlex.join(arguments)}".rstrip()
 
 
 def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs a command and exits: 0 done, 2 bad input (one line on stderr), 130 interrupted, or what it returns.
+    """Runs a command and exits: 0 done, 1 a file cannot be written, 2 bad input, 130 interrupted, or what it returns.
+
+    The reason is one line on stderr.
 
     With ``--help`` it prints the docstring of the command's module.
     """
+    outlive_readers()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules[main.__module__].__doc__)
         sys.exit(0)
@@ -98,11 +101,14 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except InvalidValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        leave(2, str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if (line := file_error(error)) is None:
+            raise
+        leave(*line)
 
 
 def _listing(keys: Mapping[str, str]) -> str:

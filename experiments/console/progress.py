@@ -1,28 +1,56 @@
-"""The progress bar: env steps, their rate, the time left, and the latest return and entropy."""
+"""Progress: env steps, their rate, the time left, and the latest return and entropy."""
 
 import contextlib
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
 REFRESH_SECONDS = 1.0
-_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+# Between two lines where there is no terminal; the share is of the time so far.
+LINE_SECONDS, LINE_SHARE = 30.0, 0.05
+_NUMBERS = "{n_fmt}/{total_fmt} env steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_BAR, _LINE = "{desc} {percentage:3.0f}%|{bar}| " + _NUMBERS, "{desc} {percentage:3.0f}% " + _NUMBERS
 
 
 class ProgressBar:
-    """A bar on standard error that also moves while programs compile, since a thread redraws it.
+    """Progress on standard error: on a terminal a bar, elsewhere a line now and then, and for what is done first.
 
-    The steps of all members count.
+    A thread refreshes it, so that it moves also while programs compile. What Python writes meanwhile to a standard
+    stream that is a terminal comes above the bar, line by line. The steps of all members count. Where standard error
+    cannot be written to, nothing happens.
     """
 
-    def __init__(self, total_env_steps: int) -> None:
-        """Starts the bar at 0."""
+    def __init__(self, total_env_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts at 0.
+
+        Args:
+            total_env_steps: The end.
+            clock: In seconds; decides when a line is due.
+        """
+        self._clock, self._begin = clock, clock()
+        self._stream, self._made = _Unfailing(sys.stderr), contextlib.ExitStack()
+        self._is_terminal = _is_terminal(sys.stderr)
         self._bar = tqdm(
-            total=total_env_steps, unit="step", bar_format=_FORMAT, desc="compiling", dynamic_ncols=True, smoothing=0.1
+            file=self._stream if self._is_terminal else _Unfailing(None),
+            total=total_env_steps,
+            unit="step",
+            bar_format=_BAR if self._is_terminal else _LINE,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            desc="compiling",
         )
+        if self._is_terminal:
+            for stream in (sys.stdout, sys.stderr):
+                if _is_terminal(stream):
+                    self._made.enter_context(self._above(stream))
+        self._told: set[str] = set()
+        self.phase("compiling")
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._redraw, daemon=True, name="progress")
+        self._thread = threading.Thread(target=self._refresh_regularly, daemon=True, name="progress")
         self._thread.start()
 
     @property
@@ -31,30 +59,95 @@ class ProgressBar:
         return int(self._bar.n)
 
     def update(self, env_steps: int, phase: str) -> None:
-        """Moves the bar to a number of env steps, with a word for what is going on."""
-        self.phase(phase)
+        """Moves to a number of env steps, with a word for what is going on."""
         self._bar.update(min(env_steps, self._bar.total) - self._bar.n)
+        self.phase(phase)
 
     def phase(self, phase: str) -> None:
         """Changes the word for what is going on."""
         self._bar.set_description_str(phase, refresh=False)
-
-    @contextlib.contextmanager
-    def hidden(self) -> Iterator[None]:
-        """Makes way for lines that are printed meanwhile."""
-        with self._bar.external_write_mode():
-            yield
+        if not self._is_terminal and phase not in self._told:
+            self._told.add(phase)
+            self._write_line()
 
     def show(self, **values: float) -> None:
-        """Replaces the numbers behind the bar."""
+        """Replaces the numbers at the end."""
         self._bar.set_postfix({name: f"{value:.1f}" for name, value in values.items()}, refresh=False)
 
+    def refresh(self) -> None:
+        """Redraws the bar, or writes a line if one is due."""
+        if self._is_terminal:
+            self._bar.refresh()
+        elif self._clock() >= self._due:
+            self._write_line()
+
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Leaves the bar, or a last line, as it stands."""
         self._stop.set()
         self._thread.join()
+        if not self._is_terminal:
+            self._write_line()
         self._bar.close()
+        self._made.close()
 
-    def _redraw(self) -> None:
+    def _write_line(self) -> None:
+        now = self._clock()
+        self._due = now + max(LINE_SECONDS, LINE_SHARE * (now - self._begin))
+        self._stream.write(f"{self._bar}\n")
+        self._stream.flush()
+
+    def _refresh_regularly(self) -> None:
         while not self._stop.wait(REFRESH_SECONDS):
-            self._bar.refresh()
+            self.refresh()
+
+    @contextlib.contextmanager
+    def _above(self, stream: Any) -> Iterator[None]:
+        """Makes a stream write whole lines, above the bar; also for those, such as loggers, who hold it already."""
+        write_as_before, held = stream.write, ""
+
+        def write(text: str) -> int:
+            nonlocal held
+            with self._bar.get_lock():
+                lines, newline, held = (held + text).rpartition("\n")
+                if newline:
+                    self._bar.clear(nolock=True)
+                    write_as_before(lines + newline)
+                    stream.flush()
+                    self._bar.refresh(nolock=True)
+            return len(text)
+
+        try:
+            stream.write = write
+        except AttributeError:  # a stream of somebody else's
+            yield
+            return
+        try:
+            yield
+        finally:
+            stream.write = write_as_before
+            _Unfailing(stream).write(held)
+
+
+class _Unfailing:
+    """A stream as it is now, that takes what it cannot write as written."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._write = stream, stream.write if stream is not None else None
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # ValueError: closed; TypeError: there is none
+            self._write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _is_terminal(stream: Any) -> bool:
+    with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
+        return stream.isatty()
+    return False

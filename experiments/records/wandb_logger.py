@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 import threading
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.console.messages import one_line, warn
+from experiments.console.messages import one_line, shorten, warn
+from experiments.records.files import FREE_KEYS
 
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
 INIT_TIMEOUT_SECONDS = 6.5
@@ -21,8 +23,35 @@ _TAG_LENGTH, _NAME_LENGTH = 64, 128
 _JOURNAL = Path("wandb", "rows.jsonl")  # in the run directory
 
 
-def run_id(sweep: str, arm: str, seed: int) -> str:
-    """Returns the id of a run: the same for the same three values, so that it can be continued."""
+def make_logger(config: Mapping[str, Any], directory: Path, origin: Mapping[str, Any]) -> "WandbLogger | None":
+    """Returns the logger that a run's configuration asks for, started, or None if it asks for none.
+
+    Args:
+        config: The resolved configuration, as plain data.
+        directory: The run directory.
+        origin: As ``experiments.records.run_directory.RunDirectory.origin``.
+    """
+    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
+        return None
+    overrides = origin["overrides"]
+    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
+    # A preset's arm is one of each task; an arm named by hand is among the overrides.
+    env = config["env"]
+    arm = f"{env['suite']}/{env['task']} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
+    return WandbLogger(
+        config["logger"],
+        dict(config),
+        directory,
+        run_id=origin.get("id") or old_run_id(origin["sweep"], arm, config["seed"]),
+        sweep=origin["sweep"],
+        arm=arm,
+        seed=config["seed"],
+        overrides=overrides,
+    )
+
+
+def old_run_id(sweep: str, arm: str, seed: int) -> str:
+    """Returns the id of a run that was begun before each had its own, by which it can still be continued."""
     return hashlib.sha256(json.dumps([sweep, arm, int(seed)]).encode()).hexdigest()[:16]
 
 
@@ -31,7 +60,7 @@ def make_tags(tags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     untold = ("hydra.", "hydra/", "logger.", "logger=", "checkpoint.", "resume=")
     told = [text for text in overrides if not text.lstrip("+~").startswith(untold)]
     stripped = [text.strip() for text in (*tags, *told)]
-    return list(dict.fromkeys(_shorten(text, _TAG_LENGTH) for text in stripped if text))
+    return list(dict.fromkeys(shorten(text, _TAG_LENGTH) for text in stripped if text))
 
 
 class WandbLogger:
@@ -55,6 +84,7 @@ class WandbLogger:
         config: dict[str, Any],
         directory: Path,
         *,
+        run_id: str,
         sweep: str,
         arm: str,
         seed: int,
@@ -66,12 +96,13 @@ class WandbLogger:
             settings: As ``experiments.running.config.LoggerConfig``.
             config: The resolved configuration, as plain data.
             directory: The run directory; W&B's files go to ``wandb`` inside it.
+            run_id: By which W&B knows the run; no other run has it.
             sweep: What the run belongs to; also the group, unless the settings name one.
             arm: Which variant of the sweep the run is.
             seed: The run's seed.
             overrides: What the command line changed; each becomes a tag.
         """
-        self._id = run_id(sweep, arm, seed)
+        self._id = run_id
         self._journal = Path(directory) / _JOURNAL
         self._run: Any = None
         self._env_steps = 0
@@ -82,9 +113,9 @@ class WandbLogger:
             "dir": str(Path(directory).absolute()),
             "id": self._id,
             # The seed stays readable even where the arm has to be cut.
-            "name": f"{_shorten(arm, _NAME_LENGTH - 16)} seed {seed}",
-            "group": _shorten(settings["group"] or sweep, _NAME_LENGTH),
-            "job_type": _shorten(arm, _TAG_LENGTH),
+            "name": f"{shorten(arm, _NAME_LENGTH - 16)} seed {seed}",
+            "group": shorten(settings["group"] or sweep, _NAME_LENGTH),
+            "job_type": shorten(arm, _TAG_LENGTH),
             "tags": make_tags(settings["tags"], overrides),
             "config": config,
             "resume": "allow",
@@ -194,7 +225,7 @@ class WandbLogger:
         """Runs an action of the client's; if it fails, warns once and ends the logging of this run."""
         try:
             action()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the client exits where its service process failed
             after = f"; upload what there is with: {self._sync_command}" if self._sync_command else ""
             warn(f"W&B logging of this run stopped, the run directory goes on ({one_line(error)}){after}")
             run, self._run = self._run, None
@@ -234,7 +265,6 @@ def _run_briefly(action: Callable[[], Any]) -> None:
     """Runs an action for a limited time, after which a thread that cannot hold up the exit is left with it."""
 
     def quietly() -> None:
-        # The client calls sys.exit where its service process failed.
         with contextlib.suppress(BaseException):
             action()
 
@@ -252,10 +282,3 @@ def _no_terminal() -> Iterator[None]:
             yield
         finally:
             sys.stdin = stdin
-
-
-def _shorten(text: str, length: int) -> str:
-    """Cuts a text that is too long, and keeps it different from others with the same beginning."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length - 9]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

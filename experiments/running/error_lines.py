@@ -1,6 +1,7 @@
 """What is said of bad input: one line that names the key, its value and what is allowed."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from experiments.console.pasting import pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY
 from remac.validation import InvalidValueError
@@ -18,6 +20,10 @@ GROUPS = ("agent", "env", "logger", "experiment")
 
 
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
+
+
+class NotChecked(BaseException):
+    """What a check came to, its cause, on its way out of Hydra, which turns exceptions of callbacks into warnings."""
 
 
 def describe(error: BaseException, arguments: list[str], config_name: str = "train") -> str:
@@ -34,7 +40,8 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         group, _, option = str(error.missing_cfg_file).partition("/")
         return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
     if isinstance(error, OverrideParseException):
-        hint = ", and with quotes around what holds a = itself" if str(error.override).count("=") > 1 else ""
+        key, _, value = str(error.override).partition("=")
+        hint = f", and with quotes around what holds a = itself: {pasted(key, value)}" if "=" in value else ""
         return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
@@ -45,13 +52,22 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         key = keys[-1]
         given = _argument_of(key, arguments)
         if any("is not in struct" in line or "not in '" in line for line in lines):
-            hint = f" (the task's own flags are given as +{given})" if key.startswith("env.options.") else ""
+            hint = (
+                f" (the task's own flags are given as {shlex.quote(f'+{given}')})"
+                if key.startswith("env.options.")
+                else ""
+            )
             return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}{hint}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
         return f"{given}: {reason}"
     if lines and lines[0].startswith("Ambiguous value"):
-        return f"{lines[0]}; add -m for a sweep over these values, or write [...] for a list"
+        choices = "add -m for a sweep over these values, or write [...] for a list"
+        for argument in arguments:
+            key, _, value = argument.partition("=")
+            if value and argument in lines[0]:
+                choices = f"a text with a comma needs quotes: {pasted(key, value)}; {choices}"
+        return f"{lines[0]}; {choices}"
     return lines[0] if lines else type(error).__name__
 
 

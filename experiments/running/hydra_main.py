@@ -19,14 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.console.messages import leave
+from experiments.console.messages import file_error, leave
+from experiments.console.pasting import as_path, override, pasted
+from experiments.console.pipes import outlive_readers
 from experiments.records.files import is_begun
 from experiments.records.run_directory import OutputError
 from experiments.running import compilation_cache
 from experiments.running.config import AUTO, CONFIG_DIRECTORY, register_schemas
-from experiments.running.error_lines import BAD_INPUT, GROUPS, describe, listing
+from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, listing
 from remac.machine import available_cpus
 from remac.training.loop import StoppedError
 from remac.validation import InvalidValueError
@@ -48,6 +50,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         config_name: File in ``conf/`` without its ending.
         task: Takes the composed configuration; what it returns is the score that sweepers see.
     """
+    outlive_readers()
     compilation_cache.enable()
     register_schemas()
     use_all_cpus()
@@ -65,6 +68,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
             leave(3, str(error))
         if isinstance(error, OutputError):
             leave(1, str(error))
+        if line := file_error(error):
+            leave(*line)
         if isinstance(error, KeyboardInterrupt):
             leave(130, "interrupted")
         raise error
@@ -84,7 +89,9 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
         # Hydra's parser gives up on a flag between two overrides.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
-    except (*BAD_INPUT, StoppedError, OutputError, KeyboardInterrupt) as error:
+    except NotChecked as refused:
+        exit_for(refused.__cause__ or refused)
+    except (Exception, KeyboardInterrupt) as error:
         exit_for(error)
     sys.exit(0)
 
@@ -128,28 +135,45 @@ def _may_be_a_file(argument: str) -> bool:
 
 def _run_where_resumed(arguments: list[str]) -> list[str]:
     """Adds the run directory of ``resume=<run directory>`` as Hydra's."""
-    given = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("resume=")]
-    if not given or given[-1] in ("", "null", "none"):
+    given = None
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        if key.lstrip("+") == "resume":
+            with contextlib.suppress(HydraException):  # which Hydra reports itself
+                given = OverridesParser.create().parse_override(argument)
+    if given is None:
+        return arguments
+    if given.is_sweep_override():
+        text = given.input_line.partition("=")[2]
+        raise InvalidValueError("resume", text, f"names several; a comma needs quotes: {pasted('resume', text)}")
+    if (value := given.value()) in ("", None):
         return arguments
     own = {argument.partition("=")[0] for argument in arguments}
     is_sweep = bool({"-m", "--multirun"} & own)
-    if given[-1] == AUTO:
+    if value == AUTO:
         needed = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
         if needed not in own:
             raise InvalidValueError("resume", AUTO, f"needs {needed}=<directory>, since the default one is always new")
         return arguments
     if is_sweep:
-        raise InvalidValueError("resume", given[-1], "names one run; for a sweep it must be auto")
+        raise InvalidValueError("resume", value, "names one run; for a sweep it must be auto")
     if "hydra.run.dir" in own:
-        raise InvalidValueError("resume", given[-1], "says where the run is, so hydra.run.dir must be left out")
-    if not is_begun(given[-1]):
-        raise InvalidValueError("resume", given[-1], "must be auto, or a directory that holds a run")
-    quoted = given[-1].replace("\\", "\\\\").replace("'", "\\'")
-    return [*arguments, f"hydra.run.dir='{quoted}'"]
+        raise InvalidValueError("resume", value, "says where the run is, so hydra.run.dir must be left out")
+    text = str(OmegaConf.create({"resume": value}).resume)  # without the escapes of what would be references
+    directory = as_path(text)
+    if not is_begun(directory):
+        raise InvalidValueError("resume", text, "must be auto, or a directory that holds a run")
+    if "${" in str(directory):
+        raise InvalidValueError("resume", text, "Hydra takes ${ in a directory's name for a reference; rename the run")
+    expanded = [] if str(directory) == text else [override("resume", directory)]
+    return [*arguments, *expanded, override("hydra.run.dir", directory)]
 
 
 def _search_upwards(arguments: list[str]) -> list[str]:
-    """Makes Optuna look for the highest return; by itself it minimises, and without a search space repeats one job."""
+    """Makes Optuna look for the highest return, past trials that fail.
+
+    By itself it minimises, ends with the first failure, and without a search space repeats one job.
+    """
     if not any(re.fullmatch(r"\+?hydra/sweeper=['\"]?optuna['\"]?", argument) for argument in arguments):
         return arguments
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
@@ -159,7 +183,8 @@ def _search_upwards(arguments: list[str]) -> list[str]:
             if not any(parser.parse_override(one).is_sweep_override() for one in arguments if not one.startswith("-")):
                 example = "must come with what to search, such as 'agent.learning_rate=interval(1e-4,1e-2)'"
                 raise InvalidValueError("hydra/sweeper", "optuna", example)
-    return arguments if "hydra.sweeper.direction" in keys else [*arguments, "hydra.sweeper.direction=maximize"]
+    ours = {"hydra.sweeper.direction": "maximize", "hydra.sweeper.max_failure_rate": "1"}
+    return arguments + [f"{key}={value}" for key, value in ours.items() if key not in keys]
 
 
 def _terminate(signal_number: int, frame: Any) -> NoReturn:

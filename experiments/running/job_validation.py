@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,23 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.console.messages import leave
+from experiments.console import pasting
+from experiments.records.run_directory import make_new, take_folder
 from experiments.running.config import make_job, task_overrides
-from experiments.running.error_lines import BAD_INPUT, describe
+from experiments.running.error_lines import NotChecked
+from experiments.running.hydra_launcher import register_plugin
+from experiments.running.jax_settings import require_usable_jax
 from experiments.running.planning import PlannedJob, group_jobs, require_own_directories
 
 
 class ValidateJobs(Callback):
-    """Checks every job of a run or a sweep before the first directory is made."""
+    """Checks every job of a run or a sweep before the first directory is made, and then takes the directory."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the only job."""
-        self._check(lambda: iter([config]), lambda job: job.hydra.run.dir, config)
+        self._check(config, "run", lambda: iter([config]), lambda job: job.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks every job of the sweep."""
@@ -32,24 +33,45 @@ class ValidateJobs(Callback):
             # Its jobs are processes that share the device, and this one only waits for them.
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         sweep = config.hydra.sweep.dir  # once for all jobs: it may hold the time
-        self._check(lambda: sweep_jobs(config), lambda job: f"{sweep}/{job.hydra.sweep.subdir}", config)
+        self._check(config, "sweep", lambda: sweep_jobs(config), lambda job: f"{sweep}/{job.hydra.sweep.subdir}")
+        if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+            from experiments.running.hydra_search import OptunaSearch
+
+            config.hydra.sweeper._target_ = register_plugin(OptunaSearch)
 
     def _check(
-        self, jobs: Callable[[], Iterator[DictConfig]], directory: Callable[[DictConfig], str], config: DictConfig
+        self,
+        config: DictConfig,
+        mode: str,
+        jobs: Callable[[], Iterator[DictConfig]],
+        directory: Callable[[DictConfig], str],
     ) -> None:
         try:
-            planned = [
-                PlannedJob(make_job(job, task_overrides(job.hydra)), Path(directory(job)), "", ()) for job in jobs()
-            ]
-            require_own_directories(planned)
+            require_usable_jax()
+            planned = []
+            for job in jobs():
+                path = Path(directory(job))
+                planned.append(PlannedJob(make_job(job, task_overrides(job.hydra), path), path, "", ()))
+            if mode == "run" or _is_grid(config):  # other sweepers have yet to say what is in which directory
+                require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:
                 group_jobs(planned, config.hydra.launcher.memory_gib)
-        except BAD_INPUT as error:
-            leave(2, describe(error, sys.argv[1:]))
+            _take_directory(config, mode)
         except Exception as error:
-            # Hydra turns an ordinary exception of a callback into a warning, and goes on.
-            traceback.print_exception(error)
-            sys.exit(1)
+            raise NotChecked from error
+
+
+def _take_directory(config: DictConfig, mode: str) -> None:
+    """Makes a directory that nobody else has if its name holds the time, and locks that of a sweep."""
+    node = config.hydra[mode]
+    path = Path(node.dir)
+    if "${now:" in OmegaConf.to_container(node, resolve=False)["dir"] and config.get("resume") is None:
+        path = make_new(path)
+        node.dir = str(path)
+        # From these Hydra composes the jobs of a sweep.
+        config.hydra.overrides.hydra.append(pasting.override(f"hydra.{mode}.dir", path))
+    if mode == "sweep":
+        take_folder("hydra.sweep.dir", path)
 
 
 def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
@@ -57,7 +79,7 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
 
     Other sweepers choose the values as they go, so for them it is the one job without the swept keys.
     """
-    is_grid = config.hydra.sweeper._target_.endswith("BasicSweeper")
+    is_grid = _is_grid(config)
     arguments = task_overrides(config.hydra)
     if is_grid and config.hydra.sweeper.params:
         arguments = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] + arguments
@@ -74,3 +96,7 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
         with open_dict(job):
             job.hydra.job.id, job.hydra.job.num = str(number), number
         yield job
+
+
+def _is_grid(config: DictConfig) -> bool:
+    return config.hydra.sweeper._target_.endswith("BasicSweeper")

@@ -1,5 +1,6 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from experiments.comparing.run_plots import plot_run
-from experiments.console.messages import warn
+from experiments.console.messages import one_line, warn
+from experiments.console.pasting import pasted
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import SavedRun
 from experiments.records.files import POLICY
-from experiments.records.provenance import version
+from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import Job
 from remac.policies.policy import save_policy
@@ -26,8 +28,8 @@ from remac.types import Metrics
 class Recorder:
     """Records a population's training; each member has its own run directory, checkpoints and logger.
 
-    Without room on the disk, training goes on without pictures, policies, summaries and checkpoints, and a warning
-    says so; only metrics are indispensable.
+    Only metrics are indispensable: whatever else fails, such as a picture, a logger, or the disk under a policy, a
+    checkpoint or a summary, is a warning, and training goes on without.
     """
 
     def __init__(
@@ -87,9 +89,13 @@ class Recorder:
         for run, start in zip(self._runs, self._starts, strict=True):
             if start is not None:
                 run.begin()
-        self._loggers = [make() for make in self._make_loggers]
+        for index in range(len(self._runs)):
+            self._try("log", self._runs[index], self._make_logger, index)
         self._training_since = time.monotonic()  # making them may have taken seconds
         self._has_begun = True
+
+    def _make_logger(self, index: int) -> None:
+        self._loggers[index] = self._make_loggers[index]()
 
     def _going_on(self) -> list[int]:
         return [index for index in range(len(self._runs)) if index not in self.summaries]
@@ -114,8 +120,9 @@ class Recorder:
             run = self._runs[index]
             run.log(event.env_steps, event.gradient_steps, values)
             self._try("policy", run, save_policy, member(event.policies, index), run.path / POLICY)
-            if (logger := self._loggers[index]) is not None:
-                logger.log(event.env_steps, values)
+            logger = self._loggers[index]
+            if logger is not None and not self._try("log", run, logger.log, event.env_steps, values):
+                self._loggers[index] = None
         self._bar.show(**{name: np.mean(event.metrics[f"eval/{name}"][going_on]) for name in ("return", "entropy")})
         self._training_since, self._timed_from, self._evaluating = time.monotonic(), event.env_steps, False
 
@@ -134,19 +141,19 @@ class Recorder:
 
     def _say_how_to_continue(self, env_steps: int) -> None:
         run, config = self._runs[0], self._jobs[0].config
-        how = f"resume={run.path}"
+        how = pasted("resume", run.path)
         if config["experiment"]:
             how = "the same command"
         elif run.origin["sweep"] != run.path.name:
             folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
-            how = f"the same command, hydra.sweep.dir={folder} and resume=auto"
-        with self._bar.hidden():
+            how = f"the same command, {pasted('hydra.sweep.dir', folder)} and resume=auto"
+        with contextlib.suppress(OSError, ValueError):
             print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config
         run = {
-            "version": version(),
+            "code": training_code(),
             "config": config,
             "rounds_done": snapshot.rounds_done,
             "evaluated_round": snapshot.evaluated_round,
@@ -158,33 +165,33 @@ class Recorder:
         self._runs[index].checkpoints.save(env_steps, arrays, run)
 
     def _summarize(self, indices: Sequence[int], status: str, reason: str | None) -> None:
-        """Draws the pictures of some members and ends their loggers, then writes their summaries.
+        """Writes the summaries of some members, and then draws their pictures and ends their loggers.
 
-        The summary comes last, since a run that says it has finished is never resumed.
+        The summary comes first, since these may take long, or the process with them. A run that says it has finished
+        is never resumed.
         """
         details = self._evaluated | ({} if reason is None else {"reason": reason})
         if status == "interrupted" and self._saved is not None:
             details["saved_env_steps"] = self._saved_env_steps
-        self._bar.phase("drawing")
         for index in indices:
             run = self._runs[index]
             self.summaries[index] = summary = run.summary(status, self._latest[index], **details)
-            plots: list[Path] = []
+            if self._try("summary", run, run.write_summary, summary) and status == "finished":
+                self._try("end of the checkpoints", run, run.checkpoints.remove)
+        self._bar.phase("drawing")
+        for index in indices:
+            run, plots = self._runs[index], list[Path]()
             self._try("plots", run, lambda run=run, plots=plots: plots.extend(plot_run(run.path)))
             if (logger := self._loggers[index]) is not None:
-                with self._bar.hidden():
-                    logger.finish(summary, plots, exit_code=0 if status == "finished" else 1)
-            is_written = self._try("summary", run, run.write_summary, summary)
-            if status == "finished" and is_written:
-                run.checkpoints.remove()
+                exit_code = 0 if status == "finished" else 1
+                self._try("end of the log", run, logger.finish, self.summaries[index], plots, exit_code)
 
     def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> bool:
         """Writes something that training can go on without; returns whether it is written."""
         try:
             write(*arguments)
             return True
-        except OSError as error:
-            with self._bar.hidden():
-                why = error.strerror or str(error)
-                warn(f"{run.path}: {what} not written ({why}); going on without")
+        except Exception as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+            warn(f"{run.path}: {what} not written ({why}); going on without")
             return False

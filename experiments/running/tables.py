@@ -53,13 +53,13 @@ def table(planned: Sequence[PlannedJob], outcomes: Sequence[Outcome]) -> str:
     """Returns one line a job, and one that counts what became of them."""
     in_all = set.intersection(*(set(one.overrides) for one in planned))
     rows = [("job", "status", "return", "entropy", "what differs", "run directory")]
-    for number, (one, outcome) in enumerate(zip(planned, outcomes, strict=True)):
+    for one, outcome in zip(planned, outcomes, strict=True):
         numbers = ["-", "-"]
         if outcome.score is not None:
             numbers = [f"{outcome.summary['metrics'][name]:.1f}" for name in ("eval/return", "eval/entropy")]
         differs = " ".join(text for text in one.overrides if text not in in_all) or "-"
         where = str(outcome.directory) + (f" ({outcome.reason})" if outcome.reason else "")
-        rows.append((str(number), outcome.status, *numbers, differs, where))
+        rows.append((str(one.number), outcome.status, *numbers, differs, where))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:5], widths, strict=True)), row[5]]) for row in rows

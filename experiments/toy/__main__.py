@@ -1,4 +1,4 @@
-"""`python -m experiments.toy study=<name> [size=full|small] [out=<directory>]`.
+"""Studies the gradients on toy problems: `python -m experiments.toy study=<name> [size=full|small] [out=<directory>]`.
 
 Writes the study's numbers as CSV and its figure as PNG and PDF. Exit statuses: 0 done, 2 bad input (one line on
 stderr), 130 interrupted.
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from experiments.comparing.figures import Row, save
-from experiments.console.key_value import exit_with, parse_settings
+from experiments.console.key_value import exit_with, parse, require_folder
+from experiments.running.jax_settings import require_usable_jax
 from experiments.toy import estimators, gaussian
-from remac.validation import InvalidValueError, require_one_of
+from remac.validation import require_one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def compute(study: str, size: str) -> list[Row]:
         return STUDIES[study].compute(size)
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, str, Path]:
+def read_settings(arguments: Sequence[str]) -> tuple[str, str, Path]:
     """Reads `key=value` arguments.
 
     Args:
@@ -71,21 +72,18 @@ def parse(arguments: Sequence[str]) -> tuple[str, str, Path]:
     Raises:
         InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
     """
-    settings, given = parse_settings(arguments, {"study": "", "size": "full", "out": ""})
+    _, settings = parse(arguments, {"study": "", "size": "full", "out": ""}, with_directories=False)
     require_one_of("study", settings["study"], STUDIES)
     require_one_of("size", settings["size"], SIZES)
-    if "out" in given and not settings["out"]:
-        raise InvalidValueError("out", "''", "must be a directory")
     directory = Path(settings["out"] or Path("runs", "toy", settings["study"]))
-    for path in (directory, *directory.parents):
-        if path.exists() and not path.is_dir():
-            raise InvalidValueError("out", directory, f"must be a directory, and {path} is a file")
+    require_folder("out", directory)
     return settings["study"], settings["size"], directory
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs a study and draws it."""
-    study, size, directory = parse(arguments)
+    study, size, directory = read_settings(arguments)
+    require_usable_jax(x64=True)
     rows = compute(study, size)
     files = save(directory, study, rows, STUDIES[study].plot(rows))
     print("\n".join(str(path) for path in files))

@@ -1,1 +1,37 @@
 """Order statistics of samples: gradients, advantages and exact values; usable without the rest of this project."""
+
+from remac.estimators.advantages import (
+    expected_improvement,
+    include_one,
+    leave_one_out,
+    leave_two_out_baseline,
+    lstat_advantage,
+    maxpo_advantage,
+    pkpo,
+    score_coefficients,
+    score_function_loss,
+)
+from remac.estimators.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
+from remac.estimators.order_statistics import Objective, lstat, lstat_weights, max_at_k, rank_weights, sample_weights
+
+__all__ = [
+    "Objective",
+    "exact_advantage",
+    "exact_expected_improvement",
+    "expected_improvement",
+    "expected_lstat",
+    "expected_max",
+    "include_one",
+    "leave_one_out",
+    "leave_two_out_baseline",
+    "lstat",
+    "lstat_advantage",
+    "lstat_weights",
+    "max_at_k",
+    "maxpo_advantage",
+    "pkpo",
+    "rank_weights",
+    "sample_weights",
+    "score_coefficients",
+    "score_function_loss",
+]

@@ -1,0 +1,39 @@
+"""All commands in one: ``remac <command> ...`` is ``python -m experiments.<command> ...``.
+
+Commands:
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+from experiments.console.pipes import outlive_readers
+
+HERE = Path(__file__).resolve().parent
+
+
+def commands() -> dict[str, str]:
+    """Returns every command with the first line of what it does, read from its file without loading it."""
+    files = {path.stem: path for path in HERE.glob("[a-z]*.py")}
+    files |= {path.parent.name: path for path in HERE.glob("[a-z]*/__main__.py")}
+    return {name: path.read_text().split('"""')[1].partition(": `")[0] for name, path in sorted(files.items())}
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    outlive_readers()
+    known = commands()
+    name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in ("-h", "--help"):
+        width = max(map(len, known))
+        print(__doc__ + "\n".join(f"  {command.ljust(width)}  {meaning}" for command, meaning in known.items()))
+        return
+    if name not in known:
+        print(f"command={name}: no such command; there are {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"experiments.{name}", *rest]
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

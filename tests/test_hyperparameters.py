@@ -1,0 +1,117 @@
+"""A hyperparameter is declared once; an agent is one file, one registry line and one YAML."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from agents import AGENTS
+from experiments.reference import pages
+from experiments.running.config import agent_config, compose_job
+from remac.hyperparameters import hyperparameters
+from remac.validation import InvalidValueError
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "env=probe/action", "total_env_steps=96", "prefill_env_steps=32", "eval_every_env_steps=48", "num_eval_episodes=2",
+    "agent.batch_size=8", "agent.hidden_sizes=[8]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_schema_has_what_the_agent_declares(name):
+    declared = hyperparameters(AGENTS[name])
+    assert [field.name for field in dataclasses.fields(agent_config(name))] == ["name", *declared]
+    with pytest.raises(Exception, match="not be converted"):
+        OmegaConf.merge(OmegaConf.structured(agent_config(name)), {"gamma": "much"})
+    for key, one in declared.items():
+        one.check(key, one.default)  # a default is allowed
+        assert one.meaning and one.allowed and "\n" not in one.meaning + one.allowed
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_hyperparameter_of_the_command_line_reaches_the_agent(name):
+    """Numbers by another number, so that one that is not passed on shows."""
+    for key, one in hyperparameters(AGENTS[name]).items():
+        if one.type is float and one.is_leaf:
+            job = compose_job([f"agent={name}", "env=probe/action", f"agent.{key}=0.125"])
+            assert getattr(job.agent, key) == 0.125 and job.config["agent"][key] == 0.125
+
+
+def test_tuned_values_are_the_agents_then_all_agents_then_the_defaults():
+    env = ["env=brax/hopper"]  # gamma and tau for all, learning rate and batch size for some, activation of the suite
+    sac, remac, td3 = (compose_job([f"agent={name}", *env]).agent for name in ("sac", "remac", "td3"))
+    for agent in (sac, remac, td3):
+        assert (float(agent.gamma), agent.activation) == (pytest.approx(0.995), "tanh")
+    assert (sac.batch_size, remac.batch_size, td3.batch_size) == (128, 512, 256)
+    given = compose_job(["agent=td3", *env, "agent.gamma=0.5", "+env.tuned.td3.batch_size=7"]).agent
+    assert (float(given.gamma), given.batch_size) == (0.5, 7)
+
+
+def test_a_task_says_only_what_differs_from_its_suite():
+    for path in (ROOT / "conf/env").glob("*/[a-z]*.yaml"):
+        suite = yaml.safe_load((path.parent / "_suite.yaml").read_text())["env"]["tuned"]
+        for owner, values in yaml.safe_load(path.read_text())["env"].get("tuned", {}).items():
+            for key, value in values.items():
+                assert suite.get(owner, {}).get(key) != value, f"{path}: {owner}.{key}"
+
+
+def test_the_reference_pages_are_what_the_code_says():
+    for name, text in pages().items():
+        assert (ROOT / "docs" / name).read_text() == text, "run python -m experiments.reference"
+
+
+def test_bad_tuned_values_are_named():
+    with pytest.raises(InvalidValueError, match=r"env\.tuned\.all\.depth=3: no such hyperparameter; .*gamma"):
+        compose_job(["+env.tuned.all.depth=3"])
+
+
+AGENT = """
+from flax import struct
+from agents.actor_critic import StochasticActorCritic
+from remac.hyperparameters import number
+
+@struct.dataclass
+class Mine(StochasticActorCritic):
+    boldness: float = number(0.5, "weight of the entropy", 0).field()
+
+    def num_actor_samples(self):
+        return 1
+
+    def actor_objective(self, state, q_values, log_prob):
+        return q_values[0] - self.boldness * log_prob[0]
+
+    def sample_value(self, state, q_value, log_prob):
+        return q_value
+"""
+
+
+def test_a_new_agent_is_one_file_one_registry_line_and_one_yaml(tmp_path):
+    for folder in ("agents", "conf", "envs", "experiments", "remac"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))
+    (tmp_path / "agents/mine.py").write_text(AGENT)
+    registry = tmp_path / "agents/__init__.py"
+    line = 'AGENTS["mine"] = __import__("agents.mine", fromlist=["Mine"]).Mine'
+    registry.write_text(registry.read_text() + line + "\n")
+    (tmp_path / "conf/agent/mine.yaml").write_text("defaults: [mine_schema, _self_]\nname: mine\n")
+
+    def train(*arguments):
+        command = [sys.executable, "-m", "experiments.train", "agent=mine", *TINY, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    outcome = train("agent.boldness=0.25", "hydra.run.dir=run")
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["agent"]
+    assert (config["name"], config["boldness"], config["learning_rate"]) == ("mine", 0.25, 1e-3)
+    refused = train("agent.boldness=-1")
+    assert refused.returncode == 2 and re.search(r"agent\.boldness=-1(\.0)?: must be", refused.stderr)

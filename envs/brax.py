@@ -101,8 +101,8 @@ class SparseReacher(BraxTask):
         """Applies an action `[action_dim]`."""
         state, observation, _, termination, metrics = super().advance(physics, action)
         # Brax's own measure of the distance: the observation's last three numbers are fingertip - target.
-        near = -state.metrics["reward_dist"] < self.reach
-        return state, observation, near.astype(observation.dtype), termination, metrics
+        near = (-state.metrics["reward_dist"] < self.reach).astype(observation.dtype)
+        return state, observation, near, termination, metrics | {"success": near}
 
 
 def make(

@@ -108,7 +108,7 @@ class MujocoEnvironment:
         name: For example ``mujoco/hopper``.
         num_envs: E.
         observation_size: obs_dim.
-        metric_names: See ``Task.metrics``.
+        metric_names: Of the task's ``Outcome.metrics``, sorted.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
         episode_length: Time limit in steps.
         on_device: False.
@@ -159,8 +159,8 @@ class MujocoEnvironment:
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
         try:
             self.observation_size = self.task.observe(rest).shape[1]
-            self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
-        except (KeyError, IndexError) as error:
+            self.metric_names = tuple(sorted(self.task.outcome(rest, np.zeros(1)).metrics))
+        except (KeyError, IndexError, ValueError) as error:
             allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
             raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
         qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))
@@ -225,14 +225,15 @@ class MujocoEnvironment:
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
             velocity = (position - np.reshape(state.physics.position, count)) / self.dt
-            reward, termination = self.task.outcome(readings, velocity)
+            reward, termination, metrics = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
-            metrics = self.task.metrics(readings, velocity)
         diverged |= ~(_is_sound(reward[:, None]) & _is_sound(final_observation))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
+        # Copies, since what was measured may be a part of the state, where the next starts are put.
+        metrics = {name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()}
 
         going_on = ~np.reshape(state.termination | state.truncation, count)
         step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
@@ -259,7 +260,7 @@ class MujocoEnvironment:
                 key=key,
                 episode_return=episode_return,
                 episode_length=episode_length,
-                metrics={name: np.where(diverged, 0.0, value).astype(self._dtype) for name, value in metrics.items()},
+                metrics=metrics,
             ),
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
-from experiments.comparing.figures import own_style
+from experiments.comparing.drawing import own_style
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
 from experiments.comparing.panels import LABELS

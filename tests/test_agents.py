@@ -372,10 +372,11 @@ def test_td3_explores_with_the_noise_that_it_was_given():
 def test_an_entropy_term_in_remacs_target_is_sacs():
     entropy, plain = (make(ReMAC, target=target, target_temperature=0.3) for target in ("entropy", "plain"))
     state, _ = after(make(SAC, temperature="fixed:0.3"), 1)
-    values = [
-        agent.next_value(state, jax.random.key(5), batch(1).observation)
-        for agent in (entropy, make(SAC, temperature="fixed:0.3"), plain)
-    ]
+    values = []
+    for agent in (entropy, make(SAC, temperature="fixed:0.3"), plain):
+        action, log_prob = agent.next_action(state, jax.random.key(5), batch(1).observation)
+        q_values = agent.q_values(state.target_critics, batch(1).observation, action)
+        values.append(agent.sample_value(state, agent.aggregate(q_values)[0], log_prob[0]))
     np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
     assert not np.allclose(values[0], values[2])
 

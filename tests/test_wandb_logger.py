@@ -137,7 +137,7 @@ def test_an_offline_run_is_complete_on_disk(tmp_path: Path, monkeypatch: pytest.
     logger = start(directory, config=config, overrides=["agent.num_retries=4", "hydra.run.dir=/x", "logger=wandb"])
     assert (sys.stdin, sys.stdout, sys.stderr, sys.stdout.write, sys.stderr.write) == streams
     logger.log(0, {"eval/return": -1.5, "eval/entropy": 2.0})
-    logger.log(1_008, {"eval/return": 7.25, "eval/entropy": float("nan")})
+    logger.log(1_008, {"eval/return": 7.25, "eval/entropy": float("nan"), "env/forward_velocity": 0.5})
     assert capfd.readouterr() == ("", "")
     logger.finish({"status": "done", "wall_seconds": 1.5}, [picture(tmp_path / "return.png")], exit_code=0)
 
@@ -152,7 +152,7 @@ def test_an_offline_run_is_complete_on_disk(tmp_path: Path, monkeypatch: pytest.
     assert {name: read.config[name] for name in config} == config
     rows = [{name: value for name, value in row.items() if not name.startswith("_")} for row in read.rows]
     assert rows[0] == {"env_steps": 0, "eval/return": -1.5, "eval/entropy": 2.0}
-    assert rows[1]["env_steps"] == 1_008 and rows[1]["eval/return"] == 7.25
+    assert rows[1]["env_steps"] == 1_008 and rows[1]["eval/return"] == 7.25 and rows[1]["env/forward_velocity"] == 0.5
     assert str(rows[1]["eval/entropy"]) in ("nan", "NaN")
     assert [row["_step"] for row in read.rows] == [0, 1, 2]
     assert rows[2]["env_steps"] == 1_008

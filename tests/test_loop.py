@@ -133,9 +133,10 @@ def test_intervals_round_up_to_whole_rounds(suite):
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     assert [event.env_steps for event in evaluations] == [0, 64, 128, 192, 200]
     assert [event.gradient_steps for event in evaluations] == [0, 12, 44, 76, 80]
-    odd = dataclasses.replace(CONFIG, total_env_steps=101, prefill_env_steps=41, eval_every_env_steps=50)
+    odd = dataclasses.replace(CONFIG, total_env_steps=157, prefill_env_steps=41, eval_every_env_steps=50)
     result = train(make_agent(env), env, odd, jax.random.key(0))
-    assert [(event.env_steps, event.gradient_steps) for event in result.evaluations] == [(0, 0), (56, 4), (104, 28)]
+    steps = [(event.env_steps, event.gradient_steps) for event in result.evaluations]
+    assert steps == [(0, 0), (56, 4), (112, 32), (160, 56)]
     assert isinstance(events[0], Progress)
 
 
@@ -257,11 +258,11 @@ def test_the_replay_holds_what_happened(suite):
     """Read back after training: each row follows from the one before it in the same environment."""
     env = make_env(suite)
     agents = stack_members([make_agent(env)])
-    config = dataclasses.replace(CONFIG, total_env_steps=144)  # what the replay holds
-    running = loop._Loop(agents, env, config, jax.random.key(0)[None], lambda event: None)
+    running = loop._Loop(agents, env, CONFIG, jax.random.key(0)[None], lambda event: None)
     running.run()
+    # Of 200 rows it holds the last 150, from place 50 on and round its end; from the seventh on they are whole steps.
     storage = jax.tree.map(
-        lambda leaf: np.asarray(leaf[0])[:144].reshape(18, 8, *leaf.shape[2:]), running.state.replay.storage
+        lambda leaf: np.roll(leaf[0], -50, axis=0)[6:].reshape(18, 8, *leaf.shape[2:]), running.state.replay.storage
     )
     continues = (storage.next_observation[:-1] == storage.observation[1:]).all(axis=-1)
     assert (storage.discount[:-1][continues] == 1).all(), "the row after a termination is of a new episode"
@@ -269,7 +270,7 @@ def test_the_replay_holds_what_happened(suite):
         ended = ~continues
         assert 4 < ended.sum() < 60
         assert {0.0, 1.0} >= set(storage.discount[:-1][ended])
-    assert int(running.state.replay.size) == 144
+    assert int(running.state.replay.size) == 150
 
 
 class _Broken:

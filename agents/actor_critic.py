@@ -17,13 +17,16 @@ from flax import struct
 
 from remac.hyperparameters import Hyperparameter, check, choice, flag, integer, number, widths
 from remac.policies import normalization
-from remac.policies.networks import ACTIVATIONS, LOG_STD_BOUNDS, CriticNetworks, PolicyNetwork
+from remac.policies.distributions import Distribution
+from remac.policies.networks import ACTIVATIONS, LOG_STD_BOUNDS, PRECISIONS, Aggregate, CriticNetworks, PolicyNetwork
 from remac.policies.normalization import RunningStatistics
+from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy import Policy
+from remac.policies.value_heads import CATEGORICAL_TARGETS, CategoricalHead, ScalarHead, ValueHead
 from remac.selection import median
 from remac.training.experience import Replay
 from remac.types import Array, Key, Metrics, PyTree, Transition
-from remac.validation import require_int
+from remac.validation import InvalidValueError, require_int
 
 ADAM_BETAS = (0.9, 0.999)
 SATURATED = 0.99
@@ -36,7 +39,7 @@ class AgentState:
     Attributes:
         policy: Variables of the policy network; those of the collection ``params`` are learned by gradients.
         critics: Variables of the critic ensemble, likewise.
-        target_critics: Slowly following copy of ``critics``.
+        target_critics: Slowly following copy of ``critics``; an empty tuple where there are no target networks.
         policy_optimizer: State of the actor's optimiser.
         critic_optimizer: State of the critics' optimiser.
         normalizer: Moments of the observations seen.
@@ -61,7 +64,13 @@ class ActorCritic:
     One update is the actor's step (``update_actor``), then the critics' (``update_critics``) towards
     y = r + gamma * discount * V(s'), with V of the policy just updated, then that of the target networks
     (``update_targets``), then what the agent adds (``update_extra``). A subclass says what the actor minimises
-    (``actor_loss``) and what V is (``next_value``), and may replace any of the four.
+    (``actor_loss``), which next action is valued (``next_action``) and what V makes of its value (``sample_value``),
+    and may replace any of the four.
+
+    With ``critic_norm=batch`` there are no target networks: the critics judge (s, a) and (s', a') in one pass, so that
+    both are normalised by the moments of their mixture, and y is made of that pass as a constant (CrossQ: Bhatt et al.,
+    2024, arXiv 1902.05605). Running statistics move in that pass, and those of the policy in the actor's; every other
+    pass reads them.
 
     Adam is m_hat / (sqrt(v_hat) + epsilon): epsilon stands outside the root and after bias correction (Kingma and Ba,
     2015, algorithm 1, arXiv 1412.6980). That is what ``actor_adam_epsilon`` and ``critic_adam_epsilon`` set.
@@ -103,6 +112,26 @@ class ActorCritic:
     critic_aggregate: str = choice(
         "min", "how the critics' values become one, for the actor and for V", ("min", "mean")
     ).field()
+    policy_norm: str = choice("none", "norm of the policy's features; batch: batch renormalisation", NORMS).field()
+    critic_norm: str = choice(
+        "none", "norm of the critics' features; batch: batch renormalisation without target networks (CrossQ)", NORMS
+    ).field()
+    critic_head: str = choice(
+        "scalar", "what a critic gives: a value, or a distribution whose mean it is", ("scalar", "categorical")
+    ).field()
+    num_atoms: int = integer(101, "values that a categorical critic's distribution is over", 2).field()
+    value_min: Array = number(-1000.0, "least of these values, where targets are clipped; means start halfway").field()
+    value_max: Array = number(1000.0, "greatest of these values, where targets are clipped").field()
+    categorical_target: str = choice(
+        "hl_gauss",
+        "what such a critic learns: a Gaussian's histogram around the target, or its distribution",
+        CATEGORICAL_TARGETS,
+    ).field()
+    matmul_precision: str = choice(
+        "default",
+        "precision of products, on accelerators; critics' values for the actor have the highest",
+        PRECISIONS,
+    ).field()
     actor_optimizer: str = choice("adam", "optimiser of the policy", ("adam", "sgd")).field()
     normalize_observations: bool = flag(
         True, "whether networks see observations less their running mean, over their deviation"
@@ -134,6 +163,8 @@ class ActorCritic:
         Raises:
             InvalidValueError: If values do not fit each other.
         """
+        if values["value_max"] <= values["value_min"]:
+            raise InvalidValueError("value_max", values["value_max"], f"must be above value_min={values['value_min']}")
         return {name: value for name, value in values.items() if name not in cls.ARGUMENTS}
 
     def init(self, key: Key) -> AgentState:
@@ -146,7 +177,7 @@ class ActorCritic:
         return AgentState(
             policy=policy,
             critics=critics,
-            target_critics=jax.tree.map(jnp.copy, critics),
+            target_critics=jax.tree.map(jnp.copy, critics) if self.has_target_networks else (),
             policy_optimizer=self._make_actor_optimizer().init(policy["params"]),
             critic_optimizer=self._make_critic_optimizer().init(critics["params"]),
             normalizer=normalization.init(self.observation_size),
@@ -225,20 +256,35 @@ class ActorCritic:
 
     # What a subclass decides.
 
-    def actor_loss(self, policy: PyTree, state: AgentState, key: Key, batch: Transition) -> tuple[Array, Metrics]:
+    def actor_loss(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Metrics]:
         """Returns what the actor's step makes smaller, and metrics of the policy.
 
         Args:
-            policy: Variables of the policy network.
+            distribution: The policy's at the batch's observations.
             state: Before the step.
             key: Consumed.
             batch: Observations normalised, `[B, ...]`.
         """
         raise NotImplementedError
 
-    def next_value(self, state: AgentState, key: Key, next_observation: Array) -> Array:
-        """Returns V at normalised observations `[B, obs_dim]`, `[B]`, by target networks. The key is consumed."""
+    def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
+        """Chooses the actions whose values V is made of.
+
+        Args:
+            state: After the actor's step.
+            key: Consumed.
+            next_observation: Normalised, `[B, obs_dim]`.
+
+        Returns:
+            Actions `[1, B, action_dim]` and their log-probabilities `[1, B]`.
+        """
         raise NotImplementedError
+
+    def sample_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
+        """Returns V `[B]` from the critics' value and the log-probability of the next action, `[B]`."""
+        return q_value
 
     def update_extra(self, state: AgentState, actor_metrics: Metrics) -> tuple[AgentState, Metrics]:
         """Moves what the agent learns besides policy and critics."""
@@ -249,11 +295,15 @@ class ActorCritic:
     def update_actor(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         """Makes the actor's gradient step."""
 
-        def loss_fn(params: PyTree) -> tuple[Array, Metrics]:
-            return self.actor_loss(state.policy | {"params": params}, state, key, batch)
+        def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
+            distribution, moved = self.policy_network.apply(
+                state.policy | {"params": params}, batch.observation, training=True, mutable=[STATISTICS]
+            )
+            loss, metrics = self.actor_loss(distribution, state, key, batch)
+            return loss, (metrics, moved)
 
         params = state.policy["params"]
-        (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, optimizer = self._make_actor_optimizer().update(gradient, state.policy_optimizer, params)
         metrics = metrics | {
             "actor/loss": loss,
@@ -261,31 +311,51 @@ class ActorCritic:
             "actor/update_norm": optax.tree.norm(updates),
             **self.policy_network.gradient_metrics(gradient),
         }
-        policy = state.policy | {"params": optax.apply_updates(params, updates)}
+        policy = state.policy | moved | {"params": optax.apply_updates(params, updates)}
         return state.replace(policy=policy, policy_optimizer=optimizer), metrics
 
     def update_critics(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         """Makes the critics' gradient step towards r + gamma * discount * V(s')."""
-        td_target = batch.reward + self.gamma * batch.discount * self.next_value(state, key, batch.next_observation)
+        head, next_observation = self.value_head, batch.next_observation
+        next_action, log_prob = self.next_action(state, key, next_observation)
 
-        def loss_fn(params: PyTree) -> tuple[Array, Metrics]:
-            return self.critic_loss(state.critics | {"params": params}, batch, td_target)
+        def make_target(next_outputs: Array) -> tuple[Array, Metrics]:
+            def backup(q_value: Array) -> Array:
+                return batch.reward + self.gamma * batch.discount * self.sample_value(state, q_value, log_prob[0])
+
+            return head.target(jax.lax.stop_gradient(next_outputs), self.aggregate, backup)
+
+        if self.has_target_networks:
+            next_outputs = self.critic_networks.apply(state.target_critics, next_observation, next_action)
+            target = make_target(next_outputs[:, 0])
+
+        def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
+            critics = state.critics | {"params": params}
+            if self.has_target_networks:
+                outputs, moved = self.critic_networks.apply(critics, batch.observation, batch.action[None])[:, 0], {}
+                (wanted, metrics) = target
+            else:
+                observation = jnp.concatenate([batch.observation, next_observation])
+                action = jnp.concatenate([batch.action[None], next_action], axis=1)
+                joint, moved = self.critic_networks.apply(
+                    critics, observation, action, training=True, mutable=[STATISTICS]
+                )
+                outputs, next_outputs = jnp.split(joint[:, 0], 2, axis=1)
+                wanted, metrics = make_target(next_outputs)
+            metrics = metrics | {"critic/q_mean": jnp.mean(head.values(outputs))}
+            return head.loss(outputs, wanted), (metrics, moved)
 
         params = state.critics["params"]
-        (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.critic_optimizer, params)
         metrics = metrics | {"critic/loss": loss, "critic/grad_norm": optax.tree.norm(gradient)}
-        critics = state.critics | {"params": optax.apply_updates(params, updates)}
+        critics = state.critics | moved | {"params": optax.apply_updates(params, updates)}
         return state.replace(critics=critics, critic_optimizer=optimizer), metrics
 
-    def critic_loss(self, critics: PyTree, batch: Transition, td_target: Array) -> tuple[Array, Metrics]:
-        """Returns half the squared error of every critic, summed over critics, and metrics."""
-        q_values = self.critic_networks.apply(critics, batch.observation, batch.action[None])[:, 0]
-        loss = 0.5 * jnp.sum(jnp.mean((q_values - td_target[None]) ** 2, axis=1))
-        return loss, {"critic/q_mean": jnp.mean(q_values)}
-
     def update_targets(self, state: AgentState) -> AgentState:
-        """Moves the target critics towards the critics, once a period."""
+        """Moves the target critics, where there are any, towards the critics, once a period."""
+        if not self.has_target_networks:
+            return state
         target = optax.incremental_update(state.critics, state.target_critics, self.target_step(state))
         return state.replace(target_critics=target)
 
@@ -295,8 +365,41 @@ class ActorCritic:
         return jnp.where(due, self.tau, 0.0)
 
     def aggregate(self, q_values: Array) -> Array:
-        """Makes one value `[N, B]` of the critics' values `[C, N, B]`."""
+        """Makes one value `[...]` of the critics' values `[C, ...]`."""
         return (jnp.min if self.critic_aggregate == "min" else jnp.mean)(q_values, axis=0)
+
+    def q_values(self, critics: PyTree, observation: Array, action: Array) -> Array:
+        """Returns the critics' values `[C, N, B]` of actions `[N, B, action_dim]` at normalised observations."""
+        return self.value_head.values(self.critic_networks.apply(critics, observation, action))
+
+    def actor_values(
+        self, state: AgentState, observation: Array, action: Array, aggregate: Aggregate | None = None
+    ) -> Array:
+        """Returns what the actor learns from: one value `[N, B]` of each action, with gradients to the actions alone.
+
+        Args:
+            state: Whose critics judge.
+            observation: Normalised, `[B, obs_dim]`.
+            action: `[N, B, action_dim]`.
+            aggregate: Makes one value of the critics' `[C, n, B]`; None for ``self.aggregate``.
+        """
+
+        def for_actor(outputs: Array) -> Array:
+            return (aggregate or self.aggregate)(self.value_head.values(outputs))
+
+        return self.critic_networks.apply(state.critics, observation, action, for_actor=for_actor)
+
+    @property
+    def has_target_networks(self) -> bool:
+        """Whether V is of slowly following copies of the critics."""
+        return self.critic_norm != "batch"
+
+    @property
+    def value_head(self) -> ValueHead:
+        """What the critics' outputs mean."""
+        if self.critic_head == "scalar":
+            return ScalarHead()
+        return CategoricalHead(self.value_min, self.value_max, self.num_atoms, self.categorical_target)
 
     @property
     def policy_network(self) -> PolicyNetwork:
@@ -305,6 +408,8 @@ class ActorCritic:
             action_size=self.action_size,
             hidden_sizes=self.policy_hidden_sizes or self.hidden_sizes,
             activation=self.policy_activation or self.activation,
+            norm=self.policy_norm,
+            precision=self.matmul_precision,
         )
 
     @property
@@ -314,6 +419,9 @@ class ActorCritic:
             num_critics=self.num_critics,
             hidden_sizes=self.critic_hidden_sizes or self.hidden_sizes,
             activation=self.critic_activation or self.activation,
+            norm=self.critic_norm,
+            num_outputs=self.value_head.num_outputs,
+            precision=self.matmul_precision,
         )
 
     def _normalize(self, state: AgentState, observation: Array) -> Array:
@@ -335,8 +443,8 @@ class ActorCritic:
 class StochasticActorCritic(ActorCritic):
     """Actor-critic with a tanh-Gaussian policy, whose actor samples actions at every state.
 
-    A subclass says what the actor maximises over its samples (``actor_objective``), and what a sampled next action is
-    worth (``sample_value``).
+    A subclass says what the actor maximises over its samples (``actor_objective``), and may say what a sampled next
+    action is worth (``sample_value``).
     """
 
     log_std_bounds: str = choice(
@@ -359,17 +467,14 @@ class StochasticActorCritic(ActorCritic):
         """Returns what the actor maximises at each state, `[B]`, from values and log-probabilities `[N, B]`."""
         raise NotImplementedError
 
-    def sample_value(self, state: AgentState, q_value: Array, log_prob: Array) -> Array:
-        """Returns V `[B]` from the critics' value and the log-probability of a sampled action, `[B]`."""
-        raise NotImplementedError
-
     # How the base asks.
 
-    def actor_loss(self, policy: PyTree, state: AgentState, key: Key, batch: Transition) -> tuple[Array, Metrics]:
+    def actor_loss(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Metrics]:
         """Returns minus the objective, averaged over states."""
-        distribution = self.policy_network.apply(policy, batch.observation)
         action, log_prob = distribution.sample(key, self.num_actor_samples(), reparameterize=self.reparameterizes())
-        q_values = self.critic_networks.apply(state.critics, batch.observation, action, for_actor=self.aggregate)
+        q_values = self.actor_values(state, batch.observation, action)
         objective = self.actor_objective(state, q_values, log_prob)
         metrics = {
             "actor/entropy": -jnp.mean(log_prob),
@@ -378,12 +483,10 @@ class StochasticActorCritic(ActorCritic):
         }
         return -jnp.mean(objective), metrics
 
-    def next_value(self, state: AgentState, key: Key, next_observation: Array) -> Array:
-        """Returns what one action of the policy just updated is worth."""
+    def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
+        """Draws one action of the policy just updated."""
         distribution = self.policy_network.apply(state.policy, next_observation)
-        action, log_prob = distribution.sample(key, 1)
-        q_values = self.critic_networks.apply(state.target_critics, next_observation, action)
-        return self.sample_value(state, self.aggregate(q_values)[0], log_prob[0])
+        return distribution.sample(key, 1)
 
     @property
     def policy_network(self) -> PolicyNetwork:

@@ -7,6 +7,7 @@ from flax import struct
 
 from agents.actor_critic import SATURATED, ActorCritic, AgentState
 from remac.hyperparameters import integer, number
+from remac.policies.distributions import Distribution
 from remac.policies.networks import PolicyNetwork
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
@@ -21,7 +22,8 @@ class TD3(ActorCritic):
     training are clip(pi(s) + e, -1, 1), e ~ Normal(0, ``exploration_noise``^2).
 
     Note: one update is the actor's step and then the critics', as for the other agents; in the source the critics'
-    comes first. Target networks move every ``target_update_period`` steps, in the source as often as the actor.
+    comes first. Target networks move every ``target_update_period`` steps, in the source as often as the actor. With
+    ``policy_norm=batch`` the target policy reads the policy's running statistics.
     """
 
     actor_update_period: Array = integer(2, "gradient steps of the critics for one of the actor", is_leaf=True).field()
@@ -47,12 +49,12 @@ class TD3(ActorCritic):
         """Starts the target policy's parameters."""
         return jax.tree.map(jnp.copy, policy["params"])
 
-    def actor_loss(self, policy: PyTree, state: AgentState, key: Key, batch: Transition) -> tuple[Array, Metrics]:
+    def actor_loss(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Metrics]:
         """Returns minus the first critic's value of the policy's actions, averaged over states."""
-        action = self.policy_network.apply(policy, batch.observation).mode()[None]
-        q_value = self.critic_networks.apply(
-            state.critics, batch.observation, action, for_actor=lambda q_values: q_values[0]
-        )
+        action = distribution.mode()[None]
+        q_value = self.actor_values(state, batch.observation, action, lambda q_values: q_values[0])
         return -jnp.mean(q_value), {"actor/saturation": jnp.mean(jnp.abs(action) > SATURATED)}
 
     def update_actor(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
@@ -61,14 +63,13 @@ class TD3(ActorCritic):
         due = (state.gradient_steps + 1) % self.actor_update_period == 0
         return jax.tree.map(lambda old, new: jnp.where(due, new, old), state, moved), metrics
 
-    def next_value(self, state: AgentState, key: Key, next_observation: Array) -> Array:
-        """Returns what the target policy's action, with clipped noise, is worth."""
+    def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
+        """Returns the target policy's action with clipped noise; its log-probability is not asked for, and reads 0."""
         target_policy = state.policy | {"params": state.extra}
         action = self.policy_network.apply(target_policy, next_observation).mode()
         noise = self.target_noise * jax.random.normal(key, action.shape)
         action = jnp.clip(action + jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip), -1.0, 1.0)
-        q_values = self.critic_networks.apply(state.target_critics, next_observation, action[None])
-        return self.aggregate(q_values)[0]
+        return action[None], jnp.zeros((1, len(action)))
 
     def update_targets(self, state: AgentState) -> AgentState:
         """Moves the target critics and the target policy, once a period."""

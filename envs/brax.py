@@ -101,8 +101,8 @@ class SparseReacher(BraxTask):
         """Applies an action `[action_dim]`."""
         state, observation, _, termination, metrics = super().advance(physics, action)
         # Brax's own measure of the distance: the observation's last three numbers are fingertip - target.
-        near = -state.metrics["reward_dist"] < self.reach
-        return state, observation, near.astype(observation.dtype), termination, metrics
+        near = (-state.metrics["reward_dist"] < self.reach).astype(observation.dtype)
+        return state, observation, near, termination, metrics | {"success": near}
 
 
 def make(
@@ -112,9 +112,10 @@ def make(
     stagger_first_episodes: bool = False,
     backend: str = "generalized",
     episode_length: int | None = None,
+    renew_starts_every: int = 16,
     **options: Any,
 ) -> DeviceEnvironment:
-    """Builds a Brax task; further options go to Brax's own constructor.
+    """Builds a Brax task; see ``DeviceEnvironment``, and further options go to Brax's own constructor.
 
     Raises:
         InvalidValueError: If an option does not exist or has a value that is not allowed.
@@ -134,7 +135,9 @@ def make(
             _check_options(task, options, type(envs.get_environment(braxs_name)))
         env = envs.get_environment(braxs_name, backend=backend, **options)
     episode = BraxTask(env) if reach is None else SparseReacher(env, reach)
-    return DeviceEnvironment(f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes)
+    return DeviceEnvironment(
+        f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes, renew_starts_every
+    )
 
 
 class _Replaced:
@@ -170,7 +173,7 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
     defaults = {}
     for cls in reversed(env_class.__mro__):
         defaults |= {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
-    own = {"episode_length", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
+    own = {"episode_length", "renew_starts_every", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
     known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | own)
     for option, value in options.items():
         if option not in known:

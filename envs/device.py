@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
-from remac.types import Array, EnvState, Key, Metrics, PyTree
+from remac.types import HUGE, Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
 
 
@@ -43,10 +44,12 @@ class Task(Protocol):
 class DeviceEnvironment:
     """E environments of one task, side by side on the device. See ``remac.types.Environment`` and ``EnvState``.
 
-    Starts come from a pool that is drawn at ``reset``; every step replaces one start of the pool by a new one, so that
-    auto-resets go on meeting new starts for the price of one start per step, however many environments end.
-    Where a step both terminates and reaches the time limit, it counts as a termination. A step to a non-finite
-    observation or reward is handled as ``EnvState.diverged`` says; a start with such an observation is not used.
+    Every environment has its next start waiting, drawn when the environments are reset. Every step draws some of them
+    anew, one environment after the other, so that each is new after ``renew_starts_every`` steps: no two episodes
+    begin alike unless they begin in the same environment within that many steps.
+    Where a step both terminates and reaches the time limit, it counts as a termination. A step to an observation or
+    reward that is not finite, or huge, is handled as ``EnvState.diverged`` says; a start with such an observation is
+    not used.
 
     Attributes:
         name: Suite and task.
@@ -54,7 +57,8 @@ class DeviceEnvironment:
         num_envs: E.
         episode_length: Time limit in steps.
         stagger_first_episodes: Whether first episodes start at a random step count.
-        num_start_states: Size of the pool.
+        renew_starts_every: Steps within which every waiting start is drawn anew, at the price of
+            E / ``renew_starts_every`` starts a step; with 1 every episode begins anew, however short.
     """
 
     name: str
@@ -62,7 +66,7 @@ class DeviceEnvironment:
     num_envs: int
     episode_length: int
     stagger_first_episodes: bool = False
-    num_start_states: int = 128
+    renew_starts_every: int = 16
     on_device: bool = dataclasses.field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ class DeviceEnvironment:
                 "functions, since programs are compiled for it once"
             )
             raise InvalidValueError("task", type(self.task).__name__, allowed) from None
-        for name in ("num_envs", "episode_length", "num_start_states"):
+        for name in ("num_envs", "episode_length", "renew_starts_every"):
             require_int(name, getattr(self, name), 1)
 
     @property
@@ -107,19 +111,19 @@ class DeviceEnvironment:
     def reset(self, key: Key) -> EnvState:
         """Starts new episodes in all environments. The key is consumed."""
         start_key, stagger_key, next_key = jax.random.split(key, 3)
-        starts = jax.vmap(self.task.start)(jax.random.split(start_key, self.num_envs + self.num_start_states))
-        usable = jnp.all(jnp.isfinite(starts[1]), axis=1)
+        starts = jax.vmap(self.task.start)(jax.random.split(start_key, 2 * self.num_envs))
+        usable = _is_sound(starts[1])
         rows = jnp.where(usable, jnp.arange(len(usable)), jnp.argmax(usable))
         starts = jax.tree.map(lambda leaf: leaf[rows], starts)
         physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
-        pool = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
+        waiting = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
         step_count = jnp.zeros((self.num_envs,), jnp.int32)
         if self.stagger_first_episodes:
             step_count = jax.random.randint(stagger_key, (self.num_envs,), 0, self.episode_length)
         zeros = jnp.zeros((self.num_envs,))
         false = jnp.zeros((self.num_envs,), bool)
         return EnvState(
-            physics=(physics, pool),
+            physics=(physics, waiting, jnp.zeros((), jnp.int32)),
             observation=observation,
             reward=zeros,
             termination=false,
@@ -135,10 +139,10 @@ class DeviceEnvironment:
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
-        next_key, index_key, slot_key, start_key = jax.random.split(state.key, 4)
-        physics, pool = state.physics
+        next_key, start_key = jax.random.split(state.key)
+        physics, waiting, first = state.physics
         physics, observation, reward, termination, metrics = jax.vmap(self._advance)(physics, action)
-        diverged = ~(jnp.isfinite(reward) & jnp.all(jnp.isfinite(observation), axis=1))
+        diverged = ~(_is_sound(reward[:, None]) & _is_sound(observation))
         reward = jnp.where(diverged, 0.0, reward)
         observation = jnp.where(diverged[:, None], state.observation, observation)
         termination = termination | diverged
@@ -148,18 +152,14 @@ class DeviceEnvironment:
         truncation = (step_count >= self.episode_length) & ~termination
         over = termination | truncation
 
-        starts = jax.random.randint(index_key, (self.num_envs,), 0, self.num_start_states)
-        next_physics, next_observation = jax.tree.map(
-            lambda start, now: jnp.where(over.reshape(-1, *(1,) * (now.ndim - 1)), start[starts], now),
-            pool,
-            (physics, observation),
-        )
-        slot = jax.random.randint(slot_key, (), 0, self.num_start_states)
-        start = self.task.start(start_key)
-        usable = jnp.all(jnp.isfinite(start[1]))
-        pool = jax.tree.map(lambda leaf, new: leaf.at[slot].set(jnp.where(usable, new, leaf[slot])), pool, start)
+        next_physics, next_observation = _select(over, waiting, (physics, observation))
+        num_new = math.ceil(self.num_envs / self.renew_starts_every)
+        rows = (first + jnp.arange(num_new)) % self.num_envs
+        starts = jax.vmap(self.task.start)(jax.random.split(start_key, num_new))
+        starts = _select(_is_sound(starts[1]), starts, jax.tree.map(lambda leaf: leaf[rows], waiting))
+        waiting = jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), waiting, starts)
         return EnvState(
-            physics=(next_physics, pool),
+            physics=(next_physics, waiting, (first + num_new) % self.num_envs),
             observation=next_observation,
             reward=reward,
             termination=termination,
@@ -177,3 +177,13 @@ class DeviceEnvironment:
         outcome = self.task.advance(physics, action)
         metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
         return *outcome[:4], metrics
+
+
+def _is_sound(values: Array) -> Array:
+    """Whether all numbers of each row `[E, n]` are finite and not huge, `[E]`."""
+    return jnp.all(jnp.abs(values) < HUGE, axis=1)
+
+
+def _select(choice: Array, one: PyTree, other: PyTree) -> PyTree:
+    """Takes the rows of ``choice`` `[E]` from one pytree `[E, ...]` and the rest from the other."""
+    return jax.tree.map(lambda a, b: jnp.where(choice.reshape(-1, *(1,) * (a.ndim - 1)), a, b), one, other)

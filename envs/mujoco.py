@@ -8,7 +8,11 @@ stepped in any order, and the result is bitwise the same whatever the batch, the
 cfrc_ext) is read by nothing else.
 
 Where the physics diverges, MuJoCo itself starts that simulation afresh and counts a warning. Such a step, and one
-whose observation or reward is not finite, ends the episode as a termination; see ``EnvState.diverged``.
+whose observation or reward is not finite, or huge, ends the episode as a termination; see ``EnvState.diverged``. A
+start with such an observation is drawn again.
+
+In float64 every observation equals Gymnasium's, whatever the task's options. The default is float32, which keeps 24
+bits: contact forces, the largest numbers (5,000 N in a humanoid's fall), then differ by up to 2.4e-4 N.
 """
 
 import importlib.util
@@ -29,7 +33,7 @@ from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from remac.machine import available_cpus
-from remac.types import EnvState, Key
+from remac.types import HUGE, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int
 
 TASKS = tuple(_TASKS)
@@ -52,6 +56,14 @@ class Physics(NamedTuple):
 
     state: np.ndarray
     position: np.ndarray
+
+
+class _Start(NamedTuple):
+    """The beginnings of ``count`` episodes, `[count, ...]`: those of ``Physics``, and the observations."""
+
+    state: np.ndarray
+    position: np.ndarray
+    observation: np.ndarray
 
 
 def make(
@@ -96,12 +108,14 @@ class MujocoEnvironment:
         name: For example ``mujoco/hopper``.
         num_envs: E.
         observation_size: obs_dim.
-        metric_names: See ``Task.metrics``.
+        metric_names: Of the task's ``Outcome.metrics``, sorted.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
         episode_length: Time limit in steps.
         on_device: False.
         task: The task with its options.
         model: The compiled model.
+        own_files: The model as MuJoCo's binary, which is all that it was made of and exact to the bit, if it is not one
+            of Gymnasium's; by the name of the option that names it, with the ending of the file.
         dt: Simulated time of a step, in seconds.
     """
 
@@ -116,8 +130,9 @@ class MujocoEnvironment:
         stagger_first_episodes: bool = False,
         dtype: Any = np.float32,
         num_threads: int | None = None,
+        model: mujoco.MjModel | None = None,
     ) -> None:
-        """See ``make``."""
+        """See ``make``; a compiled model takes the place of the task's."""
         require_bool("stagger_first_episodes", stagger_first_episodes)
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise InvalidValueError("dtype", dtype, "must be float32 or float64")
@@ -127,7 +142,8 @@ class MujocoEnvironment:
         self.num_threads = available_cpus() if num_threads is None else num_threads
         self.num_envs = num_envs
         self.name, self.task, self.episode_length = name, task, task.episode_length
-        self.model = _load_model(self.task.xml_file)
+        self.model = _load_model(self.task.xml_file) if model is None else model
+        self.own_files = {"xml_file.mjb": _to_binary(self.model)} if _is_path(self.task.xml_file) else {}
         self.task.check(self.model)
         self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
         low, high = self.model.actuator_ctrlrange.T
@@ -141,13 +157,22 @@ class MujocoEnvironment:
         self._renderer: Renderer | None = None
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
-        self.observation_size = self.task.observe(rest).shape[1]
-        self.metric_names = tuple(sorted(self.task.metrics(rest, np.zeros(1))))
+        try:
+            self.observation_size = self.task.observe(rest).shape[1]
+            self.metric_names = tuple(sorted(self.task.outcome(rest, np.zeros(1)).metrics))
+        except (KeyError, IndexError, ValueError) as error:
+            allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
+            raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
+        qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))
+        if not _is_sound(self._settled(qpos, qvel).observation).all():
+            option = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
+            allowed = f"must give starts with observations below {HUGE:g}"
+            raise InvalidValueError(option, getattr(self.task, option), allowed)
 
     def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
         """Returns the same task with another number of environments and no staggered starts."""
         return MujocoEnvironment(
-            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads
+            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads, model=self.model
         )
 
     def reset(self, key: Key) -> EnvState:
@@ -160,8 +185,8 @@ class MujocoEnvironment:
             State with leading axes `[..., E]`. Reward is 0, and nothing has ended.
         """
         lead, keys = self._environment_keys(key)
-        qpos, qvel, counts, keys = self._draw_starts(keys)
-        return self._started(lead, qpos, qvel, counts if self._stagger else np.zeros_like(counts), keys)
+        start, counts, keys = self._draw_sound_starts(keys)
+        return self._started(lead, start, counts if self._stagger else np.zeros_like(counts), keys)
 
     def state_from(self, key: Key, qpos: np.ndarray, qvel: np.ndarray) -> EnvState:
         """Starts new episodes from given positions and velocities, otherwise as ``reset`` does.
@@ -178,7 +203,7 @@ class MujocoEnvironment:
         count, nq, nv = len(keys), self.model.nq, self.model.nv
         qpos = np.broadcast_to(np.asarray(qpos, np.float64), (*lead, nq)).reshape(count, nq)
         qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, nv)).reshape(count, nv)
-        return self._started(lead, qpos, qvel, np.zeros(count, np.int32), keys)
+        return self._started(lead, self._settled(qpos, qvel), np.zeros(count, np.int32), keys)
 
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
@@ -200,14 +225,15 @@ class MujocoEnvironment:
         position = self.task.position(readings).copy()
         with np.errstate(all="ignore"):
             velocity = (position - np.reshape(state.physics.position, count)) / self.dt
-            reward, termination = self.task.outcome(readings, velocity)
+            reward, termination, metrics = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
-            metrics = self.task.metrics(readings, velocity)
-        diverged |= ~(np.isfinite(reward) & np.isfinite(final_observation).all(axis=1))
+        diverged |= ~(_is_sound(reward[:, None]) & _is_sound(final_observation))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
+        # Copies, since what was measured may be a part of the state, where the next starts are put.
+        metrics = {name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()}
 
         going_on = ~np.reshape(state.termination | state.truncation, count)
         step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
@@ -219,9 +245,7 @@ class MujocoEnvironment:
         ended = np.flatnonzero(termination | truncation)
         if ended.size:
             key = key.copy()
-            qpos, qvel, _, key[ended] = self._draw_starts(key[ended])
-            physics[ended], starts = self._run(partial(self._settle, qpos, qvel), ended.size)
-            position[ended], observation[ended] = self.task.position(starts), self.task.observe(starts)
+            (physics[ended], position[ended], observation[ended]), _, key[ended] = self._draw_sound_starts(key[ended])
         return _unflatten(
             lead,
             EnvState(
@@ -236,7 +260,7 @@ class MujocoEnvironment:
                 key=key,
                 episode_return=episode_return,
                 episode_length=episode_length,
-                metrics={name: np.where(diverged, 0.0, value).astype(self._dtype) for name, value in metrics.items()},
+                metrics=metrics,
             ),
         )
 
@@ -267,21 +291,40 @@ class MujocoEnvironment:
             counts[row] = rng.integers(self.episode_length)
         return qpos, qvel, counts, following
 
-    def _started(self, lead, qpos, qvel, counts, keys) -> EnvState:
+    def _draw_sound_starts(self, keys: np.ndarray) -> tuple["_Start", np.ndarray, np.ndarray]:
+        """Draws a start for each key, again where its observation is not finite, or huge.
+
+        Returns:
+            The starts, random step counts and the keys of the next starts, as of ``_draw_starts``.
+        """
+        qpos, qvel, counts, keys = self._draw_starts(keys)
+        start = self._settled(qpos, qvel)
+        again = ~_is_sound(start.observation)
+        if again.any():  # rarely: the constructor refuses tasks that often start like this
+            drawn, counts[again], keys[again] = self._draw_sound_starts(keys[again])
+            for array, new in zip(start, drawn, strict=True):
+                array[again] = new
+        return start, counts, keys
+
+    def _settled(self, qpos: np.ndarray, qvel: np.ndarray) -> "_Start":
+        physics, readings = self._run(partial(self._settle, qpos, qvel), len(qpos))
+        with np.errstate(all="ignore"):
+            observation = self.task.observe(readings).astype(self._dtype)
+        return _Start(physics, self.task.position(readings).copy(), observation)
+
+    def _started(self, lead: tuple[int, ...], start: "_Start", counts: np.ndarray, keys: np.ndarray) -> EnvState:
         """State at the beginning of episodes, with leading axes ``lead``."""
         count = math.prod(lead)
-        physics, readings = self._run(partial(self._settle, qpos, qvel), count)
-        observation = self.task.observe(readings).astype(self._dtype)
         return _unflatten(
             lead,
             EnvState(
-                physics=Physics(physics, self.task.position(readings).copy()),
-                observation=observation,
+                physics=Physics(start.state, start.position),
+                observation=start.observation,
                 reward=np.zeros(count, self._dtype),
                 termination=np.zeros(count, bool),
                 truncation=np.zeros(count, bool),
                 diverged=np.zeros(count, bool),
-                final_observation=observation.copy(),
+                final_observation=start.observation.copy(),
                 step_count=counts,
                 key=keys,
                 episode_return=np.zeros(count, self._dtype),
@@ -380,27 +423,62 @@ class MujocoEnvironment:
         return self._renderer.draw(data)
 
 
+def _is_sound(values: np.ndarray) -> np.ndarray:
+    """Whether all numbers of each row `[B, n]` are finite and not huge, `[B]`."""
+    return (np.abs(values) < HUGE).all(axis=1)
+
+
 def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
     """Gives every array of a flat state the leading axes."""
     return jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
 
 
 def _load_model(xml_file: str) -> mujoco.MjModel:
-    """Compiles a model; a plain name is one of the gymnasium package's, found without importing it."""
+    """Compiles a model, or loads MuJoCo's binary; a plain name is one of Gymnasium's, found without importing it."""
     path = Path(xml_file).expanduser()
-    if not xml_file.startswith(("/", ".", "~")):
+    if not _is_path(xml_file):
         spec = importlib.util.find_spec("gymnasium")
         if spec is None or not spec.submodule_search_locations:
             raise RuntimeError("the MuJoCo models come with the gymnasium package, which is not installed")
         path = Path(spec.submodule_search_locations[0], "envs", "mujoco", "assets", xml_file)
     if not path.is_file():
         raise InvalidValueError("xml_file", xml_file, "must be a model of Gymnasium, or a path that exists")
-    # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
-    # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
-    # The compiled model is the same.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*settotalmass")
-        model = mujoco.MjSpec.from_file(str(path)).compile()
+    try:
+        if path.suffix == ".mjb":
+            model = _from_binary(path)
+        else:
+            # One of Gymnasium's models uses an attribute that MuJoCo 4 deprecates. Through MjSpec that is a Python
+            # warning, which can be silenced; MjModel.from_xml_path prints it and writes it to MUJOCO_LOG.TXT.
+            # The compiled model is the same.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*settotalmass")
+                model = mujoco.MjSpec.from_file(str(path)).compile()
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        allowed = f"must be a model that MuJoCo {mujoco.__version__} reads ({reason})"
+        raise InvalidValueError("xml_file", xml_file, allowed) from None
     if not model.nu or not model.actuator_ctrllimited.all():
         raise InvalidValueError("xml_file", xml_file, "must be a model whose actuators all have a control range")
     return model
+
+
+def _is_path(xml_file: str) -> bool:
+    return xml_file.startswith(("/", ".", "~"))
+
+
+def _to_binary(model: mujoco.MjModel) -> bytes:
+    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
+
+
+def _from_binary(path: Path) -> mujoco.MjModel:
+    """Loads a model; what MuJoCo would print and write to MUJOCO_LOG.TXT is in the error."""
+    said: list[str] = []
+    mujoco.set_mju_user_warning(said.append)
+    try:
+        return mujoco.MjModel.from_binary_path(str(path))
+    except ValueError as error:
+        raise ValueError("; ".join(said) or str(error)) from None
+    finally:
+        mujoco.set_mju_user_warning(None)

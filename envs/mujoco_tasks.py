@@ -37,6 +37,21 @@ Reward per step (all are dimensionless sums) and termination:
 | inverted_pendulum | 1, or 0 on the step that terminates | angle beyond 0.2 rad |
 | inverted_double_pendulum | healthy_reward (0 if terminating) - 0.01 x^2 - (z - 2)^2 - 0.001 w1^2 - 0.005 w2^2 | tip z at most 1 m |
 
+Measured per step besides the reward (Gymnasium's ``info``, with costs as they are taken off the reward):
+
+| name | meaning | unit | tasks |
+|---|---|---|---|
+| forward_velocity | v; times w_forward it is a part of the reward | m/s | half_cheetah, swimmer, hopper, walker2d, ant, humanoid |
+| control_cost | the weighted c | reward | those, humanoid_standup, reacher, pusher |
+| contact_cost, impact_cost | the weighted and clipped f^2 | reward | ant, humanoid; humanoid_standup |
+| healthy | 1 where the pose is healthy, or has not ended the episode | share | hopper, walker2d, ant, humanoid, both pendulums |
+| height | z of the torso | m | hopper, walker2d, humanoid_standup |
+| distance | fingertip to target; object to goal | m | reacher, sparse ones; pusher |
+| fingertip_distance | object to fingertip | m | pusher |
+| success | 1 where the fingertip is in reach of the target | share | sparse_reacher, sparse_reacher_hard |
+| tip_height | z of the upper pole's tip | m | inverted_double_pendulum |
+| distance_cost, velocity_cost | the reward's terms in x and z, and in w1 and w2 | reward | inverted_double_pendulum |
+
 Time limits: 1000 steps, reachers 50, pusher 100. Source: Gymnasium (Towers et al., 2024, arXiv 2407.17032), version 5 of
 its MuJoCo environments; the sparse reachers' reward is that of arXiv 2606.05888.
 """  # noqa: E501
@@ -71,6 +86,25 @@ class Readings(NamedTuple):
     qvel: np.ndarray
     ctrl: np.ndarray
     derived: dict[str, np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """What a step of B environments came to.
+
+    Attributes:
+        reward: `[B]`.
+        termination: Whether the task ended the episode, `[B]` bool.
+        metrics: What else the step is measured by: names to values `[B]`, see ``EnvState.metrics``.
+    """
+
+    reward: np.ndarray
+    termination: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+
+def _never(readings: Readings) -> np.ndarray:
+    """Termination of tasks that have none, `[B]`."""
+    return np.zeros(len(readings.qpos), bool)
 
 
 def _inside(value: np.ndarray, bounds: Range) -> np.ndarray:
@@ -120,13 +154,9 @@ class Task:
         """Observation, `[B, obs_dim]`."""
         raise NotImplementedError
 
-    def outcome(self, readings: Readings, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reward and termination of a step with forward velocity `[B]`, both `[B]`."""
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
+        """What a step with forward velocity `[B]` came to."""
         raise NotImplementedError
-
-    def metrics(self, readings: Readings, velocity: np.ndarray) -> dict[str, np.ndarray]:
-        """What a step is measured by besides its reward: names to values `[B]`, see ``EnvState.metrics``."""
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +193,8 @@ class _Runner(_NoisyStart):
 
     def outcome(self, readings, velocity):
         cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl)
-        return self.forward_reward_weight * velocity - cost, np.zeros(len(velocity), bool)
+        metrics = {"forward_velocity": velocity, "control_cost": cost}
+        return Outcome(self.forward_reward_weight * velocity - cost, _never(readings), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +232,10 @@ class _Upright(_Runner):
         raise NotImplementedError
 
     def outcome(self, readings, velocity):
-        reward, _ = super().outcome(readings, velocity)
+        reward, _, metrics = super().outcome(readings, velocity)
         healthy = self.healthy(readings)
-        return reward + self.healthy_reward * healthy, ~healthy & self.terminate_when_unhealthy
+        termination = ~healthy & self.terminate_when_unhealthy
+        return Outcome(reward + self.healthy_reward * healthy, termination, metrics | {"healthy": healthy})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +254,10 @@ class Walker2d(_Upright):
     def healthy(self, readings):
         z, angle = readings.qpos[:, 1], readings.qpos[:, 2]
         return _inside(z, self.healthy_z_range) & _inside(angle, self.healthy_angle_range)
+
+    def outcome(self, readings, velocity):
+        reward, termination, metrics = super().outcome(readings, velocity)
+        return Outcome(reward, termination, metrics | {"height": readings.qpos[:, 1]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,8 +316,9 @@ class Ant(_Upright):
         return finite & (low <= z) & (z <= high)  # the only range that includes its ends
 
     def outcome(self, readings, velocity):
-        reward, termination = super().outcome(readings, velocity)
-        return reward - self.contact_cost_weight * _sum_of_squares(self._contact_forces(readings)), termination
+        reward, termination, metrics = super().outcome(readings, velocity)
+        cost = self.contact_cost_weight * _sum_of_squares(self._contact_forces(readings))
+        return Outcome(reward - cost, termination, metrics | {"contact_cost": cost})
 
     def _contact_forces(self, readings: Readings) -> np.ndarray:
         return np.clip(readings.derived["cfrc_ext"], *self.contact_force_range)
@@ -331,9 +368,10 @@ class Humanoid(_HumanoidBody, _Upright):
         return _inside(readings.qpos[:, 2], self.healthy_z_range)
 
     def outcome(self, readings, velocity):
-        reward, termination = super().outcome(readings, velocity)
+        reward, termination, metrics = super().outcome(readings, velocity)
         cost = self.contact_cost_weight * _sum_of_squares(readings.derived["cfrc_ext"])
-        return reward - np.clip(cost, *self.contact_cost_range), termination
+        cost = np.clip(cost, *self.contact_cost_range)
+        return Outcome(reward - cost, termination, metrics | {"contact_cost": cost})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,10 +391,13 @@ class HumanoidStandup(_HumanoidBody, _NoisyStart):
     reset_noise_scale: float = 1e-2
 
     def outcome(self, readings, velocity):
-        height = self.uph_cost_weight * readings.qpos[:, 2] / readings.model.opt.timestep
+        height = readings.qpos[:, 2]
+        upward = self.uph_cost_weight * height / readings.model.opt.timestep
         impact = self.impact_cost_weight * _sum_of_squares(readings.derived["cfrc_ext"])
-        cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl) + np.clip(impact, *self.impact_cost_range)
-        return height + 1 - cost, np.zeros(len(velocity), bool)
+        impact = np.clip(impact, *self.impact_cost_range)
+        control = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl)
+        metrics = {"height": height, "control_cost": control, "impact_cost": impact}
+        return Outcome(upward + 1 - (control + impact), _never(readings), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,8 +437,9 @@ class Reacher(_Arm):
 
     def outcome(self, readings, velocity):
         distance = np.linalg.norm(self._gap(readings), axis=1)
-        cost = self.reward_dist_weight * distance + self.reward_control_weight * _sum_of_squares(readings.ctrl)
-        return -cost, np.zeros(len(velocity), bool)
+        control = self.reward_control_weight * _sum_of_squares(readings.ctrl)
+        metrics = {"distance": distance, "control_cost": control}
+        return Outcome(-(self.reward_dist_weight * distance + control), _never(readings), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,7 +450,8 @@ class SparseReacher(_Arm):
 
     def outcome(self, readings, velocity):
         distance = np.linalg.norm(self._gap(readings), axis=1)
-        return (distance < self.reach).astype(float), np.zeros(len(velocity), bool)
+        success = (distance < self.reach).astype(float)
+        return Outcome(success, _never(readings), {"distance": distance, "success": success})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,10 +488,11 @@ class Pusher(Task):
 
     def outcome(self, readings, velocity):
         tip, thing, goal = (_body(readings, name) for name in ("tips_arm", "object", "goal"))
-        cost = self.reward_dist_weight * np.linalg.norm(thing - goal, axis=1)
-        cost += self.reward_near_weight * np.linalg.norm(thing - tip, axis=1)
-        cost += self.reward_control_weight * _sum_of_squares(readings.ctrl)
-        return -cost, np.zeros(len(velocity), bool)
+        distance, near = np.linalg.norm(thing - goal, axis=1), np.linalg.norm(thing - tip, axis=1)
+        control = self.reward_control_weight * _sum_of_squares(readings.ctrl)
+        cost = self.reward_dist_weight * distance + self.reward_near_weight * near + control
+        metrics = {"distance": distance, "fingertip_distance": near, "control_cost": control}
+        return Outcome(-cost, _never(readings), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,7 +509,7 @@ class InvertedPendulum(_NoisyStart):
     def outcome(self, readings, velocity):
         observation = self.observe(readings)
         termination = ~np.isfinite(observation).all(axis=1) | (np.abs(observation[:, 1]) > 0.2)
-        return 1.0 - termination, termination
+        return Outcome(1.0 - termination, termination, {"healthy": ~termination})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,8 +533,9 @@ class InvertedDoublePendulum(_NoisyStart):
         tip = readings.derived["site_xpos"][:, 0]
         x, z, (w1, w2) = tip[:, 0], tip[:, 2], readings.qvel[:, 1:3].T
         termination = z <= 1
-        cost = 0.01 * x**2 + (z - 2) ** 2 + 1e-3 * w1**2 + 5e-3 * w2**2
-        return self.healthy_reward * ~termination - cost, termination
+        distance, spin1, spin2 = 0.01 * x**2 + (z - 2) ** 2, 1e-3 * w1**2, 5e-3 * w2**2
+        metrics = {"healthy": ~termination, "tip_height": z, "distance_cost": distance, "velocity_cost": spin1 + spin2}
+        return Outcome(self.healthy_reward * ~termination - (distance + spin1 + spin2), termination, metrics)
 
 
 TASKS: dict[str, type[Task]] = {

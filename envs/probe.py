@@ -83,11 +83,18 @@ TASKS = tuple(PROBES)
 
 
 def make(
-    task: str, *, num_envs: int, stagger_first_episodes: bool = False, episode_length: int = 5
+    task: str,
+    *,
+    num_envs: int,
+    stagger_first_episodes: bool = False,
+    episode_length: int = 5,
+    renew_starts_every: int = 1,
 ) -> DeviceEnvironment:
-    """Builds a probe.
+    """Builds a probe; see ``DeviceEnvironment`` for the options.
 
     Raises:
         InvalidValueError: If an option has a value that is not allowed.
     """
-    return DeviceEnvironment(f"probe/{task}", PROBES[task], num_envs, episode_length, stagger_first_episodes)
+    return DeviceEnvironment(
+        f"probe/{task}", PROBES[task], num_envs, episode_length, stagger_first_episodes, renew_starts_every
+    )

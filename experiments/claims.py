@@ -16,6 +16,9 @@ beside, and decides nothing.
 | f (gradient) | the actor's gradient norm falls with M | `actor/grad_norm`, last 10% |
 | f (update) | with Adam at epsilon 1e-8 the update norm does not: M = 8 is at most one standard deviation of M = 1's seeds below M = 1 | `actor/update_norm`, last 10% |
 
+In d the best M is chosen for each seed by the mean over the other seeds: chosen and judged on the same seeds, the best
+of several equal arms would be above each of them by selection alone.
+
 Only arms that share all settings but the agent's are compared: of each task the longest training that has finished.
 Where several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the task's
 values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e.

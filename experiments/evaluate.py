@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 import envs
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
-from experiments.records.files import CONFIG, read_metrics
+from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main as command_line
+from experiments.running.config import with_inputs
 from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.policies.policy import Policy, load_policy
@@ -87,10 +88,15 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
     """
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
+    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
+    for name, problem in damage.items():
+        if name == CONFIG or name.startswith(f"{POLICY}/"):
+            raise InvalidValueError("run", directory, f"{problem}; restore that file")
+    kept = kept_inputs(directory)
     try:
         policy = load_policy(directory)
         config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **config["options"])
+        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
@@ -99,7 +105,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 def _policy_env_steps(directory: Path) -> int | None:
     """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(KeyError):
         return read_metrics(directory)["eval/return"][0][-1]
     return None
 

@@ -3,7 +3,9 @@
 Reads run directories, and folders that hold some, and nothing else. Writes PNG, PDF and CSV of every figure that the
 runs have something for: ``curves`` (learning curves) and ``final`` (values at the end) always; ``grid_*`` if a setting
 besides M varies; ``final_against_*`` for every setting that varies; ``updates_against_num_retries``; ``paired``
-(differences on the same seeds); ``aggregate`` for several tasks; ``speed`` for the experiment of that name.
+(differences on the same seeds); ``aggregate`` for several tasks; ``speed`` for the experiment of that name. Each is
+declared in a module of ``experiments/comparing/figures``, and so is a new one. ``metric`` is one or more names of
+``metrics.csv``, for example ``actor/entropy,env/forward_velocity``.
 
 What is left out, and why, is said on stderr. Exit statuses: 0 done, 1 a figure could not be written, 2 bad input (one
 line on stderr).
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparing.comparisons import draw_all, make_look
-from experiments.comparing.figures import save
+from experiments.comparing.drawing import save
 from experiments.comparing.loading import load
 from experiments.comparing.runs import X_AXES
 from experiments.console.key_value import command_of, exit_with, parse, require_folder

@@ -19,15 +19,16 @@ from typing import Any
 
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
-from experiments.comparing.figures import own_style
+from experiments.comparing.drawing import own_style
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
 from experiments.comparing.panels import LABELS
-from experiments.comparing.runs import FINISHED, SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
+from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
 from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.console.messages import one_line
+from experiments.records.files import FINISHED
 from remac.files import write_whole
 from remac.validation import require_one_of
 

@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else directory.name
     overrides = task_overrides(hydra_config)
-    planned = PlannedJob(make_job(config, overrides), directory, sweep, overrides)
+    planned = PlannedJob(make_job(config, overrides, directory), directory, sweep, overrides)
     (outcome,) = run_jobs([planned])
     if outcome.score is None:
         raise outcome.error or RuntimeError(outcome.reason)

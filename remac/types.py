@@ -19,6 +19,8 @@ from flax import struct
 Array = jax.Array
 Key = jax.Array
 PyTree = Any
+# An observation or a reward beyond this, in size, is that of a simulation that broke down; MuJoCo's own bound.
+HUGE = 1e10
 Metrics = dict[str, Array]
 
 
@@ -60,8 +62,8 @@ class EnvState:
         termination: The task ended the episode (never bootstraps), `[E]` bool.
         truncation: The time limit ended the episode (bootstraps), `[E]` bool.
         diverged: The simulation broke down in the last step (an observation, a reward or the physics itself became
-            non-finite or huge), `[E]` bool. Such a step is a termination with reward 0, and ``final_observation`` is
-            the observation before it.
+            non-finite or, beyond ``HUGE``, huge), `[E]` bool. Such a step is a termination with reward 0, and
+            ``final_observation`` is the observation before it.
         final_observation: Observation after the last step, before any reset, `[E, obs_dim]`.
         step_count: Steps that count towards the time limit, `[E]` int32. A staggered first episode starts above 0.
         key: Randomness of the coming resets; its form is the suite's own.

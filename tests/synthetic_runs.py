@@ -47,7 +47,7 @@ def write_run(
         defaults |= {"num_samples": 16 if retries == 8 else 8, "objective": "max", "gradient": "pathwise"}
     config = {
         "agent": {**defaults, **tuned, "actor_adam_epsilon": 1e-8, "actor_optimizer": "adam", **agent},
-        "env": {"suite": suite, "task": name, "options": {}, "remac": tuned, "sac": tuned},
+        "env": {"suite": suite, "task": name, "options": {}, "tuned": {"all": tuned}},
         "experiment": None,
         "arm": None,
         "seed": seed,

@@ -34,6 +34,9 @@ def compare_with_brax(task, num_steps, **options):
         assert reach is None or abs(distance - reach) > 1e-4  # rounding does not decide
         np.testing.assert_allclose(state.reward[0], reward, rtol=1e-3, atol=1e-3)
         assert bool(state.termination[0]) == bool(start.done)
+        for name in env.metric_names:
+            measured = start.metrics.get(name, reward)
+            np.testing.assert_allclose(state.metrics[name][0], measured, rtol=1e-3, atol=1e-3, err_msg=name)
         if state.termination[0]:
             break
     assert np.isfinite(state.observation).all()

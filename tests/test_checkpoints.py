@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from experiments.records import provenance
 from experiments.records.checkpoints import UnusableError
 from experiments.records.files import finished_summary
-from experiments.records.provenance import version
+from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
 from experiments.running.resume import align, find_start, require_resumable
 from remac.policies.policy import load_policy
@@ -33,7 +34,7 @@ def run(tmp_path):
     directory = RunDirectory(tmp_path / "run", CONFIG, keep=2)
     for env_steps in (100, 200, 300):
         directory.log(env_steps, 0, {"eval/return": env_steps / 7})
-        record = {"version": version(), "config": CONFIG, **directory.position()}
+        record = {"code": training_code(), "config": CONFIG, **directory.position()}
         directory.checkpoints.save(env_steps, {"state/x": np.arange(env_steps)}, record)
     directory.close()
     return directory
@@ -81,7 +82,6 @@ DAMAGE = {
     "half a manifest": (lambda c: os.truncate(c / "manifest.json", 30), "manifest.json: was cut short"),
     "an odd manifest": (lambda c: rewrite(c / "manifest.json", files=[]), "manifest.json: does not list"),
     "another format": (lambda c: rewrite(c / "manifest.json", format=99), "manifest.json: is of format 99"),
-    "another version": (lambda c: resign(c, version="9.9"), "was made by version 9.9"),
     "another configuration": (
         lambda c: resign(c, config=CONFIG | {"agent": {"name": "sac", "tau": 0.5}}),
         "another configuration (agent.tau=0.5, and not 0.1)",
@@ -106,6 +106,49 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(run, damage, capsys)
     assert contents(run.path) == before
 
 
+@pytest.mark.parametrize(
+    ("made_by", "before", "now"),
+    [
+        ({"code": "0123456789abcdef"}, "code 0123456789abcdef", "code {code}"),
+        ({"code": "0123456789abcdef", "jax": "0.1"}, "code 0123456789abcdef, jax 0.1", "code {code}, jax {jax}"),
+        (None, "code unknown", "code {code}"),
+    ],
+)
+def test_other_code_continues_only_if_told_to(run, capsys, made_by, before, now):
+    """Also code that was not recorded, as in checkpoints of earlier versions."""
+    now = now.format(**training_code())
+    newest = run.checkpoints.all()[0]
+    resign(newest, code=made_by and training_code() | made_by)
+    with pytest.raises(InvalidValueError) as refusal:
+        find_start(run.path, CONFIG)
+    words = str(refusal.value)
+    assert words.startswith("checkpoint.other_code=False: ") and "\n" not in words
+    assert f"{newest} was made by {before}, and this is {now}; checkpoint.other_code=true continues" in words
+    insisting = CONFIG | {"checkpoint": {"keep": 2, "other_code": True}}
+    require_resumable(run.path, insisting)
+    assert find_start(run.path, insisting).env_steps == 300
+    assert f"was made by {before}; continuing with {now}" in capsys.readouterr().err
+
+
+def test_any_change_of_what_trains_is_other_code(tmp_path, monkeypatch):
+    for folder in provenance.TRAINING_SOURCES:
+        shutil.copytree(provenance.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def code():
+        return training_code.__wrapped__()["code"]
+
+    real = code()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert code() == real == training_code()["code"], "wherever it is"
+    sources = sorted(path for path in tmp_path.rglob("*.py"))
+    seen = {real}
+    for path in sources[:: len(sources) // 7]:
+        path.write_text(path.read_text() + "\n")
+        seen.add(code())
+    sources[0].rename(sources[0].with_name("renamed.py"))
+    assert len({*seen, code()}) == len(sources[:: len(sources) // 7]) + 2
+
+
 def test_metrics_that_are_not_those_of_a_checkpoint_are_noticed(run, capsys):
     metrics = run.path / "metrics.csv"
     content = metrics.read_bytes()
@@ -128,7 +171,7 @@ def test_a_damaged_checkpoint_is_kept_when_its_name_is_needed_again(run, capsys)
     flip(newest / "state.npz")
     spoiled = (newest / "state.npz").read_bytes()
     again = RunDirectory(run.path, CONFIG, resume=True, start=find_start(run.path, CONFIG))
-    record = {"version": version(), "config": CONFIG, **again.position()}
+    record = {"code": training_code(), "config": CONFIG, **again.position()}
     again.checkpoints.save(300, {"state/x": np.arange(3)}, record)
     assert (newest.with_name("000000000300.damaged0") / "state.npz").read_bytes() == spoiled
     assert find_start(run.path, CONFIG).env_steps == 300 and previous.exists()

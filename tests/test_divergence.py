@@ -61,7 +61,50 @@ def test_nothing_of_it_reaches_the_replay_or_the_metrics():
 
 
 def test_too_much_of_it_stops_the_run():
-    with pytest.raises(
-        DivergedError, match=r"diverged in \d+ of the last 64 env steps at 64 env steps, more than max_d"
-    ):
+    with pytest.raises(DivergedError, match=r"diverged in \d+ of 64 env steps, more than max_diverged_fraction=0.01 "):
         run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Breaking:
+    """Breaks down in every episode's step of a number."""
+
+    number: int
+    observation_size: int = 1
+    action_size: int = 1
+
+    def start(self, key):
+        return jnp.zeros((), jnp.int32), jnp.zeros((1,))
+
+    def advance(self, physics, action):
+        steps = physics + 1
+        return steps, jnp.where(steps == self.number, 1e25, 0.0)[None], action[0], jnp.zeros((), bool)
+
+
+def run_breaking(number, num_envs, callback=None, start=None, **changes):
+    """Trains in environments that break down, without gradient steps."""
+    env = DeviceEnvironment("test/breaking", Breaking(number), num_envs=num_envs, episode_length=100)
+    config = dataclasses.replace(CONFIG, **changes, prefill_env_steps=changes["total_env_steps"])
+    agent = SAC.create(1, 1, hidden_sizes=(8,), batch_size=8)
+    result = train(agent, env, config, jax.random.key(0), callback, start)
+    return [event.metrics.get("env/diverged") for event in result.evaluations]
+
+
+def test_one_breakdown_in_a_short_last_window_does_not_stop_the_run():
+    """The last evaluation comes one step after the one before."""
+    assert run_breaking(17, 1, total_env_steps=17, eval_every_env_steps=16) == [None, 0, 1]
+    with pytest.raises(DivergedError, match=r"diverged in 2 of 34 env steps"):
+        run_breaking(17, 1, total_env_steps=34, eval_every_env_steps=16)
+
+
+def test_what_fills_a_replay_again_counts_nowhere():
+    """After a resume without transitions: every step breaks down, and those of the filling are not among them."""
+    saved = []
+
+    def callback(event):
+        if isinstance(event, Checkpoint):
+            saved.append({name: np.array(array) for name, array in event.snapshot.member(0, replay=False).items()})
+
+    options = {"total_env_steps": 128, "checkpoint_every_env_steps": 72, "max_diverged_fraction": 1.0}
+    assert run_breaking(1, 8, callback, **options) == [None, 64, 64]
+    assert run_breaking(1, 8, start=saved[0], **options) == [64]

@@ -15,7 +15,8 @@ import envs
 from agents import SAC, ReMAC
 from remac.training import functions as training
 from remac.training import loop
-from remac.training.evaluation import Episodes, summarize
+from remac.training.devices import MemberSplit
+from remac.training.evaluation import Episodes, Evaluator, summarize
 from remac.training.loop import (
     Evaluation,
     Failure,
@@ -26,6 +27,7 @@ from remac.training.loop import (
     train,
     train_population,
 )
+from remac.training.pacing import Pacer
 from remac.validation import InvalidValueError
 
 CONFIG = TrainConfig(
@@ -36,7 +38,7 @@ CONFIG = TrainConfig(
     num_eval_episodes=3,
     replay_capacity=150,
 )
-SMALL = {"hidden_sizes": (8, 8), "batch_size": 16}
+SMALL = {"hidden_sizes": (8,), "batch_size": 16}
 SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
 both_suites = pytest.mark.parametrize("suite", SUITES)
 device_first = pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
@@ -205,8 +207,7 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
     assert results[0].evaluations[-1].metrics["eval/return"] != other_eval.evaluations[-1].metrics["eval/return"]
 
     starts = []
-    evaluator_env = env.for_evaluation(4)
-    original = type(evaluator_env).reset
+    original = type(env).reset
 
     def recorded(self, key):
         state = original(self, key)
@@ -214,14 +215,17 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
         return state
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(evaluator_env), "reset", recorded)
-        agents = stack_members([make_agent(env), make_agent(env, num_retries=1)])
-        train_population(agents, env, CONFIG, jax.random.split(jax.random.key(3), 2))
-    evaluations = [observation for observation in starts if observation.ndim == 4]
-    assert evaluations
-    for observation in evaluations:
+        patch.setattr(type(env), "reset", recorded)
+        train(make_agent(env), env, CONFIG, jax.random.key(0))
+        evaluations = [observation for observation in starts if observation.ndim == 4]
+        assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
+        agent = make_agent(env)
+        policies = [agent.policy(agent.init(jax.random.key(seed))) for seed in range(2)]
+        evaluator = Evaluator(env.for_evaluation(4), MemberSplit(2))
+        evaluator(stack_members(policies), jax.random.key(0), Pacer(lambda: None))
+    assert starts[-1].shape[:2] == (2, 2)
+    for observation in (evaluations[0], starts[-1]):
         np.testing.assert_array_equal(observation, np.broadcast_to(observation[:1, :1], observation.shape))
-    assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
 
 
 def test_the_replay_reads_right_across_a_reset():
@@ -384,7 +388,7 @@ def test_summaries_of_episodes_equal_plain_averages():
     returns = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
     length = np.random.default_rng(1).integers(1, 9, (2, 2, 5)).astype(np.int32)
     entropy = np.random.default_rng(2).normal(size=(2, 2, 5)).astype(np.float32)
-    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy))
+    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy, {}))
     for member in range(2):
         sampled = returns[member, 1]
         expected = {

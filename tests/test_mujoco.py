@@ -33,6 +33,20 @@ GYMNASIUM = {
     "inverted_pendulum": "InvertedPendulum-v5",
     "inverted_double_pendulum": "InvertedDoublePendulum-v5",
 }
+# What each of our numbers is of an environment of Gymnasium and the ``info`` of its step.
+INFO = {
+    "forward_velocity": lambda other, info: info["x_velocity"],
+    "control_cost": lambda other, info: -info["reward_quadctrl" if "reward_quadctrl" in info else "reward_ctrl"],
+    "contact_cost": lambda other, info: -info["reward_contact"],
+    "impact_cost": lambda other, info: -info["reward_impact"],
+    "healthy": lambda other, info: info["reward_survive"] / getattr(other, "_healthy_reward", 1.0),
+    "height": lambda other, info: info["z_distance_from_origin"] + other.init_qpos[2 if other.model.nq > 20 else 1],
+    "distance": lambda other, info: -info["reward_dist"] / other._reward_dist_weight,
+    "fingertip_distance": lambda other, info: -info["reward_near"] / other._reward_near_weight,
+    "distance_cost": lambda other, info: -info["distance_penalty"],
+    "velocity_cost": lambda other, info: -info["velocity_penalty"],
+    "tip_height": lambda other, info: other.data.site_xpos[0, 2],
+}
 KEEP = {"terminate_when_unhealthy": False}
 HUMANOID = {
     "exclude_current_positions_from_observation": False,
@@ -117,16 +131,19 @@ def compare_with_gymnasium(task, options, num_steps, num_envs=3):
 
     first = np.stack([other.reset(seed=next(seeds))[0] for other in others])
     state, num_ends = start_like_gymnasium(), 0
-    np.testing.assert_allclose(state.observation, first, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(state.observation, first)
     centre, half = others[0].model.actuator_ctrlrange.mean(1), np.ptp(others[0].model.actuator_ctrlrange, 1) / 2
     for _ in range(num_steps):
         action = rng.uniform(-1, 1, (num_envs, env.action_size))
         state = env.step(state, action)
         found = [other.step(centre + half * row) for other, row in zip(others, action, strict=True)]
         observation, reward, termination, *_ = map(np.array, zip(*(step[:3] for step in found), strict=True))
-        np.testing.assert_allclose(state.final_observation, observation, rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(state.final_observation, observation)
         np.testing.assert_allclose(state.reward, reward, rtol=0, atol=1e-9)
         np.testing.assert_array_equal(state.termination, termination)
+        for name in env.metric_names:
+            theirs = [INFO[name](other, step[4]) for other, step in zip(others, found, strict=True)]
+            np.testing.assert_allclose(state.metrics[name], theirs, rtol=0, atol=1e-9, err_msg=name)
         ended = state.termination | state.truncation
         if ended.any():
             num_ends += ended.sum()
@@ -149,9 +166,64 @@ def test_long_trajectories_equal_gymnasium(task):
     assert compare_with_gymnasium(task, KEEP, 200) == 0
 
 
+def test_what_gymnasium_tells_of_a_step_is_measured():
+    """Left out are places, of which a mean over steps says little, and what is a constant times another number."""
+    left_out = {"x_position", "y_position", "distance_from_origin", "y_velocity", "tendon_length", "tendon_velocity"}
+    left_out |= {"reward_forward", "reward_linup"}
+    for task in GYMNASIUM:
+        other, names = reference(task), build(task).metric_names
+        other.reset(seed=0)
+        info = other.step(np.zeros(other.model.nu))[4]
+        used = {key for key in info if key not in left_out}
+        without_one_key = [{key: info[key] for key in info if key != removed} for removed in used]
+        for fewer in without_one_key:
+            with pytest.raises(KeyError):
+                [INFO[name](other, fewer) for name in names]
+
+
 @pytest.mark.parametrize(("task", "options"), OPTIONS)
 def test_options_equal_gymnasium(task, options):
     compare_with_gymnasium(task, options, 40, num_envs=2)
+
+
+def test_float32_rounds_gymnasiums_observations_and_nothing_else():
+    """The largest numbers are contact forces: of thousands of newtons in a fall, so that half a unit is 2.4e-4 N."""
+    other, rng = reference("humanoid", 0, tuple(KEEP.items())), np.random.default_rng(5)
+    env = suite.make("humanoid", num_envs=1, **KEEP)
+    other.reset(seed=0)
+    state, worst = env.state_from(jax.random.key(0), other.data.qpos[None], other.data.qvel[None]), 0.0
+    for _ in range(120):
+        action = rng.uniform(-1, 1, (1, 17)).astype(np.float32)
+        state, (theirs, *_) = env.step(state, action), other.step(0.4 * action[0].astype(np.float64))
+        np.testing.assert_array_equal(state.final_observation[0], theirs.astype(np.float32))
+        worst = max(worst, np.abs(state.final_observation[0] - theirs).max())
+    assert 1e-5 < worst < 5e-4
+
+
+def test_starts_beyond_what_a_simulation_may_reach_are_drawn_again_or_refused():
+    with pytest.raises(InvalidValueError, match=r"reset_noise_scale=1e\+25: must give starts .* below 1e\+10"):
+        suite.make("hopper", num_envs=1, reset_noise_scale=1e25)
+    env = suite.make("half_cheetah", num_envs=400, episode_length=1)
+    original, drawn = env.task.start, []
+
+    class Task(type(env.task)):
+        def start(self, rng, model):
+            qpos, qvel = original(rng, model)
+            drawn.append(len(drawn) % 5)
+            return qpos, qvel * (1e12 if drawn[-1] == 0 else 1)
+
+    env.task = Task(episode_length=1)
+    state = env.reset(jax.random.key(0))
+    for _ in range(2):
+        assert (np.abs(state.observation) < 10).all()
+        state = env.step(state, np.zeros((400, 6)))
+    assert len(drawn) > 1300
+
+
+def test_huge_numbers_are_a_breakdown():
+    env = suite.make("half_cheetah", num_envs=2, forward_reward_weight=1e25)
+    state = env.step(env.reset(jax.random.key(0)), np.zeros((2, 6)))
+    assert state.diverged.all() and state.termination.all() and (state.reward == 0).all()
 
 
 def test_every_gymnasium_flag_is_an_option_with_its_default():
@@ -180,6 +252,8 @@ def test_sparse_reacher_is_reacher_but_for_its_reward(task, reach):
         np.testing.assert_array_equal(state.final_observation, theirs.final_observation)
         near = np.linalg.norm(state.final_observation[:, -2:].astype(float), axis=1) < reach
         np.testing.assert_array_equal(state.reward, near)
+        np.testing.assert_array_equal(state.metrics["success"], near)
+        np.testing.assert_array_equal(state.metrics["distance"], theirs.metrics["distance"])
         paid += near.sum()
     assert 0 < paid < 4000
     assert build(task, reach=0.2).task.reach == 0.2
@@ -571,6 +645,7 @@ def test_numbers_that_are_not_finite_end_the_episode(where, value, monkeypatch):
     state = env.reset(jax.random.key(0))
     usual = env.step(state, np.zeros((3, 6)))
     original_observe, original_outcome = type(env.task).observe, type(env.task).outcome
+    measured = usual.metrics["forward_velocity"]
 
     def observe(task, readings):
         found = original_observe(task, readings).copy()
@@ -579,10 +654,8 @@ def test_numbers_that_are_not_finite_end_the_episode(where, value, monkeypatch):
         return found
 
     def outcome(task, readings, velocity):
-        reward, termination = original_outcome(task, readings, velocity)
-        if where == "reward":
-            reward = np.where(np.arange(3) == 2, value, reward)
-        return reward, termination
+        found = original_outcome(task, readings, velocity)
+        return found if where != "reward" else found._replace(reward=np.where(np.arange(3) == 2, value, found.reward))
 
     monkeypatch.setattr(type(env.task), "observe", observe)
     monkeypatch.setattr(type(env.task), "outcome", outcome)
@@ -590,4 +663,5 @@ def test_numbers_that_are_not_finite_end_the_episode(where, value, monkeypatch):
     np.testing.assert_array_equal(after.diverged, [False, False, True])
     np.testing.assert_array_equal(after.termination, after.diverged)
     assert after.reward[2] == 0 and np.isfinite(after.observation).all()
+    np.testing.assert_array_equal(after.metrics["forward_velocity"], [*measured[:2], 0])
     np.testing.assert_array_equal(after.final_observation, [*usual.final_observation[:2], state.observation[2]])

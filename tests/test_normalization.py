@@ -1,5 +1,9 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from remac.policies import normalization
 
@@ -33,3 +37,26 @@ def test_a_constant_dimension_maps_to_zero_and_its_first_move_stays_bounded():
         np.testing.assert_allclose(still, np.zeros((4, 1)), atol=0.05)
         moved = normalization.normalize(statistics, jnp.full((4, 1), constant + 300.0))
         np.testing.assert_array_equal(moved, np.full((4, 1), normalization.CLIP))
+
+
+@pytest.mark.parametrize("count", [2**24, 10**8])
+def test_one_of_very_many_observations_counts(count):
+    """10,000 observations of 3 after ``count`` with mean 2 and variance 1, one at a time, against float64."""
+    full = jnp.full((1,), 2.0)
+    start = dataclasses.replace(
+        normalization.init(1), count=jnp.int32(count), mean=full, sum_squares=jnp.full((1,), float(count))
+    )
+    step = lambda statistics, _: (normalization.update(statistics, jnp.full((1, 1), 3.0)), None)  # noqa: E731
+    after, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=10_000))(start)
+    assert int(after.count) == count + 10_000
+    moved = np.float64(after.mean[0]) - 2 + np.float64(after.mean_rest[0])
+    np.testing.assert_allclose(moved, 10_000 / (count + 10_000), rtol=1e-5)
+    grown = np.float64(after.sum_squares[0]) - count + np.float64(after.sum_squares_rest[0])
+    np.testing.assert_allclose(grown, 10_000 * count / (count + 10_000), rtol=1e-5)
+
+
+def test_the_count_stays_within_its_type():
+    statistics = dataclasses.replace(normalization.init(1), count=jnp.int32(2**31 - 3))
+    for _ in range(3):
+        statistics = normalization.update(statistics, jnp.ones((16, 1)))
+    assert int(statistics.count) == 2**31 - 1 and statistics.mean[0] + statistics.mean_rest[0] > 0

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,11 +11,16 @@ from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
 from experiments import plot, report
-from experiments.comparing import comparisons, panels
-from experiments.comparing.comparisons import Look, draw_all, factors, grid
-from experiments.comparing.figures import COLOURS_OF_RETRIES, colour_of, new_figure, own_style, readable
+from experiments.comparing import figures, panels
+from experiments.comparing.comparisons import draw_all
+from experiments.comparing.declarations import Look
+from experiments.comparing.drawing import COLOURS_OF_RETRIES, colour_of, new_figure, own_style, readable
+from experiments.comparing.figures import final
+from experiments.comparing.figures.curves import grid
+from experiments.comparing.figures.final import factors
 from experiments.comparing.loading import load
 from experiments.records.run_directory import RunDirectory
+from remac.policies.networks import LOG_STD_RANGE
 from remac.validation import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
@@ -115,7 +121,7 @@ def test_what_varies_decides_which_figures_there_are(tmp_path):
     assert all(drawing.rows and len({tuple(row) for row in drawing.rows}) == 1 for drawing in drawings)
     assert all(drawing.description.endswith(".") or drawing.name == "aggregate" for drawing in drawings)
     # A column per epsilon, a line per M in its colour, and SAC in each.
-    axes = grid(found, "actor/entropy", Look(("actor/entropy",))).figure.axes
+    axes = grid(found, Look(("actor/entropy",)), [], "actor/entropy").figure.axes
     assert len(axes) == 4 and all(list(curves_of(panel)) == ["SAC", "M=1", "M=8"] for panel in axes)
     assert curves_of(axes[0])["M=8"].get_color() == COLOURS_OF_RETRIES[8] == colour_of("remac", 8)
 
@@ -182,6 +188,82 @@ def test_the_speed_is_that_of_a_program_and_not_a_sample_of_seeds(tmp_path):
     assert [line.get_linestyle() for line in drawing.figure.axes[0].lines] == ["None"] * 4, "dots, and no interval"
     small_print = " ".join(drawing.figure.get_supxlabel().split())
     assert "share one clock" in small_print and "bootstrap" not in small_print
+
+
+NEW_FIGURE = """
+from experiments.comparing.declarations import Drawing, figure
+from experiments.comparing.drawing import new_figure
+from experiments.comparing.panels import STD
+
+
+@figure("spread", when=lambda runs, look: len(runs.arms) > 1, each=lambda runs, look: runs.tasks, place=15)
+def spread(runs, look, notes, task):
+    picture, _ = new_figure(1, 1)
+    return Drawing(f"spread_{task[7:]}", "Spread", "Seen.", picture, [{"task": task}], (STD,))
+
+
+@figure("broken", when=lambda runs, look: 1 / 0)
+def broken(runs, look, notes):
+    raise AssertionError("nobody asks")
+"""
+
+
+def test_a_figure_is_found_by_its_declaration(tmp_path, monkeypatch, capsys):
+    """One file in the package is enough; here the package has a second folder."""
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "spread_of_this_test.py").write_text(NEW_FIGURE)
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(folder)])
+    monkeypatch.delitem(sys.modules, "experiments.comparing.figures.spread_of_this_test", raising=False)
+    one, two = {"final": FINAL}, {"retries": 4, "final": FINAL}
+    both = write_sweep(tmp_path / "both", [one, two], seeds=(1,), tasks=("mujoco/ant", "mujoco/hopper"))
+    assert plot.main([str(both), f"out={tmp_path}", "metric=actor/entropy"]) == 0
+    printed = capsys.readouterr()
+    names = [Path(line).stem for line in printed.out.split()]
+    assert "broken: cannot be drawn (ZeroDivisionError: division by zero), left out" in printed.err
+    assert names == ["curves", "spread_ant", "spread_hopper", "final", "paired"]
+    report.main([str(both), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    assert 'id="figure-spread_ant"' in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert plot.main([str(write_run(tmp_path / "alone", final=FINAL)), f"out={tmp_path}"]) == 0
+    assert "spread" not in capsys.readouterr().out, "it is drawn where it says so"
+
+
+def small_print(drawing):
+    return " ".join(drawing.figure.get_supxlabel().split())
+
+
+def test_the_floor_of_the_standard_deviation_stands_under_what_shows_it(tmp_path):
+    write_run(tmp_path / "a", retries=1, final=FINAL)
+    write_run(tmp_path / "b", retries=8, final=FINAL)
+    assert LOG_STD_RANGE[0] == panels.LOWEST_LOG_STD
+    look = Look(("actor/pre_tanh_std",))
+    floor = "The standard deviation's floor, where M = 1 may end, is exp(-10) = 4.5e-05, a clip, beyond which there is"
+    for drawing in draw_all(load([tmp_path]), look, []):
+        assert floor in small_print(drawing) and floor in drawing.description, drawing.name
+    for drawing in draw_all(load([tmp_path]), Look(("actor/entropy",)), []):
+        assert "floor" not in small_print(drawing) + drawing.description, drawing.name
+    write_run(tmp_path / "c", retries=4, final=FINAL, log_std_bounds="tanh")
+    shown = small_print(draw_all(load([tmp_path / "c"]), look, [])[0])
+    assert shown.endswith("exp(-10) = 4.5e-05, a smooth bound.")
+
+
+def test_what_environments_measure_is_drawn_by_its_name(tmp_path, capsys):
+    measured = {"env/forward_velocity": 2.0, "eval/env/forward_velocity": 3.0, "env/oddity": 1.0}
+    arms = [{"retries": m, "actor_adam_epsilon": e, "final": FINAL | measured} for m in (1, 8) for e in (1e-8, 1.0)]
+    write_sweep(tmp_path / "runs", arms, seeds=(1,))
+    chosen = ",".join(measured)
+    assert plot.main([str(tmp_path / "runs"), f"out={tmp_path}", f"metric={chosen}"]) == 0
+    names = [Path(line).stem for line in capsys.readouterr().out.split()]
+    grids = ["grid_env_forward_velocity", "grid_eval_env_forward_velocity", "grid_env_oddity"]
+    assert [name for name in names if name.startswith("grid")] == grids, "each in files of its own"
+    assert {row["name"] for row in read(tmp_path / f"{grids[1]}.csv")} == {"eval/env/forward_velocity"}
+    assert {row["env/forward_velocity"] for row in read(tmp_path / "final.csv")} == {"2"}
+    drawing = draw_all(load([tmp_path / "runs"]), Look(tuple(measured)), [])[0]
+    labels = [panel.get_ylabel() for panel in drawing.figure.axes if panel.get_visible()]
+    assert labels == ["forward velocity (m/s)", "forward velocity,\nevaluation (m/s)", "env/oddity"]
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", f"metric={chosen}"])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<th scope="col">forward velocity, evaluation (m/s)</th>' in page and "env/oddity" in page
 
 
 def test_many_arms_do_not_share_a_panel(tmp_path):
@@ -285,7 +367,7 @@ def test_runs_that_cannot_be_drawn_together_are_not(tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_or_saved_is_named_and_left_out(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "a", final=FINAL)
-    monkeypatch.setattr(comparisons, "final", lambda runs, look: 1 / 0)
+    monkeypatch.setattr(final, "final", dataclasses.replace(final.final, draw=lambda runs, look, notes: 1 / 0))
     (tmp_path / "curves.pdf").mkdir()
     assert plot.main([str(tmp_path / "a"), f"out={tmp_path}"]) == 1
     printed = capsys.readouterr()

@@ -13,7 +13,6 @@ import yaml
 from waiting import DEADLINE_SECONDS, end, wait_until
 
 from experiments.records.checkpoints import Checkpoints
-from experiments.records.wandb_logger import run_id
 from experiments.running import jobs as population
 from experiments.running.config import compose_job
 from experiments.running.jobs import run_jobs
@@ -277,9 +276,11 @@ def test_the_command_gives_every_job_all_that_a_run_has(swept):
     for run, status, rate in zip(runs, ("finished", "stopped"), ("0.001", "1e+30"), strict=True):
         assert summary(run)["status"] == status
         changed = ["agent.num_retries=4", f"agent.learning_rate={rate}"]
-        expected = run_id("runs", ",".join([*HOPPER, *changed]), 0)  # of the sweep, the arm and the seed
-        assert list(run.glob(f"wandb/offline-run-*-{expected}/*.wandb"))
-        assert "agent.learning_rate=1e-3,1e30" in json.loads((run / "provenance.json").read_text())["command"]
+        provenance = json.loads((run / "provenance.json").read_text())
+        told = [*HOPPER, "logger=wandb", "logger.mode=offline", *changed]
+        assert provenance["origin"] | {"id": ""} == {"id": "", "sweep": "runs", "overrides": told}
+        assert list(run.glob(f"wandb/offline-run-*-{provenance['origin']['id']}/*.wandb"))
+        assert "agent.learning_rate=1e-3,1e30" in provenance["command"]
     assert "400/400 env steps" in done.stderr.replace("\r", "\n")
 
 

@@ -37,7 +37,7 @@ def trained(probe, make_agent, **options):
 
 def value(agent, state, observation, action=0.0):
     normalized = agent._normalize(state, jnp.array([[observation]]))
-    return agent.critic_networks.apply(state.critics, normalized, jnp.array([[[action]]])).mean()
+    return agent.q_values(state.critics, normalized, jnp.array([[[action]]])).mean()
 
 
 ANSWERS = {
@@ -46,8 +46,9 @@ ANSWERS = {
     "termination": {1.0: 1.0},
     "truncation": {1.0: 1 / (1 - GAMMA)},
 }
-# The agents share their critics: the fast tests are of the two answers that need all the others.
-FAST = [("termination", "sac"), ("truncation", "remac")]
+# The agents share their critics: fast is the answer that all steps of a target lead to. That a termination has no
+# value after it is also in the tests of updates and of the replay.
+FAST = [("truncation", "remac")]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,24 @@ def test_actions_depend_on_the_observation(make_agent):
     agent, state = trained("action", make_agent)
     actions = agent.policy(state)(jnp.array([[-1.0], [1.0]]))
     np.testing.assert_allclose(actions[:, 0], [-0.5, 0.5], atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy_norm": "layer", "critic_norm": "layer"},
+        {"policy_norm": "batch", "critic_norm": "batch"},
+        {"critic_head": "categorical", "value_min": -3.0, "value_max": 3.0},
+        {"critic_head": "categorical", "value_min": -3.0, "value_max": 3.0, "categorical_target": "c51"},
+    ],
+    ids=["layer", "batch", "hl_gauss", "c51"],
+)
+def test_other_networks_find_values_and_actions_too(options):
+    agent, state = trained("one_step", AGENTS["sac"], **options)
+    np.testing.assert_allclose(value(agent, state, 1.0), 1.0, rtol=0.06)
+    agent, state = trained("action", AGENTS["sac"], **options)
+    np.testing.assert_allclose(agent.policy(state)(jnp.array([[-1.0], [1.0]]))[:, 0], [-0.5, 0.5], atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ QUICK = (
     *("env=mujoco/hopper", "agent=sac", "seed=3", "total_env_steps=320", "prefill_env_steps=48", "num_envs=8"),
     *("eval_every_env_steps=64", "checkpoint.every_env_steps=40"),
     # The programs of test_train.py.
-    *("num_eval_episodes=4", "agent.hidden_sizes=[8,8]", "agent.batch_size=16", "replay_capacity=256"),
+    *("num_eval_episodes=4", "agent.hidden_sizes=[8]", "agent.batch_size=16", "replay_capacity=256"),
 )
 
 # Runs the command, and kills its own process at the n-th time that something happens.

@@ -111,7 +111,7 @@ def test_unfinished_and_failed_runs_are_kept_but_do_not_count(tmp_path):
 
 def test_odd_files_are_named(tmp_path):
     write_run(tmp_path / "good", final=RETURN)
-    run = write_run(tmp_path / "torn", seed=2, final={**RETURN, "actor/entropy": math.nan})
+    run = write_run(tmp_path / "torn", seed=2, final={**RETURN, "actor/entropy": math.nan}, status="stopped")
     with (run / "metrics.csv").open("a") as file:
         file.write("1000,1000,1.0,eval/return_stochastic,12.0\n1100,110")
     assert read_metrics(run)["eval/return_stochastic"][1][-1] == 12.0, "the pictures of a run leave the half line out"
@@ -125,7 +125,7 @@ def test_odd_files_are_named(tmp_path):
     said = "\n".join(runs.notes)
     for part in (
         "torn: 11 non-finite values of actor/entropy",
-        "torn/metrics.csv: 1 lines",
+        "torn/metrics.csv: its last line is cut short, left out; records are there twice, of which",
         "broken: config.yaml cannot",
     ):
         assert part in said
@@ -165,3 +165,32 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
 def test_ranges():
     assert as_ranges([3, 1, 2, 7, 2]) == "1-3, 7" and as_ranges([]) == ""
     assert as_ranges(np.array([0])) == "0"
+
+
+def test_links_are_followed_and_every_run_is_found_once(tmp_path):
+    """A folder of links to runs, links to folders of runs, and a loop; what leads nowhere is named."""
+    write_run(tmp_path / "disk/a", seed=1, final=RETURN)
+    write_run(tmp_path / "disk/b/c", seed=2, final=RETURN)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "one").symlink_to(tmp_path / "disk/a")
+    (runs / "again").symlink_to(tmp_path / "disk/a")
+    (runs / "folder").symlink_to(tmp_path / "disk/b")
+    (tmp_path / "disk/b/up").symlink_to(runs)
+    (runs / "self").symlink_to(runs / "self")
+    (runs / "gone").symlink_to(tmp_path / "nowhere")
+    loaded = load([runs])
+    assert sorted(run.directory for run in loaded.all) == [runs / "again", runs / "folder/c"]
+    assert loaded.notes == [f"{runs / 'gone'}: is a link to nothing", f"{runs / 'self'}: is a link to nothing"]
+    assert [run.seed for run in load([tmp_path / "disk", runs / "one"]).used] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"tuned": {"all": {"tau": 0.1, "gamma": 0.9}, "sac": {"tau": 0.5}}}, {"sac": {"tau": 0.5, "gamma": 0.9}}],
+    ids=["now", "before"],
+)
+def test_the_tasks_own_values_are_found(tmp_path, where):
+    env = {"suite": "mujoco", "task": "hopper", "options": {}, **where}
+    write_run(tmp_path / "run", final=RETURN, top={"env": env})
+    assert load([tmp_path]).used[0].tuned == {"tau": 0.5, "gamma": 0.9}

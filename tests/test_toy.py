@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.comparing.figures import column, save, select, unique
+from experiments.comparing.drawing import column, save, select, unique
 from experiments.console.key_value import exit_with
 from experiments.toy.__main__ import STUDIES, compute, main, read_settings
 from experiments.toy.estimators import ESTIMATORS, PATHWISE, exact_gaussian_gradient

@@ -30,14 +30,17 @@ QUICK = (
     "eval_every_env_steps=128",
     "num_eval_episodes=4",
     "num_envs=8",
-    "agent.hidden_sizes=[8,8]",
+    "agent.hidden_sizes=[8]",
     "agent.batch_size=16",
 )
 EVALUATION = {
     *("eval/return", "eval/return_stochastic", "eval/episode_length", "eval/entropy"),
     *("eval/max_at_1", "eval/max_at_2", "eval/max_at_4"),
 }
+MEASURED = {"forward_velocity", "control_cost", "healthy", "height"}
+EVALUATION |= {f"eval/env/{name}" for name in MEASURED}
 TRAINING = {
+    *(f"env/{name}" for name in MEASURED),
     *("actor/entropy", "actor/gaussian_entropy", "actor/pre_tanh_std", "actor/saturation", "actor/loss"),
     *("actor/grad_norm", "actor/update_norm", "actor/log_std_gradient", "actor/raises_std"),
     *("actor/adam_denominator_median", "actor/epsilon_dominated_fraction"),

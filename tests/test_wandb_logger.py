@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import struct
 import subprocess
@@ -21,7 +22,8 @@ from PIL import Image
 from waiting import DEADLINE_SECONDS
 
 from experiments.records import wandb_logger
-from experiments.records.wandb_logger import WandbLogger, make_tags, run_id
+from experiments.records.run_directory import RunDirectory
+from experiments.records.wandb_logger import WandbLogger, make_logger, make_tags, old_run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_KEY = "0123456789abcdef" * 2 + "01234567"
@@ -60,7 +62,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def start(directory: Path, mode: str = "offline", **changes: Any) -> WandbLogger:
-    arguments: dict[str, Any] = {"sweep": "sweep", "arm": "M=4", "seed": 3, "overrides": []} | changes
+    arguments: dict[str, Any] = {"run_id": "1d", "sweep": "sweep", "arm": "M=4", "seed": 3, "overrides": []} | changes
     directory.mkdir(exist_ok=True)
     config = arguments.pop("config", {"seed": 3})
     return WandbLogger(SETTINGS | {"mode": mode}, config, directory, **arguments)
@@ -136,7 +138,7 @@ def test_an_offline_run_is_complete_on_disk(tmp_path: Path, monkeypatch: pytest.
     logger = start(directory, config=config, overrides=["agent.num_retries=4", "hydra.run.dir=/x", "logger=wandb"])
     assert (sys.stdin, sys.stdout, sys.stderr, sys.stdout.write, sys.stderr.write) == streams
     logger.log(0, {"eval/return": -1.5, "eval/entropy": 2.0})
-    logger.log(1_008, {"eval/return": 7.25, "eval/entropy": float("nan")})
+    logger.log(1_008, {"eval/return": 7.25, "eval/entropy": float("nan"), "env/forward_velocity": 0.5})
     assert capfd.readouterr() == ("", "")
     logger.finish({"status": "done", "wall_seconds": 1.5}, [picture(tmp_path / "return.png")], exit_code=0)
 
@@ -144,14 +146,14 @@ def test_an_offline_run_is_complete_on_disk(tmp_path: Path, monkeypatch: pytest.
     output = capfd.readouterr()
     assert output.err == ""
     assert shlex.split(output.out) == ["wandb", "sync", str(read.directory)]
-    assert read.run.run_id == run_id("sweep", "M=4", 3)
+    assert read.run.run_id == "1d"
     assert (read.run.run_group, read.run.job_type, read.run.project) == ("sweep", "M=4", "remac-test")
     assert read.run.display_name == "M=4 seed 3"
     assert list(read.run.tags) == ["mine", "agent.num_retries=4"]
     assert {name: read.config[name] for name in config} == config
     rows = [{name: value for name, value in row.items() if not name.startswith("_")} for row in read.rows]
     assert rows[0] == {"env_steps": 0, "eval/return": -1.5, "eval/entropy": 2.0}
-    assert rows[1]["env_steps"] == 1_008 and rows[1]["eval/return"] == 7.25
+    assert rows[1]["env_steps"] == 1_008 and rows[1]["eval/return"] == 7.25 and rows[1]["env/forward_velocity"] == 0.5
     assert str(rows[1]["eval/entropy"]) in ("nan", "NaN")
     assert [row["_step"] for row in read.rows] == [0, 1, 2]
     assert rows[2]["env_steps"] == 1_008
@@ -165,18 +167,60 @@ def test_an_offline_run_is_complete_on_disk(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_group_can_be_chosen_and_a_failure_is_marked(tmp_path: Path) -> None:
-    logger = WandbLogger(SETTINGS | {"group": "mine"}, {}, tmp_path, sweep="s", arm="a", seed=0, overrides=[])
+    logger = WandbLogger(
+        SETTINGS | {"group": "mine"}, {}, tmp_path, run_id="1d", sweep="s", arm="a", seed=0, overrides=[]
+    )
     logger.finish({"status": "crashed"}, [], exit_code=3)
     read = read_run(tmp_path)
     assert read.run.run_group == "mine" and read.exit_code == 3
 
 
-def test_ids_are_a_function_of_sweep_arm_and_seed() -> None:
-    # A constant, since an id that changed with the code could not be continued.
-    assert run_id("sweep", "M=4", 3) == "442b616cfc6e3ee2"
-    cases = [("sweep", "M=4", 3), ("sweep", "M=4", 4), ("sweep", "M=8", 3), ("other", "M=4", 3)]
-    cases += [("a", "b-1", 2), ("a-b", "1", 2), ("a", "b", 12), ("a", "b1", 2), ('a","b', "c", 1), ("a", 'b","c', 1)]
-    assert len({run_id(*case) for case in cases}) == len(cases)
+def log_once(directory: Path, seed: int = 0, resume: bool = False, **changes: Any) -> str:
+    """Logs a run as the command does, in a sweep named by the folder above, and returns the id in W&B's files."""
+    env = {"suite": "mujoco", "task": "hopper"}
+    config = {"logger": SETTINGS, "env": env, "experiment": "damping", "arm": "m4", "seed": seed, **changes}
+    origin = {"sweep": directory.parent.name, "overrides": [f"seed={seed}"]}
+    run = RunDirectory(directory, config, origin=origin, resume=resume)
+    run.close()
+    logger = make_logger(config, run.path, run.origin)
+    assert logger is not None
+    logger.finish({}, [], exit_code=0)
+    read = read_run(directory)
+    assert (read.run.run_group, read.run.job_type) == (run.origin["sweep"], "mujoco/hopper m4")
+    shutil.rmtree(directory / "wandb")
+    return read.run.run_id
+
+
+def test_no_two_runs_have_one_id(tmp_path: Path) -> None:
+    """Folders of one name under different parents, sweeps of one preset with different settings, and seeds."""
+    ids = {log_once(tmp_path / parent / "sweep" / "run") for parent in "ab"}
+    ids |= {log_once(tmp_path / "c" / "sweep" / "run", gamma=0.9), log_once(tmp_path / "c" / "sweep" / "other", seed=1)}
+    assert len(ids) == 4
+
+
+def test_the_id_of_a_run_stays(tmp_path: Path) -> None:
+    first = log_once(tmp_path / "sweep" / "run")
+    assert log_once(tmp_path / "sweep" / "run", resume=True) == first
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "run").rename(tmp_path / "moved" / "renamed")
+    (tmp_path / "sweep").mkdir()
+    shutil.move(tmp_path / "moved" / "renamed", tmp_path / "sweep" / "renamed")
+    assert log_once(tmp_path / "sweep" / "renamed", resume=True) == first
+    # One that was begun before ids were kept goes on under the one it had.
+    provenance = tmp_path / "sweep" / "renamed" / "provenance.json"
+    content = json.loads(provenance.read_text())
+    del content["origin"]["id"]
+    provenance.write_text(json.dumps(content))
+    assert log_once(tmp_path / "sweep" / "renamed", resume=True) == old_run_id("sweep", "mujoco/hopper m4", 0)
+
+
+def test_no_other_logger_is_made(tmp_path: Path) -> None:
+    assert make_logger({"logger": {"name": "none"}}, tmp_path, {}) is None
+
+
+def test_earlier_ids_are_a_function_of_sweep_arm_and_seed() -> None:
+    # A constant, since runs that were logged by it are continued by it.
+    assert old_run_id("sweep", "M=4", 3) == "442b616cfc6e3ee2"
 
 
 def test_tags_have_lengths_that_wandb_takes() -> None:
@@ -196,7 +240,7 @@ def test_long_names_do_not_stop_a_run(tmp_path: Path, capfd: Any) -> None:
 
 
 def test_runs_alive_together_keep_their_own_records(tmp_path: Path) -> None:
-    members = [start(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    members = [start(tmp_path / str(seed), seed=seed, run_id=f"id{seed}") for seed in range(2)]
     for step in range(3):
         for seed, member in enumerate(members):
             member.log(step, {"value": 10.0 * seed + step})
@@ -204,7 +248,7 @@ def test_runs_alive_together_keep_their_own_records(tmp_path: Path) -> None:
     members[1].log(3, {"value": 13.0})
     members[1].finish({"member": 1}, [], exit_code=0)
     reads = [read_run(tmp_path / str(seed)) for seed in range(2)]
-    assert [read.run.run_id for read in reads] == [run_id("sweep", "M=4", seed) for seed in range(2)]
+    assert [read.run.run_id for read in reads] == ["id0", "id1"]
     assert [[row["value"] for row in read.rows] for read in reads] == [[0, 1, 2], [10, 11, 12, 13]]
     assert [read.summary["member"] for read in reads] == [0, 1]
 
@@ -238,7 +282,7 @@ def test_out_of_reach_means_offline_with_one_warning(
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     for seed in range(2):
-        logger = start(tmp_path / str(seed), "online", seed=seed)
+        logger = start(tmp_path / str(seed), "online", seed=seed, run_id=f"id{seed}")
         logger.log(16, {"value": 1.0})
         logger.finish({"status": "done"}, [], exit_code=0)
     output = capfd.readouterr()
@@ -247,7 +291,7 @@ def test_out_of_reach_means_offline_with_one_warning(
     assert attempts == ["online", "offline", "offline"], "the second run does not try again"
     for seed in range(2):
         read = read_run(tmp_path / str(seed))
-        assert read.run.run_id == run_id("sweep", "M=4", seed)
+        assert read.run.run_id == f"id{seed}"
         assert [row["env_steps"] for row in read.rows] == [16] and read.summary["status"] == "done"
     assert contains(tmp_path / "0", FAKE_KEY) == []
 
@@ -258,13 +302,13 @@ def test_a_member_out_of_reach_does_not_end_the_others(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", CLOSED_PORT)
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
-    members = [start(tmp_path / "0", "offline", seed=0), start(tmp_path / "1", "online", seed=1)]
+    members = [start(tmp_path / "0", "offline", run_id="id0"), start(tmp_path / "1", "online", run_id="id1")]
     for member in members:
         member.log(16, {"value": 1.0})
         member.finish({}, [], exit_code=0)
     output = capfd.readouterr()
     assert len(output.err.splitlines()) == 1
-    assert f"--id {run_id('sweep', 'M=4', 1)} " in output.out.splitlines()[1]
+    assert "--id id1 " in output.out.splitlines()[1]
     assert [len(read_run(tmp_path / name).rows) for name in "01"] == [1, 1]
     start(tmp_path / "2", seed=2).finish({}, [], exit_code=0)
     assert read_run(tmp_path / "2").exit_code == 0
@@ -344,8 +388,8 @@ def test_a_process_whose_server_never_answers_gives_up_once_and_ends(tmp_path: P
         for seed in range(2):
             directory = Path({str(tmp_path)!r}, str(seed))
             directory.mkdir()
-            logger = WandbLogger({SETTINGS | {"mode": "online"}!r}, {{}}, directory, sweep="s", arm="a", seed=seed,
-                overrides=[])
+            logger = WandbLogger({SETTINGS | {"mode": "online"}!r}, {{}}, directory, run_id=f"id{{seed}}", sweep="s",
+                arm="a", seed=seed, overrides=[])
             logger.log(16, {{"value": 1.0}})
             print("a line of the training")
             logger.finish({{}}, [], 0)
@@ -370,7 +414,8 @@ def test_a_run_that_was_killed_is_continued_with_all_its_rows(tmp_path: Path, ca
     import os, signal
     from pathlib import Path
     from experiments.records.wandb_logger import WandbLogger
-    logger = WandbLogger({SETTINGS!r}, {{}}, Path({str(directory)!r}), sweep="sweep", arm="M=4", seed=3, overrides=[])
+    logger = WandbLogger({SETTINGS!r}, {{}}, Path({str(directory)!r}), run_id="1d", sweep="sweep", arm="M=4", seed=3,
+        overrides=[])
     for env_steps in (0, 16, 32):
         logger.log(env_steps, {{"value": env_steps / 7, "time/seconds": 1.0}})
     os.kill(os.getpid(), signal.SIGKILL)
@@ -387,7 +432,7 @@ def test_a_run_that_was_killed_is_continued_with_all_its_rows(tmp_path: Path, ca
     again.finish({}, [], exit_code=0)
     os.rename(first, tmp_path / "first")
     read = read_run(directory)
-    assert read.run.run_id == run_id("sweep", "M=4", 3) and first.name.endswith(read.run.run_id)
+    assert read.run.run_id == "1d" and first.name.endswith(read.run.run_id)
     values = {row["env_steps"]: (row["value"], row["time/seconds"]) for row in read.rows}
     assert len(read.rows) == 4
     assert values == {steps: (steps / 7, 9.0 if steps == 48 else 1.0) for steps in (0, 16, 32, 48)}

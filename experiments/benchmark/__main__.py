@@ -28,7 +28,7 @@ from experiments.benchmark import (
     train,
     update,
 )
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.running.hydra_main import use_all_cpus
 from experiments.running.jax_settings import require_usable_jax

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.validation import InvalidValueError
 
 PROTOCOL = ("agent=remac", "env=brax/halfcheetah")

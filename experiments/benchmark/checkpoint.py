@@ -11,7 +11,7 @@ import jax
 
 from experiments.benchmark import timing
 from experiments.benchmark.train import Finished
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from experiments.records.checkpoints import Checkpoints
 from experiments.running.config import compose_job
 from remac.training.loop import Progress, stack_members, train_population

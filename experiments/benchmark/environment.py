@@ -10,7 +10,7 @@ import numpy as np
 
 import envs
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.training.functions import map_members
 from remac.types import Environment
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.estimators.advantages import lstat_advantage
 from remac.estimators.order_statistics import lstat, rank_weights
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 from experiments.benchmark import timing, update
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.validation import InvalidValueError
 
 PRODUCTS = ("dot", "ynn_", "xnn_", "onednn_")  # XLA's names of matrix products, alone and fused with what follows

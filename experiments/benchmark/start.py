@@ -8,7 +8,7 @@ import tempfile
 import time
 
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 
 SMALL = ("env=probe/action", "prefill_env_steps=1000", "agent.hidden_sizes=[8,8]")
 # The default command has prefilled the replay by then, and made its first gradient steps.

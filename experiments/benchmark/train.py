@@ -11,7 +11,7 @@ import jax
 import envs
 from agents import AGENTS
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.training.functions import Agent
 from remac.training.loop import Progress, TrainConfig, stack_members, train_population
 from remac.types import Environment

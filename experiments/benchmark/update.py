@@ -12,7 +12,7 @@ import numpy as np
 from agents import SAC, ReMAC
 from agents.actor_critic import ActorCritic
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 from remac.training import functions as training
 from remac.training.loop import stack_members
 from remac.types import Transition

@@ -179,7 +179,7 @@ CLAIMS = (
     ),
     Claim(
         "d (SAC)",
-        "The best M > 1 is at most one standard deviation of SAC's seeds below SAC",
+        "The best M > 1 (for each seed that of the others) is at most one standard deviation of SAC's seeds below SAC",
         "eval/return_stochastic",
         _LAST,
         (("eval/return", _LAST),),
@@ -187,7 +187,7 @@ CLAIMS = (
     ),
     Claim(
         "d (PPO)",
-        "The best M > 1 is above PPO on most tasks",
+        "The best M > 1 (for each seed that of the others) is above PPO on most tasks",
         "eval/return_stochastic",
         _LAST,
         (("eval/return", _LAST),),

@@ -7,16 +7,27 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from experiments.comparing.runs import FINISHED, Cell, Plan, Run, Runs, Series, value_text
+from experiments.comparing.runs import Cell, Plan, Run, Runs, Series, value_text
 from experiments.console.messages import one_line
-from experiments.records.files import CONFIG, METRICS, PLAN, PROVENANCE, SUMMARY, read_records
+from experiments.records.files import (
+    CONFIG,
+    FINISHED,
+    METRICS,
+    PLAN,
+    PROVENANCE,
+    SUMMARY,
+    Record,
+    find_damage,
+    read_json,
+    read_records,
+)
 from remac.validation import InvalidValueError
 
 TUNING_EXPERIMENTS = ("tune_learning_rate",)
@@ -53,6 +64,7 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
     """Returns the run directories and plans at and below the paths."""
     directories: dict[Path, Path] = {}
     plans: dict[Path, Plan] = {}
+    seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.exists():
             raise InvalidValueError("directory", path, "does not exist")
@@ -64,19 +76,50 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
             notes.append(f"{path}: is a file, left out")
             continue
         known = path.resolve() in directories
-        for folder, subfolders, files in os.walk(path):
-            subfolders.sort()
+        for folder, subfolders, files in _walk(path, seen, notes):
             if PLAN in files:
                 plan = Path(folder, PLAN)
                 plans[plan.resolve()] = _read_plan(plan)
             if CONFIG in files and METRICS in files:
                 directories.setdefault(Path(folder).resolve(), Path(folder))
                 subfolders.clear()
-            elif CONFIG in files and PROVENANCE in files:
-                notes.append(f"{folder}: has {CONFIG} but no {METRICS}, left out")
+            elif CONFIG in files and (PROVENANCE in files or SUMMARY in files):
+                notes.append(f"{folder}: has {CONFIG} but no file {METRICS}, left out")
+            elif METRICS in files and (PROVENANCE in files or SUMMARY in files):
+                notes.append(f"{folder}: has {METRICS} but no file {CONFIG}, left out")
         if len(directories) == before and not known:
             notes.append(f"{path}: no run in it that is not named already")
     return list(directories.values()), list(plans.values())
+
+
+def _walk(path: Path, seen: set[Path], notes: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walks through a folder like ``os.walk``, symbolic links too; a folder that it comes to again is passed over.
+
+    Args:
+        path: The folder.
+        seen: The folders that have been visited, to which this adds.
+        notes: Where it says which links lead nowhere, and which folders cannot be read.
+    """
+
+    def note_unread(error: OSError) -> None:
+        notes.append(f"{error.filename}: cannot be read ({error.strerror}), left out")
+
+    for folder, subfolders, files in os.walk(path, onerror=note_unread, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen:
+            subfolders.clear()
+            continue
+        seen.add(place)
+        subfolders.sort()
+        for name in sorted(files):
+            if _is_dangling(folder, name):
+                notes.append(f"{Path(folder, name)}: is a link to nothing")
+        yield folder, subfolders, files
+
+
+def _is_dangling(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _read_plan(path: Path) -> Plan:
@@ -93,27 +136,37 @@ def _read_plan(path: Path) -> Plan:
 
 def _read_run(directory: Path, notes: list[str]) -> Run | None:
     """Reads one run, or notes why it cannot be."""
+    summary, problem = read_json(directory / SUMMARY)
+    damage = find_damage(directory, summary)
     try:
-        config = yaml.load((directory / CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config = yaml.load((directory / CONFIG).read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         config["agent"]["name"], config["env"]["suite"], config["env"]["task"], config["seed"]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError) as error:
         notes.append(f"{directory}: {CONFIG} cannot be read ({one_line(error)}), left out")
         return None
-    metrics = _read_series(directory, notes)
+    if CONFIG in damage:
+        notes.append(f"{damage[CONFIG]}, so the run is left out")
+        return None
+    provenance, unread = read_json(directory / PROVENANCE)
+    records, wrong, is_trusted = read_records(directory, summary)
+    notes += filter(None, (problem, unread))
+    notes += wrong
+    # The policy and the inputs are for evaluate, which looks at them itself.
+    if PROVENANCE in damage and not unread:
+        notes.append(damage[PROVENANCE])
+    metrics = _make_series(records)
     if not metrics:
         notes.append(f"{directory}: {METRICS} holds no record yet")
     for name, series in metrics.items():
         bad = int((~np.isfinite(series.values)).sum())
         if bad:
             notes.append(f"{directory}: {bad} non-finite values of {name}, left out of curves")
-    return Run(directory, config, _read_json(directory / PROVENANCE) or {}, _read_json(directory / SUMMARY), metrics)
+    is_damaged = not is_trusted and (summary or {}).get("status") == FINISHED
+    return Run(directory, config, provenance or {}, summary, metrics, "; ".join(wrong) if is_damaged else "")
 
 
-def _read_series(directory: Path, notes: list[str]) -> dict[str, Series]:
-    """Reads a run's metrics; of two records of one step the later one counts, and half-written lines do not."""
-    records, damaged = read_records(directory)
-    if damaged:
-        notes.append(f"{directory / METRICS}: {damaged} lines cannot be read, left out")
+def _make_series(records: Iterable[Record]) -> dict[str, Series]:
+    """Sorts records into series; of two of one step the later one counts."""
     columns: dict[str, dict[int, tuple[float, ...]]] = {}
     for env_steps, gradient_steps, wall_seconds, name, value in records:
         columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
@@ -121,14 +174,6 @@ def _read_series(directory: Path, notes: list[str]) -> dict[str, Series]:
         name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
         for name, by_step in columns.items()
     }
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _without_tuning(runs: list[Run], notes: list[str], keep_tuning: bool) -> list[Run]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.comparing.figures import LINES, Row, colour_of, label, new_figure, readable, shade
+from experiments.comparing.drawing import LINES, Row, colour_of, label, new_figure, readable, shade
 from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
@@ -28,6 +28,23 @@ LABELS = {
     "actor/saturation": "share of actions\nbeyond 0.99",
     "time/env_steps_per_second": "env steps a second",
 }
+# What environments are measured by, where the unit is known; others go by the metric's name.
+_UNITS = {
+    "forward_velocity": "m/s",
+    "x_velocity": "m/s",
+    "y_velocity": "m/s",
+    "distance": "m",
+    "fingertip_distance": "m",
+    "height": "m",
+    "tip_height": "m",
+    "healthy": "share of steps",
+    "success": "share of steps",
+}
+for _name, _unit in _UNITS.items():
+    _words = _name.replace("_", " ")
+    LABELS[f"env/{_name}"] = f"{_words} ({_unit})"
+    LABELS[f"eval/env/{_name}"] = f"{_words},\nevaluation ({_unit})"
+LOWEST_LOG_STD = -10.0  # of remac.policies.networks, whose import takes seconds
 TITLE_WIDTH = 32
 FACTOR_LABELS = {
     "num_retries": "M",
@@ -235,6 +252,15 @@ def metric_label(metric: str) -> str:
 def plain(metric: str) -> str:
     """Returns a metric's label as running text."""
     return " ".join(LABELS.get(metric, metric).split())
+
+
+def floor_of_std(configs: Iterable[Mapping[str, Any]]) -> str:
+    """Says how low the standard deviation can come, since there that is all it shows of M = 1."""
+    bounds = {str((config.get("agent") or {}).get("log_std_bounds", "clip")) for config in configs}
+    known = {"clip": "a clip, beyond which there is no gradient", "tanh": "a smooth bound"}
+    how = " or ".join(known.get(name, name) for name in sorted(bounds))
+    floor = f"exp({LOWEST_LOG_STD:g}) = {np.exp(LOWEST_LOG_STD):.1e}"
+    return f"The standard deviation's floor, where M = 1 may end, is {', '.join(filter(None, (floor, how)))}."
 
 
 def ticks_of(values: Iterable[Any]) -> list[str]:

@@ -3,15 +3,16 @@
 import io
 from pathlib import Path
 
-from experiments.comparing.figures import COLOURS, label, new_figure, own_style
-from experiments.records.files import PLOTS, read_metrics
+from experiments.comparing.drawing import COLOURS, caption, label, new_figure, own_style
+from experiments.comparing.panels import STD, floor_of_std
+from experiments.records.files import PLOTS, read_config, read_metrics
 from remac.files import write_whole
 
 # File name: (label of the y axis, {metric: label of its line}).
 FIGURES = {
     "return": ("return", {"eval/return": "mean action", "eval/return_stochastic": "sampled action"}),
     "entropy": ("entropy (nats)", {"eval/entropy": "squashed, evaluation", "actor/gaussian_entropy": "before tanh"}),
-    "std": ("standard deviation before tanh", {"actor/pre_tanh_std": "mean over states and actions"}),
+    "std": ("standard deviation before tanh", {STD: "mean over states and actions"}),
 }
 
 
@@ -31,6 +32,8 @@ def plot_run(directory: Path | str) -> list[Path]:
         label(axes[0, 0], x="env steps", y=y_label)
         axes[0, 0].grid(alpha=0.3)
         axes[0, 0].legend(frameon=False, fontsize=8)
+        if STD in present:
+            caption(figure, floor_of_std([read_config(directory)]))
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")
         content = io.BytesIO()

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records.files import FREE_KEYS, SUMMARY, flatten
+from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, flatten
 
-FINISHED, UNFINISHED = "finished", "unfinished"
+UNFINISHED, DAMAGED = "unfinished", "damaged"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
 # What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
@@ -46,6 +46,7 @@ class Run:
         provenance: Command, commit, device and versions; empty if the file is missing.
         summary: How it ended; None while it is going, or if it was killed.
         metrics: Name to series.
+        damage: What is wrong with the files of a run that has finished, if that leaves its numbers in doubt.
     """
 
     directory: Path
@@ -53,6 +54,7 @@ class Run:
     provenance: dict[str, Any]
     summary: dict[str, Any] | None
     metrics: dict[str, Series]
+    damage: str = ""
 
     @property
     def task(self) -> str:
@@ -75,6 +77,13 @@ class Run:
         return self.config["agent"]
 
     @property
+    def tuned(self) -> dict[str, Any]:
+        """The task's own values for the agent; older runs have them in another place."""
+        env, name = self.config["env"], self.agent["name"]
+        tuned = env.get("tuned") or {}
+        return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
+
+    @property
     def num_retries(self) -> int | None:
         """M, or None for an agent that has none."""
         return self.agent.get("num_retries")
@@ -91,12 +100,16 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, ``unfinished`` (no summary: going or killed), or how it failed."""
+        """``finished``, ``unfinished`` (no summary: going or killed), ``damaged``, or how it failed."""
+        if self.damage:
+            return DAMAGED
         return self.summary.get("status", UNFINISHED) if self.summary else UNFINISHED
 
     @property
     def reason(self) -> str:
         """Why it is not finished, in words."""
+        if self.damage:
+            return self.damage
         if self.summary is None:
             return f"no {SUMMARY}: still going, or killed"
         return " ".join(str(self.summary.get("reason") or self.status).split())

@@ -115,9 +115,7 @@ class Checkpoints:
             new.mkdir()
             np.savez(new / STATE, **arrays)  # type: ignore[arg-type]
             (new / RUN).write_text(json.dumps(run, indent=1))
-            files = {
-                name: {"bytes": (new / name).stat().st_size, "sha256": sha256(new / name)} for name in (STATE, RUN)
-            }
+            files = {name: sums(new / name) for name in (STATE, RUN)}
             for name in files:
                 sync(new / name)
             (new / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
@@ -203,14 +201,28 @@ def verified(path: Path) -> dict[str, Any]:
     if not isinstance(files, dict) or set(files) != {STATE, RUN}:
         raise UnusableError(path / MANIFEST, f"does not list {STATE} and {RUN}")
     for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise UnusableError(file, "is missing")
-        if not isinstance(expected, dict) or file.stat().st_size != expected.get("bytes"):
-            raise UnusableError(file, "was cut short or changed (its size is not the manifest's)")
-        if sha256(file) != expected.get("sha256"):
-            raise UnusableError(file, "is corrupted (its SHA-256 sum is not the manifest's)")
+        if misfit := find_misfit(path / name, expected, "the manifest's"):
+            raise UnusableError(path / name, misfit)
     return _read_json(path / RUN, "is no record of a run")
+
+
+def sums(path: Path) -> dict[str, Any]:
+    """Returns the size and the SHA-256 sum by which ``find_misfit`` knows a file again."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def find_misfit(path: Path, expected: Any, whose: str) -> str | None:
+    """Returns what is wrong with a file that should have some ``sums``, None if it is as it was."""
+    if not path.is_file():
+        return "is missing" if not path.exists() else "is no file"
+    try:
+        if not isinstance(expected, Mapping) or path.stat().st_size != expected.get("bytes"):
+            return f"was cut short or changed (its size is not {whose})"
+        if sha256(path) != expected.get("sha256"):
+            return f"is corrupted (its SHA-256 sum is not {whose})"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return None
 
 
 def sha256(path: Path, num_bytes: int | None = None) -> str:

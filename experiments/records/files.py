@@ -2,21 +2,29 @@
 
 import contextlib
 import csv
+import hashlib
+import io
+import itertools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.records.checkpoints import sha256
+from experiments.console.messages import one_line
+from experiments.records.checkpoints import find_misfit, sha256, sums
 from remac.validation import InvalidValueError
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
-PLOTS, POLICY, PLAN = "plots", "policy", "plan.json"
+PLOTS, POLICY, INPUTS, PLAN = "plots", "policy", "inputs", "plan.json"
 LOCK = ".lock"  # of a folder of runs: the process that holds it is at work there
+FINISHED = "finished"  # the status of a run that came to its end
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
+Record = tuple[int, int, float, str, float]  # in the order of METRIC_COLUMNS
+_TORN, _TWICE = "its last line is cut short, left out", "records are there twice, of which the later ones count"
 
 
 def is_begun(directory: Path | str) -> bool:
@@ -37,9 +45,64 @@ def finished_summary(directory: Path | str) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(path.read_text())
-        return summary if summary["status"] == "finished" else None
+        if summary["status"] != FINISHED:
+            return None
+        float(summary["metrics"]["eval/return"])
+        return summary
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidValueError("resume", directory, f"{path} is damaged; restore or remove that file") from None
+
+
+def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Reads a JSON object; returns it or None, and what is wrong with the file. One that is missing is not wrong."""
+    try:
+        content = json.loads(path.read_bytes())
+        return (content, None) if isinstance(content, dict) else (None, f"{path}: is damaged (holds no object)")
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{path}: cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError) as error:
+        return None, f"{path}: is damaged ({one_line(error)})"
+
+
+def sums_of(directory: Path) -> dict[str, Any]:
+    """Returns the ``sums`` of the files that a finished run is known by, for its summary."""
+    kept = (path for folder in (POLICY, INPUTS) for path in sorted((directory / folder).rglob("*")))
+    paths = (directory / CONFIG, directory / PROVENANCE, directory / METRICS, *kept)
+    return {path.relative_to(directory).as_posix(): sums(path) for path in paths if path.is_file()}
+
+
+def find_damage(directory: Path | str, summary: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns for each file that is not what a run's summary says it was what is wrong with it, in words.
+
+    Only the summaries of finished runs say so, since the files of others change; older ones do not.
+    """
+    files = (summary or {}).get("files")
+    found = {
+        name: find_misfit(Path(directory, name), _entry(summary, name), f"{SUMMARY}'s")
+        for name in (files if isinstance(files, Mapping) else ())
+    }
+    return {name: f"{Path(directory, name)}: {what}" for name, what in found.items() if what}
+
+
+def kept_inputs(directory: Path | str) -> dict[str, Path]:
+    """Returns the options of a run's environment that name files of the user's, each with the copy that the run keeps.
+
+    Raises:
+        InvalidValueError: If a copy is not what the run was begun with.
+    """
+    folder = Path(directory) / INPUTS
+    known, problem = read_json(Path(directory) / PROVENANCE)
+    if problem and folder.is_dir():
+        raise InvalidValueError("run", directory, f"{problem}; without it {folder} cannot be checked")
+    inputs = {}
+    for name, expected in ((known or {}).get("inputs") or {}).items():
+        path = folder / name
+        if misfit := find_misfit(path, expected, f"{PROVENANCE}'s"):
+            raise InvalidValueError(f"env.options.{path.stem}", path, f"{misfit}; restore that file")
+        inputs[path.stem] = path
+    return inputs
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,22 +122,132 @@ def metrics_fit(directory: Path | str, position: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size >= size and sha256(path, size) == position["metrics_sha256"]
 
 
-def read_records(directory: Path | str) -> tuple[list[tuple[int, int, float, str, float]], int]:
-    """Reads ``metrics.csv``: its lines, in the order of ``METRIC_COLUMNS`` and of writing, and how many are damaged.
+def read_records(
+    directory: Path | str, summary: Mapping[str, Any] | None = None
+) -> tuple[list[Record], list[str], bool]:
+    """Reads ``metrics.csv``, the only reader of it, and never fails.
 
-    A process that was killed can leave half a line.
+    Lines that are not whole are left out: a process that was killed can leave half of one. What the last evaluation of
+    a finished run lacks is in its summary as well, and is taken from there.
+
+    Args:
+        directory: The run directory.
+        summary: The content of its ``summary.json``, where that has been read.
+
+    Returns:
+        The records in the order of writing (of two of one step and name the later one counts), what is wrong with the
+        file, and whether the numbers of a finished run can be trusted: they are those that were written, or where an
+        older summary does not tell, nothing speaks against it.
     """
-    records, damaged = [], 0
-    with (Path(directory) / METRICS).open(newline="") as file:
-        lines = csv.reader(file)
-        next(lines, None)
-        for line in lines:
-            try:
-                env_steps, gradient_steps, wall_seconds, name, value = line
-                records.append((int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value)))
-            except ValueError:
-                damaged += 1
-    return records, damaged
+    path = Path(directory) / METRICS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return [], [f"{path}: cannot be read ({error.strerror or error})"], False
+    records, problems = _parse(content)
+    if summary is None or summary.get("status") != FINISHED:
+        problems += _find_irregular(records)
+        return records, [f"{path}: {'; '.join(problems)}"] if problems else [], not problems
+    expected = _entry(summary, METRICS)
+    misfit = None if expected is None else find_misfit(path, expected, f"{SUMMARY}'s")
+    mended, added, contradicted = _completed(records, summary)
+    if expected is not None and misfit is None:
+        wrong = f"{Path(directory) / SUMMARY}: does not say what {METRICS} says of {', '.join(contradicted)}, left out"
+        return records, [wrong] if contradicted else [], True
+    if misfit is not None:
+        rows = [(*one[:2], f"{one[2]:.3f}", one[3], repr(one[4])) for one in mended]
+        is_trusted = hashlib.sha256(csv_text([METRIC_COLUMNS, *rows])).hexdigest() == expected.get("sha256")
+        problems = [misfit, *problems, *([] if is_trusted else _find_irregular(mended))]
+    else:
+        problems += _find_irregular(mended)
+        problems += [f"does not say what {SUMMARY} says of {', '.join(contradicted)}"] if contradicted else []
+        # What a torn last line lacks is known, and of two records the later one counts.
+        is_trusted = not contradicted and all(problem in (_TORN, _TWICE) for problem in problems)
+    if is_trusted and (added or contradicted):
+        problems.append(f"{', '.join(added + contradicted)} of the last evaluation taken from {SUMMARY}")
+    if is_trusted and misfit is not None:
+        problems.append("so all that was written is there")
+    return mended if is_trusted else records, [f"{path}: {'; '.join(problems)}"] if problems else [], is_trusted
+
+
+def _entry(summary: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    """Returns the sums that a summary has of a file; None if it says nothing of it, as older ones do not."""
+    files = (summary or {}).get("files")
+    if not isinstance(files, Mapping) or name not in files:
+        return None
+    return files[name] if isinstance(files[name], Mapping) else {}
+
+
+def _parse(content: bytes) -> tuple[list[Record], list[str]]:
+    """Returns the records of ``metrics.csv``, and what is wrong with its lines."""
+    if not content:
+        return [], ["is empty"]
+    *lines, rest = content.split(b"\n")
+    problems = [_TORN] if rest else []
+    if lines and lines[0].strip() != ",".join(METRIC_COLUMNS).encode():
+        problems.append(f"its first line is not {','.join(METRIC_COLUMNS)}")
+    records, unreadable = [], []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            text = line.removesuffix(b"\r").decode("ascii")
+            if not text.isprintable():
+                raise ValueError(text)
+            ((env_steps, gradient_steps, wall_seconds, name, value),) = csv.reader([text])
+            records.append((int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value)))
+        except (ValueError, csv.Error):
+            unreadable.append(number)
+    if unreadable:
+        shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
+        problems.append(f"{len(unreadable)} lines cannot be read ({shown}), left out")
+    if len({(record[0], record[3]) for record in records}) < len(records):
+        problems.append(_TWICE)
+    return records, problems
+
+
+def _find_irregular(records: Sequence[Record]) -> list[str]:
+    """Returns what shows that records are missing: evaluations come at equal distances, and are alike."""
+    problems = []
+    names: dict[int, set[str]] = {}
+    for env_steps, _, _, name, _ in records:
+        names.setdefault(env_steps, set()).add(name)
+    steps = sorted(names)
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
+    usual = min(gaps[:-1], default=0)
+    holes = [steps[place] for place, gap in enumerate(gaps) if usual and gap > usual]
+    if holes:
+        problems.append(f"evaluations are missing after {', '.join(map(str, holes[:5]))} env steps")
+    # No episode may have ended since the last evaluation.
+    seen, missing = set[str](), set[str]()
+    for step in steps:
+        missing |= seen - names[step] - {"train/episode_return"}
+        seen |= names[step]
+    if missing:
+        problems.append(f"records of {', '.join(sorted(missing))} are missing")
+    return problems
+
+
+def _completed(records: Sequence[Record], summary: Mapping[str, Any]) -> tuple[list[Record], list[str], list[str]]:
+    """Completes the last evaluation of a finished run by its summary.
+
+    Returns:
+        The records, with those of the last evaluation in the summary's order; the names of those that were added; and
+        the names of which the summary says something else.
+    """
+    place = (summary.get("env_steps"), summary.get("gradient_steps"))
+    try:
+        metrics = {name: float(value) for name, value in dict(summary["metrics"]).items()}
+    except (KeyError, TypeError, ValueError):
+        return list(records), [], ["any metric"]
+    if not metrics or not all(isinstance(steps, int) for steps in place):
+        return list(records), [], []
+    env_steps, gradient_steps = place
+    there = {record[3]: record for record in records if record[0] == env_steps}
+    wall_seconds = next((record[2] for record in there.values()), math.nan)
+    last = [(env_steps, gradient_steps, wall_seconds, name, value) for name, value in metrics.items()]
+    # Lines that were copied are there once.
+    before = [one for one in dict.fromkeys(records) if one[0] != env_steps or one[3] not in metrics]
+    contradicted = [name for name in metrics if name in there and repr(there[name][4]) != repr(metrics[name])]
+    return [*before, *last], [name for name in metrics if name not in there], contradicted
 
 
 def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float]]]:
@@ -85,6 +258,13 @@ def read_metrics(directory: Path | str) -> dict[str, tuple[list[int], list[float
         steps.append(env_steps)
         values.append(value)
     return series
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Returns rows as ``metrics.csv`` holds them."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The files of one run: configuration, provenance, metrics, summary, plots, policy and checkpoints."""
 
 import contextlib
-import csv
-import io
 import itertools
 import json
 import os
+import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +14,21 @@ import yaml
 
 from experiments.console.messages import warn
 from experiments.console.pasting import pasted
-from experiments.records.checkpoints import Checkpoints, SavedRun, sha256
-from experiments.records.files import CONFIG, LOCK, METRIC_COLUMNS, METRICS, PROVENANCE, SUMMARY, is_begun
+from experiments.records.checkpoints import Checkpoints, SavedRun, sha256, sums
+from experiments.records.files import (
+    CONFIG,
+    FINISHED,
+    INPUTS,
+    LOCK,
+    METRIC_COLUMNS,
+    METRICS,
+    PROVENANCE,
+    SUMMARY,
+    csv_text,
+    is_begun,
+    read_json,
+    sums_of,
+)
 from experiments.records.provenance import provenance
 from remac.files import is_too_long, sync, write_whole
 from remac.validation import InvalidValueError
@@ -111,7 +123,8 @@ class RunDirectory:
     Attributes:
         path: The directory.
         checkpoints: Its checkpoints.
-        origin: What the run belongs to: ``sweep``, and the ``overrides`` of its first command line.
+        origin: What the run is known by: a random ``id``, the ``sweep`` it belongs to, and the ``overrides`` of its
+            first command line. Those that were begun before there were ids have none.
     """
 
     def __init__(
@@ -123,6 +136,7 @@ class RunDirectory:
         keep: int = 2,
         resume: bool = False,
         start: SavedRun | None = None,
+        inputs: Mapping[str, bytes] | None = None,
     ) -> None:
         """Makes the directory and writes what the run is, or goes back to a checkpoint.
 
@@ -133,6 +147,7 @@ class RunDirectory:
             keep: Number of checkpoints to keep.
             resume: Whether the directory may hold this run already.
             start: The checkpoint to continue from; without one, the run starts again.
+            inputs: Files that the run needs and that are not part of the code, by name; earlier ones are kept.
 
         Raises:
             InvalidValueError: If the directory is in use.
@@ -149,8 +164,9 @@ class RunDirectory:
         content = yaml.safe_dump(dict(config), sort_keys=False).encode()
         if not is_begun(self.path):
             (self.path / CONFIG).write_bytes(content)  # in place, since this is the file that is locked
-        self._start, self._known = start, self._read_provenance()
-        self.origin = dict(self._known.get("origin") or origin or {})
+        self._start, self._known, self._inputs = start, self._read_provenance(), dict(inputs or {})
+        # Drawn, so that no two runs have one, and kept: it is the same wherever the directory is moved to.
+        self.origin = dict(self._known.get("origin") or {"id": secrets.token_hex(8), **(origin or {})})
         if start is None:
             self.begin()
         else:
@@ -163,9 +179,11 @@ class RunDirectory:
         if self._known:
             place = {"env_steps": 0 if self._start is None else self._start.env_steps}
             now = self._known | {"resumed": [*self._known.get("resumed", []), place | now]}
+        if self._inputs and "inputs" not in now:
+            now |= {"inputs": self._keep_inputs()}
         self._write_json(PROVENANCE, now | {"origin": self.origin})
         if self._start is None:
-            self._write(METRICS, _csv([METRIC_COLUMNS]))
+            self._write(METRICS, csv_text([METRIC_COLUMNS]))
         else:
             os.truncate(self.path / METRICS, self._start.run["metrics_bytes"])
 
@@ -180,7 +198,7 @@ class RunDirectory:
             OutputError: If they cannot be written; the file then ends as before.
         """
         wall_seconds = f"{self.wall_seconds:.3f}"
-        rows = _csv(
+        rows = csv_text(
             [(env_steps, gradient_steps, wall_seconds, name, repr(float(value))) for name, value in metrics.items()]
         )
         path = self.path / METRICS
@@ -221,14 +239,22 @@ class RunDirectory:
         }
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes how the run ended."""
-        self._write_json(SUMMARY, summary)
+        """Writes how the run ended; once it has finished also the sums of its files, so that damage is noticed."""
+        files = {"files": sums_of(self.path)} if summary["status"] == FINISHED else {}
+        self._write_json(SUMMARY, {**summary, **files})
+
+    def _keep_inputs(self) -> dict[str, Any]:
+        folder = self.path / INPUTS
+        folder.mkdir(exist_ok=True)
+        for name, content in self._inputs.items():
+            write_whole(folder / name, content)
+        return {name: sums(folder / name) for name in self._inputs}
 
     def _read_provenance(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads((self.path / PROVENANCE).read_text())
-            return known if isinstance(known, dict) else {}
-        return {}
+        known, problem = read_json(self.path / PROVENANCE)
+        if problem:
+            warn(f"{problem}; what the run began with is not known any more")
+        return known or {}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, (json.dumps(content, indent=2) + "\n").encode())
@@ -250,9 +276,3 @@ def _lock(directory: Path, name: str, key: str = "hydra.run.dir") -> IO[bytes]:
     except OSError as error:
         warn(f"{directory}: cannot be locked ({error.strerror}), so do not train in it twice")
     return file
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.console.messages import one_line, shorten, warn
+from experiments.records.files import FREE_KEYS
 
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
 INIT_TIMEOUT_SECONDS = 6.5
@@ -21,8 +23,35 @@ _TAG_LENGTH, _NAME_LENGTH = 64, 128
 _JOURNAL = Path("wandb", "rows.jsonl")  # in the run directory
 
 
-def run_id(sweep: str, arm: str, seed: int) -> str:
-    """Returns the id of a run: the same for the same three values, so that it can be continued."""
+def make_logger(config: Mapping[str, Any], directory: Path, origin: Mapping[str, Any]) -> "WandbLogger | None":
+    """Returns the logger that a run's configuration asks for, started, or None if it asks for none.
+
+    Args:
+        config: The resolved configuration, as plain data.
+        directory: The run directory.
+        origin: As ``experiments.records.run_directory.RunDirectory.origin``.
+    """
+    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
+        return None
+    overrides = origin["overrides"]
+    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
+    # A preset's arm is one of each task; an arm named by hand is among the overrides.
+    env = config["env"]
+    arm = f"{env['suite']}/{env['task']} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
+    return WandbLogger(
+        config["logger"],
+        dict(config),
+        directory,
+        run_id=origin.get("id") or old_run_id(origin["sweep"], arm, config["seed"]),
+        sweep=origin["sweep"],
+        arm=arm,
+        seed=config["seed"],
+        overrides=overrides,
+    )
+
+
+def old_run_id(sweep: str, arm: str, seed: int) -> str:
+    """Returns the id of a run that was begun before each had its own, by which it can still be continued."""
     return hashlib.sha256(json.dumps([sweep, arm, int(seed)]).encode()).hexdigest()[:16]
 
 
@@ -55,6 +84,7 @@ class WandbLogger:
         config: dict[str, Any],
         directory: Path,
         *,
+        run_id: str,
         sweep: str,
         arm: str,
         seed: int,
@@ -66,12 +96,13 @@ class WandbLogger:
             settings: As ``experiments.running.config.LoggerConfig``.
             config: The resolved configuration, as plain data.
             directory: The run directory; W&B's files go to ``wandb`` inside it.
+            run_id: By which W&B knows the run; no other run has it.
             sweep: What the run belongs to; also the group, unless the settings name one.
             arm: Which variant of the sweep the run is.
             seed: The run's seed.
             overrides: What the command line changed; each becomes a tag.
         """
-        self._id = run_id(sweep, arm, seed)
+        self._id = run_id
         self._journal = Path(directory) / _JOURNAL
         self._run: Any = None
         self._env_steps = 0

@@ -20,7 +20,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import envs
 from agents import AGENTS
-from experiments.records.files import FREE_KEYS, flatten, read_config
+from experiments.records.checkpoints import sha256
+from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
 from remac.hyperparameters import hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
@@ -79,11 +80,15 @@ class LoggerConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay."""
+    """How often a run is saved, how many checkpoints are kept, and whether they hold the replay.
+
+    With ``other_code`` a run may go on from a checkpoint that other sources or versions of packages made.
+    """
 
     every_env_steps: int = MISSING
     keep: int = 2
     replay: bool = True
+    other_code: bool = False
 
 
 @dataclasses.dataclass
@@ -151,13 +156,19 @@ class Job:
     train_config: TrainConfig
     resume: bool = False
 
+    @property
+    def inputs(self) -> dict[str, bytes]:
+        """Files of the user's that the environments are made of, as they are kept with the run."""
+        return getattr(self.env, "own_files", {})
 
-def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
+
+def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path | None = None) -> Job:
     """Checks a composed configuration and builds what it describes.
 
     Args:
         config: As Hydra composed it; with ``resume=<run directory>``, the run's own takes its place.
         overrides: What the command line changed, which may not contradict the run that is resumed.
+        directory: The run directory; what a run in it that is resumed keeps takes the place of the files it began with.
 
     Raises:
         InvalidValueError: Naming the key as it is on the command line, its value and what is allowed.
@@ -170,11 +181,13 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")
     _require_schema(plain)
-    resume = plain.pop("resume") is not None
+    resumed = plain.pop("resume")
+    place = directory if resumed == AUTO else resumed
+    kept = {} if place is None else kept_inputs(place)
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
-    env = _make_environment(plain["env"], plain["num_envs"])
+    env = _make_environment(plain["env"], plain["num_envs"], kept)
 
     hyperparameters = dict(plain["agent"])
     agent_class = AGENTS[hyperparameters.pop("name")]
@@ -188,13 +201,16 @@ def make_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     train_config.validate(env.num_envs, agent.experience)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
-    require_bool("checkpoint.replay", plain["checkpoint"]["replay"])
+    for key in ("replay", "other_code"):
+        require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, agent, env)
-    return Job(plain, agent, env, train_config, resume)
+    return Job(plain, agent, env, train_config, resumed is not None)
 
 
-def compose_job(overrides: Sequence[str] = ()) -> Job:
+def compose_job(overrides: Sequence[str] = (), directory: Path | None = None) -> Job:
     """Returns what ``experiments.train`` would run with these overrides, for code that Hydra has not started.
+
+    The directory is that of ``make_job``.
 
     Raises:
         InvalidValueError: As ``make_job``.
@@ -202,7 +218,7 @@ def compose_job(overrides: Sequence[str] = ()) -> Job:
     register_schemas()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return make_job(hydra.compose("train", list(overrides)), overrides)
+        return make_job(hydra.compose("train", list(overrides)), overrides, directory)
 
 
 def task_overrides(hydra_config: DictConfig) -> list[str]:
@@ -288,12 +304,19 @@ def _require_schema(plain: dict[str, Any]) -> None:
     require_one_of("logger.name", plain["logger"]["name"], LOGGERS)
 
 
+def with_inputs(options: Mapping[str, Any], kept: Mapping[str, Path]) -> dict[str, Any]:
+    """Returns an environment's options with the files that a run keeps in the place of those that it began with."""
+    return {**options, **{option: str(path.absolute()) for option, path in kept.items()}}
+
+
 _environments: dict[str, Environment] = {}
 
 
-def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
-    """Builds the environments, once per process: some suites need seconds for it."""
-    key = json.dumps([config["suite"], config["task"], config["options"], num_envs], sort_keys=True, default=str)
+def _make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, Path]) -> Environment:
+    """Builds the environments, with files that a run keeps, once per process: some suites need seconds for it."""
+    contents = {option: sha256(path) for option, path in kept.items()}
+    asked = [config["suite"], config["task"], config["options"], num_envs, contents]
+    key = json.dumps(asked, sort_keys=True, default=str)
     if key not in _environments:
         name = f"{config['suite']}/{config['task']}"
         require_one_of("env", name, envs.names())
@@ -301,7 +324,7 @@ def _make_environment(config: dict[str, Any], num_envs: int) -> Environment:
         for option in RESERVED_OPTIONS & set(config["options"]):
             raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")
         with _named("env.options."):
-            _environments[key] = envs.make(name, num_envs=num_envs, **config["options"])
+            _environments[key] = envs.make(name, num_envs=num_envs, **with_inputs(config["options"], kept))
     return _environments[key]
 
 

@@ -55,7 +55,7 @@ class PopulationLauncher(Launcher):
             sweep, overrides = Path(config.hydra.sweep.dir), task_overrides(config.hydra)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             try:
-                job = make_job(config, overrides)
+                job = make_job(config, overrides, directory)
             except BAD_INPUT as error:  # a sweeper that chooses values as it goes can come to such ones
                 returns[number] = _job_return(config, JobStatus.FAILED, error)
                 continue

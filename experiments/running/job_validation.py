@@ -48,9 +48,10 @@ class ValidateJobs(Callback):
     ) -> None:
         try:
             require_usable_jax()
-            planned = [
-                PlannedJob(make_job(job, task_overrides(job.hydra)), Path(directory(job)), "", ()) for job in jobs()
-            ]
+            planned = []
+            for job in jobs():
+                path = Path(directory(job))
+                planned.append(PlannedJob(make_job(job, task_overrides(job.hydra), path), path, "", ()))
             if mode == "run" or _is_grid(config):  # other sweepers have yet to say what is in which directory
                 require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import gc
-import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.console.messages import one_line
+from experiments.console.messages import one_line, warn
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import UnusableError
-from experiments.records.files import finished_summary
+from experiments.records.files import find_damage, finished_summary
 from experiments.records.run_directory import OutputError, RunDirectory
-from experiments.running.config import FREE_KEYS
+from experiments.records.wandb_logger import make_logger
 from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
 from experiments.running.recorder import Recorder
 from experiments.running.resume import align, find_start
@@ -49,6 +48,8 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     for index, one in enumerate(planned):
         if one.job.resume and (summary := finished_summary(one.directory)):
             print(f"{one.directory}: has finished already", flush=True)
+            for problem in find_damage(one.directory, summary).values():
+                warn(problem)
             outcomes[index] = _outcome(one.directory, summary, None)
     waiting = [index for index in range(len(planned)) if index not in outcomes]
     if waiting:
@@ -80,6 +81,7 @@ def _open_directories(planned: Sequence[PlannedJob]) -> list[RunDirectory]:
             keep=one.job.config["checkpoint"]["keep"],
             resume=one.job.resume,
             start=one.start,
+            inputs=one.job.inputs,
         )
         for one in planned
     ]
@@ -92,7 +94,10 @@ def _run_part(
     first = planned[0].job
     bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
     with StopSignals() as signals:
-        loggers = [functools.partial(_make_logger, one, run) for one, run in zip(planned, runs, strict=True)]
+        loggers = [
+            functools.partial(make_logger, one.job.config, run.path, run.origin)
+            for one, run in zip(planned, runs, strict=True)
+        ]
         starts = [one.start for one in planned]
         recorder = Recorder(bar, [one.job for one in planned], runs, loggers, starts, signals)
         try:
@@ -171,24 +176,3 @@ def _outcome(directory: Path, summary: dict[str, Any], error: Exception | None) 
     status = summary["status"]
     score = summary["metrics"]["eval/return"] if status == "finished" else None
     return Outcome(directory, status, score, summary.get("reason"), error, summary)
-
-
-def _make_logger(planned: PlannedJob, run: RunDirectory) -> Any | None:
-    config = planned.job.config
-    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
-        return None
-    from experiments.records.wandb_logger import WandbLogger
-
-    overrides = run.origin["overrides"]
-    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
-    # A preset's arm is one of each task; an arm named by hand is among the overrides.
-    arm = f"{planned.job.env.name} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
-    return WandbLogger(
-        config["logger"],
-        config,
-        run.path,
-        sweep=run.origin["sweep"],
-        arm=arm,
-        seed=config["seed"],
-        overrides=overrides,
-    )

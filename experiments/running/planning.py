@@ -1,6 +1,7 @@
 """Which jobs there are, where they go, and which of them are one program."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,8 @@ def structure(job: Job) -> Any:
         structure,
         tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves),
         json.dumps([env, job.config["num_envs"]], sort_keys=True, default=str),
+        # Of equal names, files may be different ones: one kept with a run, and one that was changed since.
+        tuple((name, hashlib.sha256(content).hexdigest()) for name, content in job.inputs.items()),
         job.train_config,
         job.config["checkpoint"]["replay"],
     )

@@ -16,7 +16,7 @@ from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import SavedRun
 from experiments.records.files import POLICY
-from experiments.records.provenance import version
+from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import Job
 from remac.policies.policy import save_policy
@@ -153,7 +153,7 @@ class Recorder:
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config
         run = {
-            "version": version(),
+            "code": training_code(),
             "config": config,
             "rounds_done": snapshot.rounds_done,
             "evaluated_round": snapshot.evaluated_round,

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.console.messages import warn
 from experiments.records.checkpoints import Checkpoints, SavedRun
 from experiments.records.files import CONFIG, LOCK, is_begun, metrics_fit, read_config
-from experiments.records.provenance import version
+from experiments.records.provenance import training_code
 from experiments.records.run_directory import require_makeable, require_unlocked
 from experiments.running.config import first_difference
 from remac.validation import InvalidValueError
@@ -48,13 +48,15 @@ def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None
         The checkpoint, or None if the run has not come to its first.
 
     Raises:
-        InvalidValueError: If there are checkpoints and none can be used.
+        InvalidValueError: If there are checkpoints and none can be used, or the one to use was made by other code and
+            the configuration does not insist.
     """
     checkpoints, problems = Checkpoints(directory, keep=1), list[str]()
     for saved in checkpoints.usable(problems):
         if problem := _problem(directory, saved, config):
             problems.append(problem)
         elif env_steps is None or saved.env_steps == env_steps:
+            _require_same_code(saved, config)
             if env_steps is None:
                 for line in problems:
                     warn(f"{line}; continuing from {saved.path}")
@@ -83,12 +85,27 @@ def align(directories: Sequence[Path], configs: Sequence[Mapping[str, Any]], sta
 
 
 def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str | None:
-    """Returns why a whole checkpoint is not one of this run, in this version."""
-    if (made_by := saved.run.get("version")) != version():
-        return f"{saved.path}: was made by version {made_by} of remac, this is {version()}"
+    """Returns why a whole checkpoint is not one of this run."""
     if difference := first_difference(config, saved.run["config"]):
         key, value, before = difference
         return f"{saved.path}: is of another configuration ({key}={before}, and not {value})"
     if not metrics_fit(directory, saved.run):
         return f"{directory / 'metrics.csv'}: does not begin with what {saved.path} was saved with"
     return None
+
+
+def _require_same_code(saved: SavedRun, config: Mapping[str, Any]) -> None:
+    """Requires that a checkpoint was made by the code and the packages that go on from it, or that this is wanted."""
+    before, now = saved.run.get("code"), training_code()
+    before = before if isinstance(before, Mapping) else {"code": "unknown"}  # from before it was recorded
+    names = [name for name in now if name in before and before[name] != now[name]]
+    if not names:
+        return
+    made_by, this = (", ".join(f"{name} {of[name]}" for name in names) for of in (before, now))
+    if config["checkpoint"].get("other_code"):
+        warn(f"{saved.path}: was made by {made_by}; continuing with {this}")
+        return
+    allowed = (
+        f"{saved.path} was made by {made_by}, and this is {this}; checkpoint.other_code=true continues all the same"
+    )
+    raise InvalidValueError("checkpoint.other_code", False, allowed)

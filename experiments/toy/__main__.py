@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from experiments.comparing.figures import Row, save
+from experiments.comparing.drawing import Row, save
 from experiments.console.key_value import exit_with, parse, require_folder
 from experiments.running.jax_settings import require_usable_jax
 from experiments.toy import estimators, gaussian

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.comparing.figures import COLOURS, MARKERS, Row, column, label, new_figure, select, unique
+from experiments.comparing.drawing import COLOURS, MARKERS, Row, column, label, new_figure, select, unique
 from remac.estimators.advantages import expected_improvement, leave_two_out_baseline, lstat_advantage, pkpo
 from remac.estimators.exact import exact_advantage
 from remac.estimators.order_statistics import lstat, lstat_weights, rank_weights, sample_weights

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.comparing.figures import COLOURS_OF_RETRIES, Row, column, label, new_figure, select, unique
+from experiments.comparing.drawing import COLOURS_OF_RETRIES, Row, column, label, new_figure, select, unique
 from remac.estimators.order_statistics import lstat, rank_weights
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def mean_norms(rows: list[Row], num_steps: int = 100) -> dict[tuple[str, int], t
 
 def plot_damping(rows: list[Row]) -> "Figure":
     """Draws the norms of gradients and updates over the first 100 steps against the number of retries."""
-    from experiments.comparing.figures import COLOURS, MARKERS
+    from experiments.comparing.drawing import COLOURS, MARKERS
 
     norms = mean_norms(rows)
     figure, axes = new_figure(1, 2, panel=(3.2, 2.8))

@@ -1,5 +1,6 @@
 """Flax networks: the policy, and an ensemble of critics evaluated together."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from remac.policies import norms
 from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
+from remac.policies.norms import NORMS, Moments, Norm
 from remac.types import Array, Metrics, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -28,6 +31,7 @@ LOG_STD_BOUNDS: dict[str, Callable[[Array], Array]] = {
     "tanh": lambda log_std: _LOG_STD_CENTRE + _LOG_STD_RADIUS * jnp.tanh((log_std - _LOG_STD_CENTRE) / _LOG_STD_RADIUS),
 }
 HEADS = ("tanh_gaussian", "clipped_gaussian")
+PRECISIONS = ("default", "high", "highest")
 # Features of so many rows, forwards and backwards, stay in a CPU core's cache.
 _ROWS_IN_CACHE = 512
 
@@ -43,6 +47,8 @@ class PolicyNetwork(nn.Module):
             ``clipped_gaussian`` the mean of ``ClippedGaussian``, whose standard deviation is not learned: it is the
             variable ``noise`` of the collection ``constants``.
         log_std_bounds: Name in ``LOG_STD_BOUNDS``.
+        norm: Of ``NORMS``; where they stand is said in ``CriticNetworks``.
+        precision: Of the products, of ``PRECISIONS``.
     """
 
     action_size: int
@@ -50,17 +56,46 @@ class PolicyNetwork(nn.Module):
     activation: str
     head: str = HEADS[0]
     log_std_bounds: str = "clip"
+    norm: str = NORMS[0]
+    precision: str = PRECISIONS[0]
 
     @nn.compact
-    def __call__(self, observation: Array) -> Distribution:
-        """Maps normalised observations `[..., obs_dim]` to a distribution over actions `[..., action_dim]`."""
-        features = observation
+    def __call__(self, observation: Array, *, training: bool = False) -> Distribution:
+        """Maps normalised observations to a distribution of actions.
+
+        Args:
+            observation: `[..., obs_dim]`.
+            training: Whether ``norm=batch`` normalises by the batch and moves the running statistics, which then have
+                to be mutable.
+
+        Returns:
+            Distribution over `[..., action_dim]`.
+        """
+        dense = functools.partial(nn.Dense, precision=self.precision)
+        moments: dict[str, Moments] = {}
+        steps = norms.declare_steps(self) if self.norm == "batch" else None
+
+        def batch_norm(index: int, features: Array) -> Array:
+            if steps is None:
+                return features
+            norm = norms.declare(self, "batch", f"norm_{index}", features.shape[-1:])
+            if not training:
+                return norms.running_norm(norm, features)
+            features, moments[f"norm_{index}"] = norms.batch_renorm(norm, steps, features)
+            return features
+
+        features = batch_norm(0, observation)
         for index, width in enumerate(self.hidden_sizes):
-            features = ACTIVATIONS[self.activation](nn.Dense(width, name=f"hidden_{index}")(features))
-        mean = nn.Dense(self.action_size, name="mean")(features)
+            features = dense(width, name=f"hidden_{index}")(features)
+            if self.norm == "layer":
+                features = norms.layer_norm(norms.declare(self, "layer", f"norm_{index + 1}", (width,)), features)
+            features = batch_norm(index + 1, ACTIVATIONS[self.activation](features))
+        if moments:
+            norms.put_statistics(self, moments)
+        mean = dense(self.action_size, name="mean")(features)
         if self.head == "clipped_gaussian":
             return ClippedGaussian(jnp.tanh(mean), self.variable("constants", "noise", jnp.zeros, ()).value)
-        log_std = nn.Dense(self.action_size, name="log_std")(features)
+        log_std = dense(self.action_size, name="log_std")(features)
         return TanhGaussian(mean, LOG_STD_BOUNDS[self.log_std_bounds](log_std))
 
     def gradient_metrics(self, gradient: PyTree) -> Metrics:
@@ -84,32 +119,45 @@ class CriticNetworks(nn.Module):
     The first layer's product is split in its observation and its action part, so that the observation's part is
     computed once per state however many actions are valued there.
 
+    With ``norm=layer`` every hidden layer's product is normalised before its activation. With ``norm=batch`` the input
+    and what follows each activation are, as in CrossQ (Bhatt et al., 2024, arXiv 1902.05605).
+
     Attributes:
         num_critics: C.
         hidden_sizes: Width of each hidden layer.
         activation: Name in ``ACTIVATIONS``.
+        norm: Of ``NORMS``.
+        num_outputs: Numbers that each critic gives; None for one, without an axis.
+        precision: Of the products, of ``PRECISIONS``; for the actor they are always of the highest.
     """
 
     num_critics: int
     hidden_sizes: Sequence[int]
     activation: str
+    norm: str = NORMS[0]
+    num_outputs: int | None = None
+    precision: str = PRECISIONS[0]
 
     @nn.compact
-    def __call__(self, observation: Array, action: Array, *, for_actor: Aggregate | None = None) -> Array:
-        """Values actions at states.
+    def __call__(
+        self, observation: Array, action: Array, *, for_actor: Aggregate | None = None, training: bool = False
+    ) -> Array:
+        """Judges actions at states.
 
         Args:
             observation: Normalised, `[B, obs_dim]`.
             action: `[N, B, action_dim]`: N actions for each state.
-            for_actor: Makes one value `[n, B]` of the critics' `[C, n, B]`. Where it is given, gradients flow to the
-                actions alone, and once; they are found together with the values, on the CPU in pieces that its cache
-                holds.
+            for_actor: Makes one value `[n, B]` of the critics' outputs `[C, n, B, ...]`. Where it is given, gradients
+                flow to the actions alone, and once; they are found together with the values, on the CPU in pieces that
+                its cache holds.
+            training: Whether ``norm=batch`` normalises by the batch and moves the running statistics, which then have
+                to be mutable; for N = 1.
 
         Returns:
-            Q-values `[C, N, B]`; with ``for_actor`` `[N, B]`.
+            Outputs `[C, N, B]`, or `[C, N, B, num_outputs]`; with ``for_actor`` `[N, B]`.
         """
         action_size, obs_size = action.shape[-1], observation.shape[-1]
-        widths = (obs_size + action_size, *self.hidden_sizes, 1)
+        widths = (obs_size + action_size, *self.hidden_sizes, self.num_outputs or 1)
         kernel_init = nn.initializers.lecun_normal(batch_axis=(0,))
         layers = [
             (
@@ -118,32 +166,71 @@ class CriticNetworks(nn.Module):
             )
             for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths))
         ]
+        first_norm = {"none": len(widths), "layer": 1, "batch": 0}[self.norm]
+        all_norms = {
+            f"norm_{i}": norms.declare(self, self.norm, f"norm_{i}", (self.num_critics, widths[i]))
+            for i in range(first_norm, len(widths) - 1)
+        }
+        steps = norms.declare_steps(self) if self.norm == "batch" else None
         activate = ACTIVATIONS[self.activation]
+        # Samples of a narrow policy differ in value by less than an accelerator's faster products resolve.
+        precision = "highest" if for_actor is not None else self.precision
+        dot = functools.partial(jnp.matmul, precision=precision)
 
-        def make_value(params: list[tuple[Array, Array]]) -> Callable[[Array], Array]:
+        def make_output(
+            params: list[tuple[Array, Array]], norm: dict[str, Norm]
+        ) -> tuple[Callable[[Array], Array], dict[str, list[Moments]]]:
             (first_kernel, first_bias), *rest = params
-            from_observation = observation @ first_kernel[:obs_size] + first_bias[None]
+            moments: dict[str, list[Moments]] = {name: [] for name in norm}
 
-            def value(action: Array) -> Array:
+            def batch_norm(index: int, features: Array, part: slice = slice(None)) -> Array:
+                if steps is None:
+                    return features
+                of_part = jax.tree.map(lambda leaf: leaf[part], norm[f"norm_{index}"])
+                if not training:
+                    return norms.running_norm(of_part, features)
+                features, found = norms.batch_renorm(of_part, steps, features)
+                moments[f"norm_{index}"].append(found)
+                return features
+
+            # Features are normalised each by itself, so observation and action can be apart.
+            first = batch_norm(0, observation, slice(obs_size))
+            from_observation = dot(first, first_kernel[:obs_size]) + first_bias[None]
+
+            def output(action: Array) -> Array:
                 num_samples, batch_size, _ = action.shape
-                from_action = action.reshape(-1, action_size) @ first_kernel[obs_size:]
+                rows = batch_norm(0, action.reshape(-1, action_size), slice(obs_size, None))
+                from_action = dot(rows, first_kernel[obs_size:])
                 features = from_action.reshape(num_samples, batch_size, -1) + from_observation[None]
                 features = features.reshape(num_samples * batch_size, -1)
-                for kernel, bias in rest:
-                    features = activate(features) @ kernel + bias[None]
-                return features.reshape(num_samples, batch_size)
+                for index, (kernel, bias) in enumerate(rest, 1):
+                    if self.norm == "layer":
+                        features = norms.layer_norm(norm[f"norm_{index}"], features)
+                    features = dot(batch_norm(index, activate(features)), kernel) + bias[None]
+                if self.num_outputs is None:
+                    return features.reshape(num_samples, batch_size)
+                return features.reshape(num_samples, batch_size, -1)
 
-            return value
+            return output, moments
 
         # A Python loop, not vmap: on the CPU XLA runs a batched matrix product far below the rate of single ones.
-        critics = [make_value(jax.tree.map(lambda leaf, i=i: leaf[i], layers)) for i in range(self.num_critics)]
+        critics = [
+            make_output(*jax.tree.map(lambda leaf, i=i: leaf[i], (layers, all_norms))) for i in range(self.num_critics)
+        ]
 
-        def values(action: Array) -> Array:
-            return jnp.stack([value(action) for value in critics])
+        def outputs(action: Array) -> Array:
+            return jnp.stack([output(action) for output, _ in critics])
 
-        if for_actor is None:
-            return values(action)
-        return _value_with_gradient(lambda piece: for_actor(values(piece)), action)
+        if for_actor is not None:
+            return _value_with_gradient(lambda piece: for_actor(outputs(piece)), action)
+        result = outputs(action)
+        if training and steps is not None:
+            of_critics = [
+                {name: jax.tree.map(lambda *parts: jnp.concatenate(parts), *found) for name, found in moments.items()}
+                for _, moments in critics
+            ]
+            norms.put_statistics(self, jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_critics))
+        return result
 
 
 def _value_with_gradient(function: Callable[[Array], Array], action: Array) -> Array:

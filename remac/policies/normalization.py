@@ -8,24 +8,36 @@ from remac.types import Array
 CLIP = 10.0
 
 
+_MOST = 2**31 - 1
+
+
 @struct.dataclass
 class RunningStatistics:
     """Moments of all observations seen so far.
 
+    What one of very many observations adds is less than float32 resolves beside the sum, so the mean and the sum of
+    squares each are two floats, of which the second holds what the first one rounds away.
+
     Attributes:
-        count: Number of observations, scalar.
+        count: Number of observations, scalar int32; it stays at 2^31 - 1, and later observations weigh as if it were
+            then.
         mean: Per dimension, `[obs_dim]`.
         sum_squares: Sum of squared deviations from the mean, `[obs_dim]`.
+        mean_rest: What is missing in ``mean``, `[obs_dim]`.
+        sum_squares_rest: What is missing in ``sum_squares``, `[obs_dim]`.
     """
 
     count: Array
     mean: Array
     sum_squares: Array
+    mean_rest: Array
+    sum_squares_rest: Array
 
 
 def init(size: int) -> RunningStatistics:
     """Starts statistics of observations with ``size`` dimensions."""
-    return RunningStatistics(jnp.zeros(()), jnp.zeros((size,)), jnp.zeros((size,)))
+    zeros = jnp.zeros((size,))
+    return RunningStatistics(jnp.zeros((), jnp.int32), zeros, zeros, zeros, zeros)
 
 
 def update(statistics: RunningStatistics, observation: Array) -> RunningStatistics:
@@ -36,13 +48,22 @@ def update(statistics: RunningStatistics, observation: Array) -> RunningStatisti
     batch_size = observation.shape[0]
     batch_mean = jnp.mean(observation, axis=0)
     batch_sum_squares = jnp.sum((observation - batch_mean[None]) ** 2, axis=0)
-    count = statistics.count + batch_size
-    delta = batch_mean - statistics.mean
-    return RunningStatistics(
-        count=count,
-        mean=statistics.mean + delta * (batch_size / count),
-        sum_squares=statistics.sum_squares + batch_sum_squares + delta**2 * (statistics.count * batch_size / count),
-    )
+    before = jnp.minimum(statistics.count, _MOST - batch_size)
+    count = before + batch_size
+    share = batch_size / count.astype(jnp.float32)
+    delta = (batch_mean - statistics.mean) - statistics.mean_rest
+    squares = batch_sum_squares + delta**2 * (before.astype(jnp.float32) * share)
+    mean, mean_rest = _add(statistics.mean, statistics.mean_rest, delta * share)
+    sum_squares, sum_squares_rest = _add(statistics.sum_squares, statistics.sum_squares_rest, squares)
+    return RunningStatistics(count, mean, sum_squares, mean_rest, sum_squares_rest)
+
+
+def _add(total: Array, rest: Array, term: Array) -> tuple[Array, Array]:
+    """Adds to a sum of two floats, exactly but for the rounding of the second (Knuth's two-sum)."""
+    term = term + rest
+    result = total + term
+    added = result - total
+    return result, (total - (result - added)) + (term - added)
 
 
 def normalize(statistics: RunningStatistics, observation: Array) -> Array:
@@ -53,7 +74,7 @@ def normalize(statistics: RunningStatistics, observation: Array) -> Array:
 
     Note: a deviation below what float32 resolves beside the mean counts as that, so that a constant maps to about 0.
     """
-    variance = statistics.sum_squares / jnp.maximum(statistics.count, 1.0)
+    variance = statistics.sum_squares / jnp.maximum(statistics.count, 1).astype(jnp.float32)
     least = 1e-6 + 1e-5 * jnp.abs(statistics.mean)
     std = jnp.where(statistics.count > 0, jnp.maximum(jnp.sqrt(variance), least), 1.0)
     shape = (1,) * (observation.ndim - 1) + statistics.mean.shape

@@ -94,7 +94,13 @@ def load_policy(directory: Path | str) -> Policy:
         shape["hidden_sizes"] = tuple(shape["hidden_sizes"])
         with np.load(directory / _ARRAY_FILE, allow_pickle=False) as archive:
             arrays = {name: jnp.asarray(archive[name]) for name in archive.files}
-        normalizer = RunningStatistics(*(arrays.pop(f"normalizer/{name}") for name in _normalizer_fields()))
+        known = {
+            name: arrays.pop(f"normalizer/{name}") for name in _normalizer_fields() if f"normalizer/{name}" in arrays
+        }
+        known["count"] = known["count"].astype(jnp.int32)
+        # Older files have no rests, and their count is a float.
+        rests = {f"{name}_rest": jnp.zeros_like(known[name]) for name in ("mean", "sum_squares")}
+        normalizer = RunningStatistics(**(rests | known))
         network = PolicyNetwork(**{field: shape.pop(field) for field in _NETWORK_FIELDS if field in shape})
         policy = Policy(traverse_util.unflatten_dict(arrays, sep="/"), normalizer, network=network, **shape)
         jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))

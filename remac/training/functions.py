@@ -5,6 +5,7 @@ on the device or on the host. Members differ in the leaves of the agent only, an
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -52,6 +53,7 @@ class MetricSums:
         env_metrics: Sum over steps of every metric of the environments.
         env_steps: Number of those steps.
         diverged: Number of steps in which the simulation broke down.
+        diverged_before: Their number in the training up to the last evaluation, int32.
         failed_step: Gradient step of the first non-finite metric, -1 while there is none. Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
     """
@@ -63,6 +65,7 @@ class MetricSums:
     env_metrics: Metrics
     env_steps: Array
     diverged: Array
+    diverged_before: Array
     failed_step: Array
     failed_metric: Array
 
@@ -97,8 +100,31 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap.
     """
     if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda xs: function(*xs), arguments)
+        return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
     return jax.vmap(function)(*arguments)
+
+
+def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
+    """Calls a function so that XLA compiles it by itself, the same whatever surrounds the call.
+
+    XLA removes a loop of one turn and what slices an array of one row, and then fuses a member with its surroundings
+    otherwise than in a loop of many, which rounds otherwise. Nothing is fused over the bounds of a branch; the
+    condition is hidden, or the branch would be removed too.
+
+    Args:
+        function: Traced once if it is a ``jax.jit``.
+        arguments: Of the function.
+    """
+    always = jax.lax.optimization_barrier(jnp.ones((), bool))
+    result = jax.eval_shape(function, *arguments)
+    return jax.lax.cond(always, function, lambda *_: jax.tree.map(_nothing, result), *arguments)
+
+
+def _nothing(like: jax.ShapeDtypeStruct) -> Array:
+    """Returns an array of the shape and type, keys included, of no meaning."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), like.shape)
+    return jnp.zeros(like.shape, like.dtype)
 
 
 def init_train_state(
@@ -153,6 +179,7 @@ def init_train_state(
         env_metrics={name: zeros for name in metric_names},
         env_steps=zeros,
         diverged=zeros,
+        diverged_before=jnp.zeros((num_members,), jnp.int32),
         failed_step=jnp.full((num_members,), -1, jnp.int32),
         failed_metric=jnp.zeros((num_members,), jnp.int32),
     )
@@ -253,7 +280,7 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:
-    """Starts new sums; a recorded failure stays."""
+    """Starts new sums; a recorded failure stays, and so does how often the simulation broke down."""
     zeros = jnp.zeros_like(sums.rounds)
     return dataclasses.replace(
         sums,
@@ -264,6 +291,7 @@ def reset_metrics(sums: MetricSums) -> MetricSums:
         env_metrics={name: zeros for name in sums.env_metrics},
         env_steps=zeros,
         diverged=zeros,
+        diverged_before=sums.diverged_before + sums.diverged.astype(jnp.int32),
     )
 
 

@@ -34,6 +34,9 @@ from remac.training.snapshot import Arrays, Snapshot
 from remac.types import Array, Environment, EnvState, Key, PyTree
 from remac.validation import InvalidValueError, require_int, require_number
 
+# Few steps say nothing about how often a simulation breaks down.
+_FEWEST_JUDGED_STEPS = 100
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -48,8 +51,8 @@ class TrainConfig:
         num_eval_episodes: Episodes per evaluation and action mode.
         eval_seed: Evaluation randomness is a function of this and of the environment step alone.
         replay_capacity: Rows; no more than ``total_env_steps`` are allocated.
-        max_diverged_fraction: Share of the environment steps between two evaluations in which the simulation may
-            diverge; a member with more is stopped.
+        max_diverged_fraction: Share of the environment steps so far, counted as at least 100, in which the simulation
+            may diverge; a member with more is stopped at the next evaluation.
         checkpoint_every_env_steps: Environment steps between ``Checkpoint`` events; None for no such events.
     """
 
@@ -172,13 +175,13 @@ class DivergedError(StoppedError):
 
     Attributes:
         num_diverged: Steps in which it diverged.
-        num_steps: All steps between the same two evaluations.
+        num_steps: All steps so far.
     """
 
-    def __init__(self, num_diverged: int, num_steps: int, env_steps: int, max_diverged_fraction: float) -> None:
+    def __init__(self, num_diverged: int, num_steps: int, max_diverged_fraction: float) -> None:
         """Stores the counts."""
         super().__init__(
-            f"the simulation diverged in {num_diverged} of the last {num_steps} env steps at {env_steps} env steps, "
+            f"the simulation diverged in {num_diverged} of {num_steps} env steps, "
             f"more than max_diverged_fraction={max_diverged_fraction:g} allows; "
             "shorter time steps or smaller actions may help, see env/diverged"
         )
@@ -377,10 +380,11 @@ class _Loop:
             self._note_failures()
 
     def _fill_again(self) -> None:
-        """Makes up for transitions that were not saved."""
-        rounds_done = self.rounds_done
+        """Makes up for transitions that were not saved, by steps that count nowhere."""
+        rounds_done, sums = self.rounds_done, jax.tree.map(jnp.copy, self.state.metrics)
         self.run_rounds(max(self.prefill_rounds, 1), 0)
         self.rounds_done, self.filling_again = rounds_done, False
+        self.state = dataclasses.replace(self.state, metrics=sums)
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         learning = self._learn(num_updates)
@@ -429,7 +433,6 @@ class _Loop:
         key = jax.random.fold_in(jax.random.key(self.config.eval_seed), self.env_steps)
         policies = self.agents.policy(self.state.agent)
         metrics = self.evaluator(policies, key, self.pacer) | self._training_means()
-        num_steps = (self.rounds_done - max(self.evaluated_round, 0)) * self.env_steps_per_round
         self.state = dataclasses.replace(self.state, metrics=self._reset_metrics(self.state.metrics))
         self.evaluated_round = self.rounds_done
         self.evaluating = False
@@ -440,9 +443,10 @@ class _Loop:
             if name != "train/episode_return":
                 for index in np.flatnonzero(~np.isfinite(values)):
                     self._fail(int(index), NonFiniteError(name, self.gradient_steps))
-        limit, diverged = self.config.max_diverged_fraction, metrics.get("env/diverged", np.zeros(0))
-        for index in np.flatnonzero(diverged > limit * num_steps):
-            self._fail(int(index), DivergedError(int(diverged[index]), num_steps, self.env_steps, limit))
+        limit = self.config.max_diverged_fraction
+        diverged = self.split.members(jax.device_get(self.state.metrics.diverged_before))
+        for index in np.flatnonzero(diverged > limit * max(self.env_steps, _FEWEST_JUDGED_STEPS)):
+            self._fail(int(index), DivergedError(int(diverged[index]), self.env_steps, limit))
 
     def _training_means(self) -> dict[str, np.ndarray]:
         sums = self.split.members(jax.device_get(self.state.metrics))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmark import timing
-from experiments.comparing.figures import Row
+from experiments.comparing.drawing import Row
 
 SCRIPTS = Path(__file__).parent
 ROOT = SCRIPTS.parents[2]

@@ -1,0 +1,128 @@
+"""Learning curves: all arms in a panel, and grids in which a panel stands for a setting."""
+
+from collections.abc import Iterable, Sequence
+
+from experiments.comparing.declarations import STATISTIC, Drawing, Look, figure
+from experiments.comparing.drawing import Row, label, legend, new_figure, readable
+from experiments.comparing.panels import (
+    FACTOR_LABELS,
+    TITLE_WIDTH,
+    by_retries,
+    draw_curves,
+    metric_label,
+    plain,
+    settings_text,
+    styles,
+)
+from experiments.comparing.runs import X_AXES, Cell, Runs
+
+MOST_LINES = 10
+
+
+@figure("curves", place=10)
+def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
+    """Draws learning curves: a row per task and a column per metric, or a grid of tasks for one metric."""
+    shown = _shown_in_curves(runs, notes)
+    tasks = list(dict.fromkeys(cell.task for cell in shown))
+    panels = [(task, metric) for task in tasks for metric in look.metrics]
+    columns = _columns(len(tasks), len(look.metrics))
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(rows, columns, panel=(3.2, 2.6))
+    style = styles(shown)
+    for panel, (task, metric) in zip(axes.flat, panels, strict=False):
+        cells = [cell for cell in shown if cell.task == task]
+        draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.arm)
+        label(panel, title=readable(task, TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
+    for panel in axes.flat[len(panels) :]:
+        panel.set_visible(False)
+    legend(figure, axes.flat)
+    extra = [name for name in ("eval/return", "eval/entropy") if name not in look.metrics]
+    what = ", ".join(plain(metric) for metric in look.metrics)
+    return Drawing(
+        "curves",
+        "Learning curves",
+        f"Curves of {what} against {X_AXES[look.x]} on {', '.join(tasks)}, a line each for "
+        f"{', '.join(dict.fromkeys(cell.arm for cell in shown))}: {STATISTIC}; thin lines are single seeds.",
+        figure,
+        _curve_rows(runs.cells, (*look.metrics, *extra), look.x),
+        look.metrics,
+    )
+
+
+@figure("grid of {}", when=lambda runs, _: _has_grids(runs), each=lambda _, look: look.metrics, place=20)
+def grid(runs: Runs, look: Look, notes: list[str], metric: str) -> Drawing | None:
+    """Draws learning curves of one metric: a row per task, a column per variant (such as epsilon), a line per M."""
+    variants = _variants(runs)
+    figure, axes = new_figure(len(runs.tasks), len(variants), panel=(2.6, 2.3), sharey="row", sharex="row")
+    for row, task in zip(axes, runs.tasks, strict=True):
+        for panel, variant in zip(row, variants, strict=True):
+            cells = [cell for cell in runs.on(task) if cell.num_retries is None or _variant(cell) == variant]
+            draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
+            title = f"{readable(task, TITLE_WIDTH)}\n{readable(variant, TITLE_WIDTH)}"
+            label(panel, title=title, x=X_AXES[look.x], y=metric_label(metric) if panel is row[0] else "")
+    legend(figure, axes.flat)
+    name = _short(metric)
+    if [_short(other) for other in look.metrics].count(name) > 1:
+        name = metric.replace("/", "_")
+    return Drawing(
+        f"grid_{name}",
+        f"{plain(metric).capitalize()} by {', '.join(_names_of(runs.cells))}",
+        f"Curves of {plain(metric)} against {X_AXES[look.x]}: a row for each of {', '.join(runs.tasks)}, a column for "
+        f"each of {'; '.join(variants)}, a line for each M and for agents without retries: {STATISTIC}.",
+        figure,
+        _curve_rows(runs.cells, (metric,), look.x),
+        (metric,),
+    )
+
+
+def _short(metric: str) -> str:
+    return metric.removeprefix("eval/").removeprefix("actor/").replace("/", "_")
+
+
+def _curve_rows(cells: Iterable[Cell], metrics: Sequence[str], x: str) -> list[Row]:
+    return [
+        {"task": cell.task, "arm": cell.arm, "seed": run.seed, "status": run.status}
+        | {"env_steps": int(series.env_steps[index])}
+        | ({} if x == "env_steps" else {x: float(getattr(series, x)[index])})
+        | {"name": metric, "value": f"{value:.6g}"}
+        for cell in cells
+        for run in cell.runs
+        for metric in metrics
+        if (series := run.metrics.get(metric)) is not None
+        for index, value in enumerate(series.values)
+    ]
+
+
+def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:
+    """Returns the cells that fit into one panel: all, or those of the first variant."""
+    if max(len(runs.on(task)) for task in runs.tasks) <= MOST_LINES:
+        return runs.cells
+    first = _variants(runs)[0]
+    rest = ", the grids have all" if _has_grids(runs) else ""
+    notes.append(f"curves: too many arms for one panel; shown are those with {first}{rest}")
+    return [cell for cell in runs.cells if cell.num_retries is None or _variant(cell) == first]
+
+
+def _columns(num_tasks: int, num_metrics: int) -> int:
+    if num_metrics == 1:
+        return min(num_tasks, 4)
+    return 2 if num_tasks == 1 and num_metrics > 2 else num_metrics
+
+
+def _variants(runs: Runs) -> list[str]:
+    """Returns the variants of agents with retries, as text."""
+    return list(dict.fromkeys(_variant(cell) for cell in runs.cells if cell.num_retries is not None))
+
+
+def _variant(cell: Cell) -> str:
+    return settings_text(cell.variant)
+
+
+def _names_of(cells: Iterable[Cell]) -> list[str]:
+    keys = dict.fromkeys(key for cell in cells if cell.num_retries is not None for key in cell.variant)
+    return [FACTOR_LABELS.get(key, key) for key in keys]
+
+
+def _has_grids(runs: Runs) -> bool:
+    """Whether both M and another setting vary."""
+    return len(_variants(runs)) > 1 and len({cell.num_retries for cell in runs.cells if cell.num_retries}) > 1

@@ -45,7 +45,7 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 MIN_COMPILE_SECONDS = 0.1
-MAX_IDLE_MIB = 600
+MAX_MIB = 900  # of a process between two tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,11 +64,11 @@ def compilation_cache(tmp_path_factory):
         jax.config.update(name, value)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _let_programs_go():
-    """A worker forgets the programs of a file with it, or it would hold those of all; small ones may stay."""
+    """A worker that has grown large forgets its programs, or it would hold those of all tests."""
     yield
-    if psutil.Process().memory_info().rss < MAX_IDLE_MIB * 2**20:
+    if psutil.Process().memory_info().rss < MAX_MIB * 2**20:
         return
     MemberSplit.program.cache_clear()
     if (config := sys.modules.get("experiments.running.config")) is not None:

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from waiting import end, wait_until
+from waiting import LIBRARIES, end, has_loaded, wait_until
 
 from experiments import train
 from experiments.running.config import CONFIG_DIRECTORY, register_schemas
@@ -314,14 +314,13 @@ def test_a_non_finite_run_stops_with_status_3(call, tmp_path):
     assert '"stopped"' in (tmp_path / "run" / "summary.json").read_text()
 
 
-@pytest.mark.parametrize("library", ["jaxlib", "ml_dtypes", "msgpack", "libmujoco"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_an_interrupt_while_it_starts_ends_it_at_once(tmp_path, library):
     """Wherever it comes: as each library that JAX, Flax and MuJoCo load in turn is mapped."""
     # Shells turn the signal off for what runs behind them, and so would these tests be.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "experiments.train", "total_env_steps=1000000"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
-    maps = Path("/proc", str(process.pid), "maps")
-    wait_until(lambda: library in maps.read_text(), process)
+    wait_until(lambda: has_loaded(process, library), process)
     process.send_signal(signal.SIGINT)
     _, err = end(process)
     assert (process.returncode, err) == (130, b"interrupted\n")

@@ -15,7 +15,8 @@ import envs
 from agents import SAC, ReMAC
 from remac.training import functions as training
 from remac.training import loop
-from remac.training.evaluation import Episodes, summarize
+from remac.training.devices import MemberSplit
+from remac.training.evaluation import Episodes, Evaluator, summarize
 from remac.training.loop import (
     Evaluation,
     Failure,
@@ -26,6 +27,7 @@ from remac.training.loop import (
     train,
     train_population,
 )
+from remac.training.pacing import Pacer
 from remac.validation import InvalidValueError
 
 CONFIG = TrainConfig(
@@ -36,7 +38,7 @@ CONFIG = TrainConfig(
     num_eval_episodes=3,
     replay_capacity=150,
 )
-SMALL = {"hidden_sizes": (8, 8), "batch_size": 16}
+SMALL = {"hidden_sizes": (8,), "batch_size": 16}
 SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
 both_suites = pytest.mark.parametrize("suite", SUITES)
 device_first = pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
@@ -133,9 +135,10 @@ def test_intervals_round_up_to_whole_rounds(suite):
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     assert [event.env_steps for event in evaluations] == [0, 64, 128, 192, 200]
     assert [event.gradient_steps for event in evaluations] == [0, 12, 44, 76, 80]
-    odd = dataclasses.replace(CONFIG, total_env_steps=101, prefill_env_steps=41, eval_every_env_steps=50)
+    odd = dataclasses.replace(CONFIG, total_env_steps=157, prefill_env_steps=41, eval_every_env_steps=50)
     result = train(make_agent(env), env, odd, jax.random.key(0))
-    assert [(event.env_steps, event.gradient_steps) for event in result.evaluations] == [(0, 0), (56, 4), (104, 28)]
+    steps = [(event.env_steps, event.gradient_steps) for event in result.evaluations]
+    assert steps == [(0, 0), (56, 4), (112, 32), (160, 56)]
     assert isinstance(events[0], Progress)
 
 
@@ -204,8 +207,7 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
     assert results[0].evaluations[-1].metrics["eval/return"] != other_eval.evaluations[-1].metrics["eval/return"]
 
     starts = []
-    evaluator_env = env.for_evaluation(4)
-    original = type(evaluator_env).reset
+    original = type(env).reset
 
     def recorded(self, key):
         state = original(self, key)
@@ -213,14 +215,17 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
         return state
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(evaluator_env), "reset", recorded)
-        agents = stack_members([make_agent(env), make_agent(env, num_retries=1)])
-        train_population(agents, env, CONFIG, jax.random.split(jax.random.key(3), 2))
-    evaluations = [observation for observation in starts if observation.ndim == 4]
-    assert evaluations
-    for observation in evaluations:
+        patch.setattr(type(env), "reset", recorded)
+        train(make_agent(env), env, CONFIG, jax.random.key(0))
+        evaluations = [observation for observation in starts if observation.ndim == 4]
+        assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
+        agent = make_agent(env)
+        policies = [agent.policy(agent.init(jax.random.key(seed))) for seed in range(2)]
+        evaluator = Evaluator(env.for_evaluation(4), MemberSplit(2))
+        evaluator(stack_members(policies), jax.random.key(0), Pacer(lambda: None))
+    assert starts[-1].shape[:2] == (2, 2)
+    for observation in (evaluations[0], starts[-1]):
         np.testing.assert_array_equal(observation, np.broadcast_to(observation[:1, :1], observation.shape))
-    assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
 
 
 def test_the_replay_reads_right_across_a_reset():
@@ -257,11 +262,11 @@ def test_the_replay_holds_what_happened(suite):
     """Read back after training: each row follows from the one before it in the same environment."""
     env = make_env(suite)
     agents = stack_members([make_agent(env)])
-    config = dataclasses.replace(CONFIG, total_env_steps=144)  # what the replay holds
-    running = loop._Loop(agents, env, config, jax.random.key(0)[None], lambda event: None)
+    running = loop._Loop(agents, env, CONFIG, jax.random.key(0)[None], lambda event: None)
     running.run()
+    # Of 200 rows it holds the last 150, from place 50 on and round its end; from the seventh on they are whole steps.
     storage = jax.tree.map(
-        lambda leaf: np.asarray(leaf[0])[:144].reshape(18, 8, *leaf.shape[2:]), running.state.replay.storage
+        lambda leaf: np.roll(leaf[0], -50, axis=0)[6:].reshape(18, 8, *leaf.shape[2:]), running.state.replay.storage
     )
     continues = (storage.next_observation[:-1] == storage.observation[1:]).all(axis=-1)
     assert (storage.discount[:-1][continues] == 1).all(), "the row after a termination is of a new episode"
@@ -269,7 +274,7 @@ def test_the_replay_holds_what_happened(suite):
         ended = ~continues
         assert 4 < ended.sum() < 60
         assert {0.0, 1.0} >= set(storage.discount[:-1][ended])
-    assert int(running.state.replay.size) == 144
+    assert int(running.state.replay.size) == 150
 
 
 class _Broken:
@@ -383,7 +388,7 @@ def test_summaries_of_episodes_equal_plain_averages():
     returns = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
     length = np.random.default_rng(1).integers(1, 9, (2, 2, 5)).astype(np.int32)
     entropy = np.random.default_rng(2).normal(size=(2, 2, 5)).astype(np.float32)
-    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy))
+    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy, {}))
     for member in range(2):
         sampled = returns[member, 1]
         expected = {

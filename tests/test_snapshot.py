@@ -1,6 +1,5 @@
 """Trainings taken apart and continued: bitwise what they would have been, on both kinds of suites."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -112,14 +111,14 @@ def test_without_the_transitions_the_replay_is_filled_again_first():
 
 def test_arrays_of_another_training_are_refused():
     env, saved = make_env("device"), Saved()
-    agent, config = make_agent(env, SAC), dataclasses.replace(CONFIG, total_env_steps=48)
-    train(agent, env, config, jax.random.key(1), saved)
-    ((good,),) = saved.at_checkpoint.values()
+    agent = make_agent(env, SAC)
+    train(agent, env, CONFIG, jax.random.key(1), saved)
+    (good,) = saved.at_checkpoint[40, False]
     size = good["state/replay/size"]
 
     def starting(*members):
         agents = stack_members([agent] * len(members))
-        train_population(agents, env, config, jax.random.split(jax.random.key(1), len(members)), start=members)
+        train_population(agents, env, CONFIG, jax.random.split(jax.random.key(1), len(members)), start=members)
 
     for change, message in (
         ({"state/key": good["state/key"][:1]}, r"state/key: is uint32\[1\] and must be uint32\[2\]"),

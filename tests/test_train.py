@@ -30,7 +30,7 @@ QUICK = (
     "eval_every_env_steps=128",
     "num_eval_episodes=4",
     "num_envs=8",
-    "agent.hidden_sizes=[8,8]",
+    "agent.hidden_sizes=[8]",
     "agent.batch_size=16",
 )
 EVALUATION = {

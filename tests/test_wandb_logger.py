@@ -10,15 +10,16 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
+from waiting import DEADLINE_SECONDS
 
 from experiments.records import wandb_logger
 from experiments.records.run_directory import RunDirectory
@@ -252,25 +253,42 @@ def test_runs_alive_together_keep_their_own_records(tmp_path: Path) -> None:
     assert [read.summary["member"] for read in reads] == [0, 1]
 
 
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes in which the client was asked for a run; online, it soon gives up."""
+    modes: list[str] = []
+    original = WandbLogger._init
+
+    def init(self: WandbLogger, mode: str) -> Any:
+        modes.append(mode)
+        seconds = 1.0 if mode == "online" else float(DEADLINE_SECONDS)
+        monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT_SECONDS", seconds)
+        return original(self, mode)
+
+    monkeypatch.setattr(WandbLogger, "_init", init)
+    return modes
+
+
+def test_a_server_that_does_not_answer_holds_up_the_start_for_15_seconds_at_most() -> None:
+    """It may take the client's limit twice, and then the clean-up's; that they are kept, the next tests show."""
+    assert 2 * wandb_logger.INIT_TIMEOUT_SECONDS + wandb_logger.CLEANUP_SECONDS <= 15
+
+
 @pytest.mark.parametrize("key", [FAKE_KEY, None])
 def test_out_of_reach_means_offline_with_one_warning(
-    key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    key: str | None, tmp_path: Path, attempts: list[str], monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setenv("WANDB_BASE_URL", CLOSED_PORT)
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
-    waits = []
     for seed in range(2):
-        started = time.monotonic()
         logger = start(tmp_path / str(seed), "online", seed=seed, run_id=f"id{seed}")
-        waits.append(time.monotonic() - started)
         logger.log(16, {"value": 1.0})
         logger.finish({"status": "done"}, [], exit_code=0)
     output = capfd.readouterr()
     assert len(output.err.splitlines()) == 1 and "offline" in output.err
     assert [line.split()[:2] for line in output.out.splitlines()] == [["wandb", "sync"]] * 2
-    assert waits[1] < 2.0 < (waits[0] if key else 3.0)
+    assert attempts == ["online", "offline", "offline"], "the second run does not try again"
     for seed in range(2):
         read = read_run(tmp_path / str(seed))
         assert read.run.run_id == f"id{seed}"
@@ -278,10 +296,10 @@ def test_out_of_reach_means_offline_with_one_warning(
     assert contains(tmp_path / "0", FAKE_KEY) == []
 
 
+@pytest.mark.usefixtures("attempts")
 def test_a_member_out_of_reach_does_not_end_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_BASE_URL", CLOSED_PORT)
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     members = [start(tmp_path / "0", "offline", run_id="id0"), start(tmp_path / "1", "online", run_id="id1")]
@@ -309,8 +327,8 @@ def test_what_fails_half_way_is_one_warning(
         monkeypatch.setattr(logger._run, how, fail)
     elif how == "process":
         ((process,),) = [re.findall(r"\d+", children(os.getpid()))]
-        os.kill(int(process), 9)
-        time.sleep(0.5)
+        psutil.Process(int(process)).kill()
+        psutil.Process(int(process)).wait(DEADLINE_SECONDS)
     for step in (32, 48):
         logger.log(step, {"value": 2.0})
     logger.finish({"status": "done"}, [tmp_path / "missing.png"] if how == "plot" else [], exit_code=0)
@@ -356,35 +374,34 @@ def test_the_module_does_not_import_the_client() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_whose_server_never_answers_takes_15_seconds_at_most_and_ends(tmp_path: Path) -> None:
+def test_a_process_whose_server_never_answers_gives_up_once_and_ends(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_ERROR_REPORTING"}
         environment |= {"WANDB_BASE_URL": url, "WANDB_API_KEY": FAKE_KEY}
         code = f"""
-        import time
+        import os
         from pathlib import Path
         from experiments.records.wandb_logger import WandbLogger
-        import wandb
+        init = WandbLogger._init
+        WandbLogger._init = lambda self, mode: print(mode) or init(self, mode)
         for seed in range(2):
-            started = time.monotonic()
             directory = Path({str(tmp_path)!r}, str(seed))
             directory.mkdir()
             logger = WandbLogger({SETTINGS | {"mode": "online"}!r}, {{}}, directory, run_id=f"id{{seed}}", sweep="s",
                 arm="a", seed=seed, overrides=[])
-            print(time.monotonic() - started)
             logger.log(16, {{"value": 1.0}})
             print("a line of the training")
             logger.finish({{}}, [], 0)
-        print(time.time())
+        print(os.environ["WANDB_ERROR_REPORTING"])  # to the server, which would hold up the exit
         """
+        command = [sys.executable, "-c", textwrap.dedent(code)]
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=environment, capture_output=True, text=True
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS
         )
-        ended = time.time()
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1, done.stderr
-    first, _, _, second, _, _, end = done.stdout.splitlines()
-    assert float(first) < 16 and float(second) < 2 and ended - float(end) < 5
+    words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert words == ["online", "offline", "a", "wandb", "offline", "a", "wandb", "false"]
     assert [len(read_run(tmp_path / name).rows) for name in "01"] == [1, 1]
     assert contains(tmp_path, FAKE_KEY) == [] == contains(tmp_path, "a line of the training")
 

@@ -3,7 +3,9 @@
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+LIBRARIES = ("jaxlib", "ml_dtypes", "msgpack", "libmujoco")  # of a training that starts, in their order
 DEADLINE_SECONDS = 1200  # only ends a test that would hang
 
 
@@ -22,6 +24,11 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen | None = 
         assert process is None or process.poll() is None or happened(), f"ended first, with {process.returncode}"
         assert time.monotonic() < deadline, f"has not happened in {DEADLINE_SECONDS} s"
         time.sleep(0.02)
+
+
+def has_loaded(process: subprocess.Popen, library: str) -> bool:
+    """Returns whether a process has loaded a library whose path holds these letters."""
+    return library in Path("/proc", str(process.pid), "maps").read_text()
 
 
 def end(process: subprocess.Popen) -> tuple[str, str]:

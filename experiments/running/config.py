@@ -178,6 +178,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     if config.get("resume") not in (None, AUTO):
         directory = Path(config.resume)
         config = _stored_config(config, overrides)
+    if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
+        require_one_of("agent.name", config.agent.name, AGENTS)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")

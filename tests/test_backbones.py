@@ -33,8 +33,7 @@ def plain_norm(xp, norm, x, layer_variables, is_training, steps):
     mean, variance = x.mean(axis=0), x.var(axis=0)
     std = xp.sqrt(variance + 1e-3)
     r, d = xp.clip(std / running_std, 1 / 3, 3), xp.clip((mean - running_mean) / running_std, -5, 5)
-    if int(steps) < WARM:
-        r, d = xp.ones_like(r), xp.zeros_like(d)
+    r, d = xp.where(steps < WARM, xp.ones_like(r), r), xp.where(steps < WARM, xp.zeros_like(d), d)
     if xp is jnp:
         r, d = jax.lax.stop_gradient((r, d))
     return ((x - mean[None]) / std[None] * r[None] + d[None]) * scale[None] + bias[None], (mean, variance)

@@ -120,11 +120,11 @@ class ActorCritic:
         "scalar", "what a critic gives: a value, or a distribution whose mean it is", ("scalar", "categorical")
     ).field()
     num_atoms: int = integer(101, "values that a categorical critic's distribution is over", 2).field()
-    value_min: Array = number(-1000.0, "least of these values, where targets are clipped; means start halfway").field()
-    value_max: Array = number(1000.0, "greatest of these values, where targets are clipped").field()
+    value_min: Array = number(-1000.0, "least value of a categorical critic; targets are clipped there").field()
+    value_max: Array = number(1000.0, "greatest value of a categorical critic; its means start halfway").field()
     categorical_target: str = choice(
         "hl_gauss",
-        "what such a critic learns: a Gaussian's histogram around the target, or its distribution",
+        "what a categorical critic learns: a Gaussian's histogram around the target, or its distribution",
         CATEGORICAL_TARGETS,
     ).field()
     matmul_precision: str = choice(
@@ -163,8 +163,11 @@ class ActorCritic:
         Raises:
             InvalidValueError: If values do not fit each other.
         """
-        if values["value_max"] <= values["value_min"]:
-            raise InvalidValueError("value_max", values["value_max"], f"must be above value_min={values['value_min']}")
+        with np.errstate(over="ignore"):
+            span = np.float32(values["value_max"]) - np.float32(values["value_min"])
+        if not 0 < span < np.inf:
+            allowed = f"must be above value_min={values['value_min']}, by a finite number in float32"
+            raise InvalidValueError("value_max", values["value_max"], allowed)
         return {name: value for name, value in values.items() if name not in cls.ARGUMENTS}
 
     def init(self, key: Key) -> AgentState:

@@ -49,7 +49,7 @@ class ReMAC(StochasticActorCritic):
         "pathwise", "how the order statistic is differentiated: through actions and critics, or by the score", GRADIENTS
     ).field()
     target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
-    target_temperature: Array = number(0.2, "temperature of that term", 0).field()
+    target_temperature: Array = number(0.2, "temperature of the entropy term of target=entropy", 0).field()
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
         "num_retries": integer(

@@ -32,7 +32,7 @@ class TD3(ActorCritic):
     ).field()
     exploration_noise: Array = number(0.1, "standard deviation of the noise on actions in training", 0).field()
     target_noise: Array = number(0.2, "standard deviation of the noise on the target policy's actions", 0).field()
-    target_noise_clip: Array = number(0.5, "largest such noise", 0).field()
+    target_noise_clip: Array = number(0.5, "largest noise on the target policy's actions", 0).field()
 
     @property
     def policy_network(self) -> PolicyNetwork:

@@ -19,7 +19,7 @@ from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
 from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
 from experiments.records.run_directory import OutputError
-from experiments.running import hydra_main as command_line
+from experiments.running import hydra_main
 from experiments.running.config import with_inputs
 from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
@@ -174,4 +174,4 @@ def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:
 
 if __name__ == "__main__":
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
-    command_line.run("evaluate", main)
+    hydra_main.run("evaluate", main)

@@ -22,8 +22,9 @@ from experiments import plot
 from experiments.console.messages import one_line, warn
 from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
-from experiments.running import hydra_main as command_line
+from experiments.running import hydra_main
 from experiments.running.config import AUTO, make_job
+from experiments.running.error_lines import listing
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob, require_own_directories
@@ -125,8 +126,8 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
             composed = hydra.compose("train", list(overrides))
             for seed in seeds:
                 run = directory / task / arm / f"seed{seed}"
-                config = OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
-                job = make_job(config, directory=run)
+                settings = OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
+                job = make_job(settings, directory=run)
                 told = (*overrides, f"seed={seed}")
                 planned.append(PlannedJob(job, run, directory.name, told, len(planned)))
     return planned
@@ -158,7 +159,7 @@ def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None
 
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__}\nExperiments: {command_line.listing('experiment')}.")
+        print(f"{__doc__}\nExperiments: {listing('experiment')}.")
         sys.exit(0)
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
-    command_line.run("sweep", main)
+    hydra_main.run("sweep", main)

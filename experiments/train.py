@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.running import hydra_main as command_line
+from experiments.running import hydra_main
 from experiments.running.config import make_job, task_overrides
 from experiments.running.hydra_launcher import register_launcher
 from experiments.running.jobs import run_jobs
@@ -28,4 +28,4 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     register_launcher()
-    command_line.run("train", main)
+    hydra_main.run("train", main)

@@ -67,10 +67,13 @@ def number(
 
 
 def integer(default: int, meaning: str, minimum: int = 1, *, is_leaf: bool = False) -> Hyperparameter:
-    """An integer of at least ``minimum``."""
-    return Hyperparameter(
-        default, meaning, int, f"integer >= {minimum}", lambda name, value: require_int(name, value, minimum), is_leaf
-    )
+    """An integer of at least ``minimum``; as a leaf, of at most 2^31 - 1."""
+    most = 2**31 - 1 if is_leaf else None
+
+    def check(name: str, value: Any) -> None:
+        require_int(name, value, minimum, most)
+
+    return Hyperparameter(default, meaning, int, f"integer >= {minimum}", check, is_leaf)
 
 
 def flag(default: bool, meaning: str) -> Hyperparameter:

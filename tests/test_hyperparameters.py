@@ -74,6 +74,21 @@ def test_bad_tuned_values_are_named():
         compose_job(["+env.tuned.all.depth=3"])
 
 
+def test_a_run_of_before_a_hyperparameter_was_declared_is_the_same_run():
+    config = compose_job(["env=probe/action"]).config
+    before = config | {"agent": {key: value for key, value in config["agent"].items() if key != "num_steps"}}
+    before["env"] = {"suite": "probe", "task": "action", "options": config["env"]["options"], "remac": {"gamma": 0.9}}
+    assert first_difference(before, config) is None
+    changed = config | {"agent": config["agent"] | {"num_steps": 3}}
+    assert first_difference(before, changed) == ("agent.num_steps", 1, 3)
+
+
+def test_what_float32_and_int32_cannot_hold_is_refused():
+    for override in ("agent.target_update_period=3000000000", "agent.value_max=3e38", "agent.value_min=999.99999999"):
+        with pytest.raises(InvalidValueError, match="must be"):
+            compose_job(["agent=td3", "env=probe/action", "agent.value_min=-3e38", override])
+
+
 AGENT = """
 from flax import struct
 from agents.actor_critic import StochasticActorCritic

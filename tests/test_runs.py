@@ -158,8 +158,19 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         load([tmp_path])
     write_run(tmp_path / "a", final=RETURN)
     (tmp_path / "plan.json").write_text(json.dumps({"experiment": "x", "runs": [{"directory": "a"}]}))
-    with pytest.raises(InvalidValueError, match=r"plan\.json: cannot be read \(KeyError: 'task'\)"):
-        load([tmp_path])
+    runs = load([tmp_path])
+    assert len(runs.used) == 1 and not runs.plans
+    assert any("plan.json: cannot be read (KeyError: 'task')" in note for note in runs.notes)
+
+
+def test_a_hyperparameter_declared_later_had_its_default(tmp_path):
+    """Runs made before it was there are seeds of the same arm; where it differs, they are not."""
+    write_run(tmp_path / "before", seed=1, final=RETURN)
+    write_run(tmp_path / "after", seed=2, final=RETURN, num_steps=1)
+    write_run(tmp_path / "other", seed=3, final=RETURN, num_steps=3)
+    cells = load([tmp_path]).cells
+    assert sorted(sorted(run.seed for run in cell.runs) for cell in cells) == [[1, 2], [3]]
+    assert all("num_steps=" in cell.arm for cell in cells)
 
 
 def test_ranges():

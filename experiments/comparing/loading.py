@@ -50,6 +50,7 @@ def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
         shown = ", ".join(map(str, paths)) or "none"
         reason = f"hold no run (a folder with {CONFIG} and {METRICS})" if paths else "must name at least one"
         raise InvalidValueError("directories", shown, "; ".join([reason, *notes]))
+    runs = _with_later_settings(runs)
     used = _without_tuning(runs, notes, keep_tuning)
     used = _without_duplicates(used, notes)
     cells = _make_cells(used, notes)
@@ -70,7 +71,8 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
             raise InvalidValueError("directory", path, "does not exist")
         before = len(directories)
         if path.name == PLAN and path.is_file():
-            plans[path.resolve()] = _read_plan(path)
+            if plan := _read_plan(path, notes):
+                plans[path.resolve()] = plan
             continue
         if path.is_file():
             notes.append(f"{path}: is a file, left out")
@@ -78,8 +80,9 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
         known = path.resolve() in directories
         for folder, subfolders, files in _walk(path, seen, notes):
             if PLAN in files:
-                plan = Path(folder, PLAN)
-                plans[plan.resolve()] = _read_plan(plan)
+                file = Path(folder, PLAN)
+                if plan := _read_plan(file, notes):
+                    plans[file.resolve()] = plan
             if CONFIG in files and METRICS in files:
                 directories.setdefault(Path(folder).resolve(), Path(folder))
                 subfolders.clear()
@@ -122,7 +125,8 @@ def _is_dangling(folder: str, name: str) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path, notes: list[str]) -> Plan | None:
+    """Reads what a sweep is to hold, or notes why it cannot be read."""
     try:
         content = json.loads(path.read_text())
         runs = [{**run, "directory": str((path.parent / run["directory"]).resolve())} for run in content["runs"]]
@@ -130,8 +134,9 @@ def _read_plan(path: Path) -> Plan:
             run["task"], run["arm"], run["seed"]
         scale = " ".join(str(content[key]) for key in ("suite", "scale") if content.get(key))
         return Plan(path.parent, str(content["experiment"]), scale, list(content.get("command", [])), runs)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidValueError("plan", path, f"cannot be read ({type(error).__name__}: {error})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        notes.append(f"{path}: cannot be read ({one_line(error)}), so what is missing is not known")
+        return None
 
 
 def _read_run(directory: Path, notes: list[str]) -> Run | None:
@@ -188,6 +193,27 @@ def _without_tuning(runs: list[Run], notes: list[str], keep_tuning: bool) -> lis
     if spoilt > 0:
         notes.append(f"{spoilt} runs are left out: their seeds were used for tuning on the same task")
     return rest
+
+
+def _with_later_settings(runs: list[Run]) -> list[Run]:
+    """Gives runs the hyperparameters that were declared after they were made, with the defaults that they had then."""
+    known: dict[str, set[str]] = {}
+    for run in runs:
+        known.setdefault(run.agent["name"], set()).update(run.agent)
+    if all(known[run.agent["name"]] <= run.agent.keys() for run in runs):
+        return runs
+    from agents import AGENTS  # takes seconds, and is rarely needed
+    from remac.hyperparameters import hyperparameters
+
+    filled = []
+    for run in runs:
+        name = run.agent["name"]
+        declared = hyperparameters(AGENTS[name]) if name in AGENTS else {}
+        later = {key: declared[key].default for key in known[name] - run.agent.keys() if key in declared}
+        later = {key: list(value) if isinstance(value, tuple) else value for key, value in later.items()}
+        config = run.config | {"agent": later | run.agent}
+        filled.append(dataclasses.replace(run, config=config) if later else run)
+    return filled
 
 
 def _identity(run: Run) -> str:
@@ -257,8 +283,9 @@ def _difference(cell: Cell, cells: Iterable[Cell]) -> str:
     """Names the settings in which a cell differs from others of its task and name."""
     settings = cell.runs[0].settings
     others = [other.runs[0].settings for other in cells if (other.task, other.arm) == (cell.task, cell.arm)]
-    keys = [key for key in settings if any(value_text(other.get(key)) != value_text(settings[key]) for other in others)]
-    return ", ".join(f"{key}={value_text(settings[key])}" for key in keys)
+    known = dict.fromkeys(key for one in (settings, *others) for key in one)
+    keys = [key for key in known if any(value_text(one.get(key)) != value_text(settings.get(key)) for one in others)]
+    return ", ".join(f"{key}={value_text(settings.get(key))}" for key in keys)
 
 
 def _compare_lengths(cells: Sequence[Cell], notes: list[str]) -> None:

@@ -216,10 +216,10 @@ def _find_irregular(records: Sequence[Record]) -> list[str]:
     holes = [steps[place] for place, gap in enumerate(gaps) if usual and gap > usual]
     if holes:
         problems.append(f"evaluations are missing after {', '.join(map(str, holes[:5]))} env steps")
-    # No episode may have ended since the last evaluation.
+    # No episode may have ended since the last evaluation, and a resumed process has no clock of what was before.
     seen, missing = set[str](), set[str]()
     for step in steps:
-        missing |= seen - names[step] - {"train/episode_return"}
+        missing |= {name for name in seen - names[step] if not name.startswith(("train/episode_return", "time/"))}
         seen |= names[step]
     if missing:
         problems.append(f"records of {', '.join(sorted(missing))} are missing")
@@ -273,7 +273,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     Raises:
         InvalidValueError: If there is none that can be read.
     """
-    path = Path(directory) / "config.yaml"
+    path = Path(directory) / CONFIG
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:

@@ -49,8 +49,7 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     for values in (tuned.get(name) or {}, tuned.get("all") or {}):
         if key in values:
             return values[key]
-    default = hyperparameters(AGENTS[name])[key].default
-    return list(default) if isinstance(default, tuple) else default
+    return _as_plain(hyperparameters(AGENTS[name])[key].default)
 
 
 @dataclasses.dataclass
@@ -231,16 +230,33 @@ def task_overrides(hydra_config: DictConfig) -> list[str]:
 def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Returns a key in which two runs differ, as on the command line, and both values; None if they are the same run.
 
-    Where a run is logged and how often it is saved makes no difference.
+    Where a run is logged and how often it is saved makes no difference. A hyperparameter that was declared after a run
+    was begun had its default then. What is tuned for the task is in the agent's settings.
     """
-    flat, other_flat = (
-        {key: value for key, value in flatten(tree).items() if key.partition(".")[0] not in FREE_KEYS}
-        for tree in (config, other)
-    )
+    flat, other_flat = _what_counts(config), _what_counts(other)
     for key in (*flat, *other_flat):
         if key not in flat or key not in other_flat or flat[key] != other_flat[key]:
             return key, flat.get(key), other_flat.get(key)
     return None
+
+
+def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what makes a run the run that it is, with dotted keys."""
+    tuned = {"env.tuned", *(f"env.{name}" for name in AGENTS)}  # the second of runs made before the first was there
+    flat = {
+        key: value
+        for key, value in flatten(config).items()
+        if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in tuned
+    }
+    if (agent := flat.get("agent.name")) in AGENTS:
+        for key, one in hyperparameters(AGENTS[agent]).items():
+            flat.setdefault(f"agent.{key}", _as_plain(one.default))
+    return flat
+
+
+def _as_plain(default: Any) -> Any:
+    """Returns a default as a configuration has it."""
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -276,6 +292,8 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored["resume"] = AUTO
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENTS)
+    for name in AGENTS:  # where tuned values were before they were under env.tuned
+        stored.get("env", {}).pop(name, None)
     schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 

@@ -71,9 +71,9 @@ class OptunaSearch(OptunaSweeperImpl):
         except ValueError as error:  # there is no best trial
             if isinstance(error, InvalidValueError) or self._has_result():
                 raise
-            self._errors.append(StoppedError(f"no trial of the search in {directory} has come to its end"))
         if not self._has_result():
-            raise self._errors[0]
+            none = StoppedError(f"no trial of the search in {directory} has come to its end")
+            raise next(iter(self._errors), none)
 
     def _continue(self, arguments: list[str], directory: Path, is_resumed: bool) -> None:
         """Takes up the trials of an earlier process."""

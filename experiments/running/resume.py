@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.console.messages import warn
 from experiments.records.checkpoints import Checkpoints, SavedRun
-from experiments.records.files import CONFIG, LOCK, is_begun, metrics_fit, read_config
+from experiments.records.files import CONFIG, LOCK, METRICS, is_begun, metrics_fit, read_config
 from experiments.records.provenance import training_code
 from experiments.records.run_directory import require_makeable, require_unlocked
 from experiments.running.config import first_difference
@@ -90,7 +90,7 @@ def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str
         key, value, before = difference
         return f"{saved.path}: is of another configuration ({key}={before}, and not {value})"
     if not metrics_fit(directory, saved.run):
-        return f"{directory / 'metrics.csv'}: does not begin with what {saved.path} was saved with"
+        return f"{directory / METRICS}: does not begin with what {saved.path} was saved with"
     return None
 
 

@@ -37,14 +37,15 @@ def report(planned: PlannedJob, outcome: Outcome) -> str:
     if outcome.status != "finished":
         return f"run directory: {outcome.directory}"
     metrics = summary["metrics"]
+    std = metrics.get("actor/pre_tanh_std")
+    spread = "" if std is None else f"; standard deviation before tanh {std:.3f}"
     minutes, seconds = divmod(round(summary["wall_seconds"]), 60)
     return (
         f"{config['agent']['name']} on {planned.job.env.name}, seed {config['seed']}: "
         f"{summary['env_steps']:,} env steps and "
         f"{summary['gradient_steps']:,} gradient steps in {minutes} min {seconds} s\n"
         f"return {metrics['eval/return']:.1f} (mean action), {metrics['eval/return_stochastic']:.1f} (sampled action); "
-        f"entropy {metrics['eval/entropy']:.2f} nats; "
-        f"standard deviation before tanh {metrics.get('actor/pre_tanh_std', float('nan')):.3f}\n"
+        f"entropy {metrics['eval/entropy']:.2f} nats{spread}\n"
         f"run directory: {outcome.directory}"
     )
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from remac.policies import norms
 from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
 from remac.policies.norms import NORMS, Moments, Norm
+from remac.policies.value_heads import Aggregate
 from remac.types import Array, Metrics, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -21,7 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
     "tanh": nn.tanh,
 }
-Aggregate = Callable[[Array], Array]
 LOG_STD_RANGE = (-10.0, 2.0)
 _LOG_STD_CENTRE, _LOG_STD_RADIUS = sum(LOG_STD_RANGE) / 2, (LOG_STD_RANGE[1] - LOG_STD_RANGE[0]) / 2
 LOG_STD_BOUNDS: dict[str, Callable[[Array], Array]] = {

@@ -19,8 +19,8 @@ class RunningStatistics:
     squares each are two floats, of which the second holds what the first one rounds away.
 
     Attributes:
-        count: Number of observations, scalar int32; it stays at 2^31 - 1, and later observations weigh as if it were
-            then.
+        count: Number of observations, scalar int32; it stays at 2^31 - 1. Later observations weigh in the mean as if it
+            were then, and the variance overestimates.
         mean: Per dimension, `[obs_dim]`.
         sum_squares: Sum of squared deviations from the mean, `[obs_dim]`.
         mean_rest: What is missing in ``mean``, `[obs_dim]`.

@@ -243,7 +243,7 @@ def train(
 
     Raises:
         InvalidValueError: If the configuration is not allowed.
-        StoppedError: If a loss or a parameter became non-finite, or the simulation diverged too often.
+        StoppedError: If a metric became non-finite, or the simulation diverged too often.
         MisfitError: If ``start`` is not of such a training.
     """
     result = train_population(

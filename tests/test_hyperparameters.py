@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from agents import AGENTS
 from experiments.reference import pages
-from experiments.running.config import agent_config, compose_job
+from experiments.running.config import agent_config, compose_job, first_difference
 from remac.hyperparameters import hyperparameters
 from remac.validation import InvalidValueError
 

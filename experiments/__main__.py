@@ -1,4 +1,4 @@
-"""All commands in one: ``remac <command> ...`` is ``python -m experiments.<command> ...``.
+"""All commands in one: remac <command> ... is python -m experiments.<command> ...; --help after one tells more.
 
 Commands:
 """

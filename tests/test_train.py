@@ -175,6 +175,7 @@ class _Bomb:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 def test_evaluate_films_the_policy(finished, run_module):
     directory, _ = finished[0]
     status, out, err = run_module("evaluate", f"run={directory}", "num_episodes=4", "render=true", "render_steps=30")

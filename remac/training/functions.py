@@ -109,15 +109,26 @@ def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
 
     XLA removes a loop of one turn and what slices an array of one row, and then fuses a member with its surroundings
     otherwise than in a loop of many, which rounds otherwise. Nothing is fused over the bounds of a branch; the
-    condition is hidden, or the branch would be removed too.
+    condition is hidden, or the branch would be removed too. Arrays pass the bounds as vectors, which have one layout
+    in memory: loops over otherwise laid out arrays are vectorised otherwise, which rounds otherwise as well.
 
     Args:
         function: Traced once if it is a ``jax.jit``.
         arguments: Of the function.
     """
-    always = jax.lax.optimization_barrier(jnp.ones((), bool))
+    leaves, structure = jax.tree.flatten(arguments)
     result = jax.eval_shape(function, *arguments)
-    return jax.lax.cond(always, function, lambda *_: jax.tree.map(_nothing, result), *arguments)
+
+    def call(*vectors: Array) -> PyTree:
+        shaped = [vector.reshape(jnp.shape(leaf)) for vector, leaf in zip(vectors, leaves, strict=True)]
+        return jax.tree.map(jnp.ravel, function(*structure.unflatten(shaped)))
+
+    def never(*_: Array) -> PyTree:
+        return jax.tree.map(lambda like: jnp.ravel(_nothing(like)), result)
+
+    always, passed = jax.lax.optimization_barrier((jnp.ones((), bool), [jnp.ravel(leaf) for leaf in leaves]))
+    vectors = jax.lax.optimization_barrier(jax.lax.cond(always, call, never, *passed))
+    return jax.tree.map(lambda vector, like: vector.reshape(like.shape), vectors, result)
 
 
 def _nothing(like: jax.ShapeDtypeStruct) -> Array:

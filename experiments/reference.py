@@ -39,9 +39,10 @@ def hyperparameter_page() -> str:
     }
     sections = [
         "# Hyperparameters",
-        "Keys of the command line, `agent.<name>=<value>`. What is not given is the task's tuned value,\n"
-        "`env.tuned.<agent>.<name>` or `env.tuned.all.<name>` in `conf/env/`, or else the default. Jobs of a sweep\n"
-        "that differ only in seeds and in hyperparameters marked * are one program.\n\n"
+        "Keys of the command line, `agent.<name>=<value>`. What is not given is the task's value in the setting\n"
+        "chosen (`setting=protocol` or `setting=modern`, see `conf/tuned/`), `env.tuned.<setting>.<agent>.<name>` or\n"
+        "`env.tuned.<setting>.all.<name>`, or else the default. Jobs of a sweep that differ only in seeds and in\n"
+        "hyperparameters marked * are one program.\n\n"
         "Made by `python -m experiments.reference`.",
         "## All agents",
         _table(shared),

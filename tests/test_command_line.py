@@ -65,8 +65,10 @@ BAD = [
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
-    (["+env.tuned.remac.lr=1"], ["env.tuned.remac.lr=1", "no such hyperparameter", "learning_rate"]),
-    (["+env.tuned.nobody.gamma=1"], ["env.tuned=nobody", "all, remac, sac, td3"]),
+    (["+env.tuned.modern.remac.lr=1"], ["env.tuned.modern.remac.lr=1", "no such key", "learning_rate"]),
+    (["+env.tuned.modern.nobody.gamma=1"], ["env.tuned.modern=nobody", "all, training, remac, sac, td3"]),
+    (["setting=paper"], ["setting=paper", "protocol, modern"]),
+    (["+env.tuned.modern.training.seed=1"], ["env.tuned.modern.training.seed=1", "num_envs"]),
     (["+env.options.num_envs=4"], ["env.options.num_envs=4", "another key"]),
     (["env=probe/one_step", "env.options.stagger_first_episodes=perhaps"], ["stagger_first_episodes=perhaps"]),
     (

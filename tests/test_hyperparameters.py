@@ -52,16 +52,39 @@ def test_tuned_values_are_the_agents_then_all_agents_then_the_defaults():
     for agent in (sac, remac, td3):
         assert (float(agent.gamma), agent.activation) == (pytest.approx(0.995), "tanh")
     assert (sac.batch_size, remac.batch_size, td3.batch_size) == (128, 512, 256)
-    given = compose_job(["agent=td3", *env, "agent.gamma=0.5", "+env.tuned.td3.batch_size=7"]).agent
+    given = compose_job(["agent=td3", *env, "agent.gamma=0.5", "+env.tuned.protocol.td3.batch_size=7"]).agent
     assert (float(given.gamma), given.batch_size) == (0.5, 7)
 
 
-def test_a_task_says_only_what_differs_from_its_suite():
-    for path in (ROOT / "conf/env").glob("*/[a-z]*.yaml"):
-        suite = yaml.safe_load((path.parent / "_suite.yaml").read_text())["env"]["tuned"]
-        for owner, values in yaml.safe_load(path.read_text())["env"].get("tuned", {}).items():
-            for key, value in values.items():
-                assert suite.get(owner, {}).get(key) != value, f"{path}: {owner}.{key}"
+def test_a_task_says_only_what_differs_from_what_all_tasks_have():
+    for setting in ("protocol", "modern"):
+        of_all = yaml.safe_load((ROOT / f"conf/tuned/{setting}/common.yaml").read_text())
+        files = {path: yaml.safe_load(path.read_text()) for path in (ROOT / f"conf/tuned/{setting}").glob("*.yaml")}
+        for path in (ROOT / "conf/env").glob("*/[a-z]*.yaml"):
+            files[path] = yaml.safe_load(path.read_text())["env"].get("tuned", {}).get(setting, {})
+        for path, owners in files.items():
+            for owner, values in owners.items() if path.name != "common.yaml" else ():
+                for key, value in values.items():
+                    assert of_all.get(owner, {}).get(key) != value, f"{path}: {owner}.{key}"
+
+
+def test_one_key_chooses_between_the_protocols_and_the_modern_values_on_every_suite():
+    for task, retries in {"mujoco/half_cheetah": "remac", "brax/halfcheetah": "sac"}.items():
+        protocol, modern = (
+            compose_job([f"env={task}", f"agent={retries}", f"setting={setting}"]) for setting in ("protocol", "modern")
+        )
+        assert (protocol.agent.batch_size, protocol.agent.hidden_sizes) == (512, (64, 64))
+        assert float(protocol.agent.gamma) == pytest.approx(0.98) and float(modern.agent.gamma) == pytest.approx(0.99)
+        assert (protocol.config["num_envs"], protocol.config["prefill_env_steps"]) == (128, 10_000)
+        assert protocol.agent.target_update_period == 128 and modern.agent.target_update_period == 1
+    assert compose_job(["env=brax/ant"]).config["setting"] == "protocol"
+    assert compose_job(["env=mujoco/ant"]).config["setting"] == "modern"
+    of_task = compose_job(["env=mujoco/walker2d", "setting=protocol"]).config
+    assert (of_task["prefill_env_steps"], of_task["replay_capacity"]) == (8192, 1048576)
+    assert compose_job(["env=mujoco/walker2d", "setting=protocol", "num_envs=3"]).config["num_envs"] == 3
+    for setting in ("paper", "null"):
+        with pytest.raises(InvalidValueError, match=r"setting=\S+: must be one of protocol, modern"):
+            compose_job([f"setting={setting}"])
 
 
 def test_the_reference_pages_are_what_the_code_says():
@@ -70,8 +93,8 @@ def test_the_reference_pages_are_what_the_code_says():
 
 
 def test_bad_tuned_values_are_named():
-    with pytest.raises(InvalidValueError, match=r"env\.tuned\.all\.depth=3: no such hyperparameter; .*gamma"):
-        compose_job(["+env.tuned.all.depth=3"])
+    with pytest.raises(InvalidValueError, match=r"env\.tuned\.modern\.all\.depth=3: no such key; .*gamma"):
+        compose_job(["+env.tuned.modern.all.depth=3"])
 
 
 def test_a_run_of_before_a_hyperparameter_was_declared_is_the_same_run():

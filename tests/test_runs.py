@@ -198,10 +198,19 @@ def test_links_are_followed_and_every_run_is_found_once(tmp_path):
 
 @pytest.mark.parametrize(
     "where",
-    [{"tuned": {"all": {"tau": 0.1, "gamma": 0.9}, "sac": {"tau": 0.5}}}, {"sac": {"tau": 0.5, "gamma": 0.9}}],
-    ids=["now", "before"],
+    [
+        {
+            "tuned": {
+                "modern": {"all": {"tau": 0.1, "gamma": 0.9}, "sac": {"tau": 0.5}},
+                "protocol": {"sac": {"tau": 1}},
+            }
+        },
+        {"tuned": {"all": {"tau": 0.1, "gamma": 0.9}, "sac": {"tau": 0.5}}},
+        {"sac": {"tau": 0.5, "gamma": 0.9}},
+    ],
+    ids=["now", "without settings", "before"],
 )
 def test_the_tasks_own_values_are_found(tmp_path, where):
     env = {"suite": "mujoco", "task": "hopper", "options": {}, **where}
-    write_run(tmp_path / "run", final=RETURN, top={"env": env})
+    write_run(tmp_path / "run", final=RETURN, top={"env": env, "setting": "modern"})
     assert load([tmp_path]).used[0].tuned == {"tau": 0.5, "gamma": 0.9}

@@ -78,9 +78,10 @@ class Run:
 
     @property
     def tuned(self) -> dict[str, Any]:
-        """The task's own values for the agent; older runs have them in another place."""
+        """The task's own values for the agent, in the setting of the run; older runs have them in other places."""
         env, name = self.config["env"], self.agent["name"]
         tuned = env.get("tuned") or {}
+        tuned = tuned.get(self.config.get("setting"), tuned)
         return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
 
     @property

@@ -34,6 +34,11 @@ LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline", "disabled")
 AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
+ALL, TRAINING = "all", "training"  # whose the values of a setting are, besides agents by name
+TRAINING_KEYS = ("num_envs", "prefill_env_steps", "replay_capacity")
+TRAINING_DEFAULTS = {
+    spec.name: spec.default for spec in dataclasses.fields(TrainConfig) if spec.default is not dataclasses.MISSING
+}
 
 
 def agent_config(name: str) -> type:
@@ -44,25 +49,35 @@ def agent_config(name: str) -> type:
 
 
 def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
-    """Returns a hyperparameter's value on the task: ``env.tuned.<agent>``'s, ``env.tuned.all``'s, or the default."""
-    name, tuned = _parent_["name"], _root_["env"]["tuned"]
-    for values in (tuned.get(name) or {}, tuned.get("all") or {}):
-        if key in values:
-            return values[key]
-    return _as_plain(hyperparameters(AGENTS[name])[key].default)
+    """Returns what a key of the agent or of the training is on the task, in the setting that is chosen.
+
+    Of a hyperparameter that is ``env.tuned.<setting>.<agent>``'s value, ``env.tuned.<setting>.all``'s, or its default;
+    of a key of the training ``env.tuned.<setting>.training``'s, or its default.
+    """
+    setting, agent = _root_["setting"], _parent_.get("name")
+    tuned = _root_["env"]["tuned"][setting]
+    for owner in (TRAINING,) if agent is None else (agent, ALL):
+        if key in (tuned.get(owner) or {}):
+            return tuned[owner][key]
+    if agent is not None:
+        return _as_plain(hyperparameters(AGENTS[agent])[key].default)
+    if key in TRAINING_DEFAULTS:
+        return TRAINING_DEFAULTS[key]
+    raise InvalidValueError(f"env.tuned.{setting}.{TRAINING}.{key}", None, "must be given")
 
 
 @dataclasses.dataclass
 class EnvironmentConfig:
-    """Which task, with which options, and the hyperparameters that agents have on it unless others are given.
+    """Which task, with which options, and the values that agents and training have on it unless others are given.
 
-    ``tuned`` has a dictionary for ``all`` agents, and for any agent by name, which wins.
+    ``tuned`` has these values by the name of a setting, and there a dictionary for ``all`` agents, for any agent by
+    name, which wins, and for the ``training``.
     """
 
     suite: str = MISSING
     task: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -94,10 +109,12 @@ class CheckpointConfig:
 class Config:
     """One run; ``experiment`` and ``arm`` name what it belongs to, in tables, pictures and W&B's tags.
 
+    ``setting`` says which of the task's values hold where none are given: the ``protocol``'s, or ``modern`` ones.
     ``resume`` is ``auto`` or a run directory; it is no part of the run itself.
     """
 
     agent: Any = MISSING
+    setting: str | None = None
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -179,6 +196,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         config = _stored_config(config, overrides)
     if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
         require_one_of("agent.name", config.agent.name, AGENTS)
+    if config.get("resume") in (None, AUTO):  # by which values of the task are found
+        require_one_of("setting", config.get("setting"), OmegaConf.select(config, "env.tuned") or ())
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")
@@ -242,11 +261,12 @@ def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tup
 
 def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what makes a run the run that it is, with dotted keys."""
-    tuned = {"env.tuned", *(f"env.{name}" for name in AGENTS)}  # the second of runs made before the first was there
+    # What is tuned counts where it is used. The last are of runs made before the first were there.
+    not_used = {"setting", "env.tuned", *(f"env.{name}" for name in AGENTS)}
     flat = {
         key: value
         for key, value in flatten(config).items()
-        if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in tuned
+        if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in not_used
     }
     if (agent := flat.get("agent.name")) in AGENTS:
         for key, one in hyperparameters(AGENTS[agent]).items():
@@ -292,7 +312,7 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored["resume"] = AUTO
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENTS)
-    for name in AGENTS:  # where tuned values were before they were under env.tuned
+    for name in ("tuned", *AGENTS):  # used where they count; the agents' own are where tuned values once were
         stored.get("env", {}).pop(name, None)
     schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
@@ -303,13 +323,18 @@ def _require_schema(plain: dict[str, Any]) -> None:
     require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENTS)
     schemas = {"": Config, "agent.": agent_config(plain["agent"]["name"])}
     schemas |= {"env.": EnvironmentConfig, "logger.": LoggerConfig, "checkpoint.": CheckpointConfig}
-    for owner, values in plain["env"]["tuned"].items():
-        require_one_of("env.tuned", owner, ("all", *AGENTS))
-        known = {key for name in (AGENTS if owner == "all" else [owner]) for key in hyperparameters(AGENTS[name])}
-        for key, value in values.items():
-            if key not in known:
-                allowed = f"no such hyperparameter; there are {', '.join(sorted(known))}"
-                raise InvalidValueError(f"env.tuned.{owner}.{key}", value, allowed)
+    for setting, owners in plain["env"]["tuned"].items():
+        for owner, values in owners.items():
+            require_one_of(f"env.tuned.{setting}", owner, (ALL, TRAINING, *AGENTS))
+            known = {
+                key
+                for name in (AGENTS if owner == ALL else {owner} - {TRAINING})
+                for key in hyperparameters(AGENTS[name])
+            }
+            for key, value in values.items():
+                if key not in (known or TRAINING_KEYS):
+                    allowed = f"no such key; there are {', '.join(sorted(known or TRAINING_KEYS))}"
+                    raise InvalidValueError(f"env.tuned.{setting}.{owner}.{key}", value, allowed)
     for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]
         node = plain

@@ -476,6 +476,17 @@ class StochasticActorCritic(ActorCritic):
         self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
     ) -> tuple[Array, Metrics]:
         """Returns minus the objective, averaged over states."""
+        objective, _, metrics = self.sampled_objective(distribution, state, key, batch)
+        return -jnp.mean(objective), metrics
+
+    def sampled_objective(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Array, Metrics]:
+        """Draws actions and values them.
+
+        Returns:
+            The objective at each state, `[B]`, the actions' mean value, `[B]`, and metrics of the policy.
+        """
         action, log_prob = distribution.sample(key, self.num_actor_samples(), reparameterize=self.reparameterizes())
         q_values = self.actor_values(state, batch.observation, action)
         objective = self.actor_objective(state, q_values, log_prob)
@@ -484,7 +495,7 @@ class StochasticActorCritic(ActorCritic):
             "actor/saturation": jnp.mean(jnp.abs(action) > SATURATED),
             **distribution.metrics(),
         }
-        return -jnp.mean(objective), metrics
+        return objective, jnp.mean(q_values, axis=0), metrics
 
     def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
         """Draws one action of the policy just updated."""

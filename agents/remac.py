@@ -10,11 +10,14 @@ from flax import struct
 from agents.actor_critic import AgentState, StochasticActorCritic
 from remac.estimators.advantages import score_coefficients
 from remac.estimators.order_statistics import lstat, rank_weights
+from remac.estimators.rescaling import with_length_of
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number
-from remac.types import Array
+from remac.policies.distributions import Distribution
+from remac.types import Array, Key, Metrics, Transition
 from remac.validation import InvalidValueError, require_int
 
 GRADIENTS = ("pathwise", "score_function")
+GRADIENT_LENGTHS = ("own", "mean")
 TARGETS = ("plain", "entropy")
 
 
@@ -32,6 +35,11 @@ class ReMAC(StochasticActorCritic):
     leave-one-out advantages of the same objective (Parmas et al., 2026, arXiv 2606.06096) times K/N; neither actions
     nor critics are differentiated. ``actor/loss`` is then the surrogate, whose value means nothing.
 
+    The gradient gets shorter as K grows, since the best sample is near a maximum of Q, where Q is flat: that damps the
+    actor's step wherever its length counts (Adam's epsilon, SGD, clipping). With ``gradient_length=mean`` it has at
+    each state the length that the gradient of the mean over the same samples has (K = 1); its direction stays. Lengths
+    are Euclidean, over the mean and the log standard deviation of every action dimension.
+
     With ``target=entropy`` the critics' target has SAC's entropy term at a temperature that is held; the published code
     offers that as a switch.
 
@@ -47,6 +55,11 @@ class ReMAC(StochasticActorCritic):
     num_samples: int = integer(8, "N, actions that the actor draws at each state").field()
     gradient: str = choice(
         "pathwise", "how the order statistic is differentiated: through actions and critics, or by the score", GRADIENTS
+    ).field()
+    gradient_length: str = choice(
+        "own",
+        "how long the actor's gradient is at each state: as it is, or as that of the samples' mean value",
+        GRADIENT_LENGTHS,
     ).field()
     target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
     target_temperature: Array = number(0.2, "temperature of the entropy term of target=entropy", 0).field()
@@ -74,11 +87,33 @@ class ReMAC(StochasticActorCritic):
             if num_retries == num_samples:
                 allowed = f"must be below num_samples={num_samples} for gradient=score_function"
                 raise InvalidValueError("num_retries", num_retries, allowed)
+            if values["gradient_length"] != "own":
+                allowed = "must be own for gradient=score_function"
+                raise InvalidValueError("gradient_length", values["gradient_length"], allowed)
         return super().make_fields(values) | {"rank_weights": rank_weights(values["objective"], num_retries, weighted)}
 
     def num_actor_samples(self) -> int:
         """Returns ``num_samples``."""
         return self.num_samples
+
+    def actor_loss(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Metrics]:
+        """Returns minus the objective, averaged over states, whose gradient ``gradient_length`` may change."""
+        if self.gradient_length == "own":
+            return super().actor_loss(distribution, state, key, batch)
+
+        def both(distribution: Distribution) -> tuple[tuple[Array, Array], Metrics]:
+            objective, mean, metrics = self.sampled_objective(distribution, state, key, batch)
+            return (objective, mean), metrics
+
+        (objective, mean), pullback, metrics = jax.vjp(both, jax.lax.stop_gradient(distribution), has_aux=True)
+        one, nothing = jnp.ones_like(mean), jnp.zeros_like(mean)
+        (own,), (of_mean,) = pullback((one, nothing)), pullback((nothing, one))
+        gradient = with_length_of(own, of_mean)
+        # Zero, with this gradient by the distribution.
+        shift = jax.tree.map(lambda leaf, by: by * (leaf - jax.lax.stop_gradient(leaf)), distribution, gradient)
+        return -jnp.mean(objective + sum(jnp.sum(leaf, axis=-1) for leaf in jax.tree.leaves(shift))), metrics
 
     def actor_objective(self, state: AgentState, q_values: Array, log_prob: Array) -> Array:
         """Returns the order statistic of the values `[N, B]` over the samples, `[B]`, or its surrogate."""

@@ -10,6 +10,7 @@ from agents import SAC, TD3, ReMAC
 from agents.actor_critic import AgentState
 from remac.estimators.advantages import score_function_loss
 from remac.estimators.order_statistics import max_at_k
+from remac.estimators.rescaling import with_length_of
 from remac.types import Transition
 from remac.validation import InvalidValueError
 
@@ -109,6 +110,36 @@ def test_update_is_the_published_one(agent_class, options):
     assert_trees_close(new.critics, expected_critics, rtol=1e-3, atol=2e-4)
     expected_target = jax.tree.map(lambda t, c: 0.7 * t + 0.3 * c, state.target_critics, new.critics)
     assert_trees_close(new.target_critics, expected_target, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_may_have_the_length_of_the_means_at_every_state():
+    """Against a second writing, a state at a time; with K = 1 nothing changes."""
+    options = {"num_retries": 4, "num_samples": 6, "gradient_length": "mean"}
+    agent, data, key = make(ReMAC, **options), batch(7), jax.random.key(3)
+    state = started(agent)
+    observation = agent._normalize(state, data.observation)
+    distribution = agent.policy_network.apply(state.policy, observation)
+
+    def objective(distribution, index, num_retries):
+        action, _ = distribution.sample(key, 6)
+        q_values = agent.actor_values(state, observation, action)
+        return max_at_k(q_values.T, num_retries)[index]
+
+    given = jax.grad(lambda d: agent.actor_loss(d, state, key, data._replace(observation=observation))[0])(distribution)
+    for index in range(0, BATCH_SIZE, 3):
+        gradients = [jax.grad(objective)(distribution, index, num_retries) for num_retries in (4, 1)]
+        own, of_mean = (np.concatenate([of.mean[index], of.log_std[index]]) for of in gradients)
+        expected = -own / np.linalg.norm(own) * np.linalg.norm(of_mean) / BATCH_SIZE
+        np.testing.assert_allclose(np.concatenate([given.mean[index], given.log_std[index]]), expected, rtol=1e-4)
+
+    plain, scaled = (
+        make(ReMAC, **options | {"num_retries": 1, "gradient_length": length}) for length in ("own", "mean")
+    )
+    for one, other in zip(
+        jax.tree.leaves(update(plain, state, key, data)), jax.tree.leaves(update(scaled, state, key, data)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert with_length_of(jnp.zeros((2, 3)), jnp.ones((2, 3))).tolist() == [[0.0] * 3] * 2
 
 
 def test_target_networks_move_once_a_period():

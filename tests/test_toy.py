@@ -15,6 +15,7 @@ from experiments.toy.gaussian import (
     OPTIMISERS,
     RETRIES,
     SIGN_CHANGES,
+    UNDAMPED,
     final_distances,
     mean_norms,
 )
@@ -128,6 +129,16 @@ def test_retries_damp_gradients_but_not_the_updates_of_adam(tables):
     assert share["SGD"] < 0.25
     assert share["momentum only"] < 0.25
     assert share["Adam, epsilon 1e-8"] > share["Adam, epsilon 0.1"] > share["Adam, epsilon 1"] > share["SGD"]
+
+
+def test_with_the_length_of_one_retrys_gradient_nothing_depends_on_epsilon(tables):
+    """M = 8 then ends within a factor of 6 of M = 1, where it ends thousands of times farther away without."""
+    distances = final_distances(tables("undamped"))
+    for optimiser in ("Adam, epsilon 1", "SGD"):
+        plain, undamped = (distances[optimiser + suffix, 8] / distances[optimiser, 1] for suffix in ("", UNDAMPED))
+        assert plain > 5000 and undamped < 6, optimiser
+    for optimiser in ("Adam, epsilon 1e-8", "Adam, epsilon 1", "SGD"):
+        assert distances[optimiser + UNDAMPED, 1] == pytest.approx(distances[optimiser, 1], rel=1e-6)
 
 
 @pytest.mark.slow

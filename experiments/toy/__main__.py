@@ -37,6 +37,7 @@ STUDIES = {
     "optimisation_paths": Study(gaussian.distance, gaussian.plot_optimisation_paths),
     "distance": Study(gaussian.distance, gaussian.plot_distance),
     "adam_denominator": Study(gaussian.adam_denominator, gaussian.plot_adam_denominator),
+    "undamped": Study(gaussian.undamped, gaussian.plot_distance),
     "damping": Study(gaussian.damping, gaussian.plot_damping),
     "estimator_snr": Study(estimators.estimator_snr, estimators.plot_estimator_snr),
     "unbiasedness": Study(estimators.unbiasedness, estimators.plot_unbiasedness),

@@ -15,6 +15,7 @@ import optax
 
 from experiments.comparing.drawing import COLOURS_OF_RETRIES, Row, column, label, new_figure, select, unique
 from remac.estimators.order_statistics import lstat, rank_weights
+from remac.estimators.rescaling import with_length_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ OPTIMISERS = {
     "momentum only": optax.chain(optax.ema(0.9, debias=True), optax.scale(-LEARNING_RATE)),
     "SGD": optax.sgd(LEARNING_RATE),
 }
+UNDAMPED = "\nlength of M = 1"
 
 
 def objective(parameters: jax.Array, noise: jax.Array, weights: jax.Array) -> jax.Array:
@@ -136,20 +138,24 @@ def optimise(key: jax.Array, weights: jax.Array, *, optimiser: str, num_steps: i
     Args:
         key: Consumed.
         weights: Rank weights, `[N]`.
-        optimiser: One of `OPTIMISERS`.
+        optimiser: One of `OPTIMISERS`, with `UNDAMPED` behind it for a gradient as long as that of M = 1.
         num_steps: Number of steps.
 
     Returns:
         mu, sigma, distance (each before the step), gradient_norm and update_norm, `[num_steps + 1]`; the norms of
         the last entry are those of a step that is not taken.
     """
-    transformation = OPTIMISERS[optimiser]
+    transformation = OPTIMISERS[optimiser.removesuffix(UNDAMPED)]
+    uniform = jnp.full_like(weights, 1 / len(weights))
     start = jnp.asarray([-1.5, 1.0])
 
     def step(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple[jax.Array, Any], dict[str, jax.Array]]:
         parameters, state = carry
         noise = jax.random.normal(key, (weights.shape[0],))
         gradient = -jax.grad(objective)(parameters, noise, weights)
+        if optimiser.endswith(UNDAMPED):
+            of_mean = jax.grad(objective)(parameters, noise, uniform)
+            gradient = with_length_of(gradient[None], of_mean[None])[0]
         update, state = transformation.update(gradient, state, parameters)
         record = {
             "mu": parameters[0],
@@ -169,7 +175,7 @@ def optimisation(size: str, optimisers: tuple[str, ...]) -> list[Row]:
 
     Args:
         size: ``full`` runs 5 seeds, ``small`` 2.
-        optimisers: Names in `OPTIMISERS`.
+        optimisers: As `optimise` takes them.
 
     Returns:
         Rows of optimiser, num_retries, seed, step and what `optimise` records, each fifth step.
@@ -209,6 +215,12 @@ def adam_denominator(size: str) -> list[Row]:
 def damping(size: str) -> list[Row]:
     """Runs all optimisers, for the norms of their gradients and updates."""
     return optimisation(size, tuple(OPTIMISERS))
+
+
+def undamped(size: str) -> list[Row]:
+    """Runs what epsilon matters to, with gradients as they are and as long as those of M = 1."""
+    names = ("Adam, epsilon 1e-8", "Adam, epsilon 1", "SGD")
+    return optimisation(size, tuple(name + suffix for name in names for suffix in ("", UNDAMPED)))
 
 
 def final_distances(rows: list[Row]) -> dict[tuple[str, int], float]:

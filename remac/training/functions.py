@@ -121,7 +121,7 @@ def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
 
     def call(*vectors: Array) -> PyTree:
         shaped = [vector.reshape(jnp.shape(leaf)) for vector, leaf in zip(vectors, leaves, strict=True)]
-        return jax.tree.map(jnp.ravel, function(*structure.unflatten(shaped)))
+        return jax.tree.map(jnp.ravel, function(*jax.tree.unflatten(structure, shaped)))
 
     def never(*_: Array) -> PyTree:
         return jax.tree.map(lambda like: jnp.ravel(_nothing(like)), result)

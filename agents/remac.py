@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from agents.actor_critic import AgentState, StochasticActorCritic
@@ -40,6 +41,9 @@ class ReMAC(StochasticActorCritic):
     each state the length that the gradient of the mean over the same samples has (K = 1); its direction stays. Lengths
     are Euclidean, over the mean and the log standard deviation of every action dimension.
 
+    With ``num_retries_end`` the weights go in a straight line, over ``num_retries_steps`` gradient steps, from those of
+    ``num_retries`` to its own, and stay there: a mixture of the two objectives on the way.
+
     With ``target=entropy`` the critics' target has SAC's entropy term at a temperature that is held; the published code
     offers that as a switch.
 
@@ -49,9 +53,11 @@ class ReMAC(StochasticActorCritic):
 
     Attributes:
         rank_weights: w over ascending ranks, `[N]`; for the score function those of K-subsets of N-1 samples, `[N-1]`.
+        rank_weights_end: Likewise, at the end of the schedule.
     """
 
     rank_weights: Array = ()
+    rank_weights_end: Array = ()
     num_samples: int = integer(8, "N, actions that the actor draws at each state").field()
     gradient: str = choice(
         "pathwise", "how the order statistic is differentiated: through actions and critics, or by the score", GRADIENTS
@@ -64,10 +70,15 @@ class ReMAC(StochasticActorCritic):
     target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
     target_temperature: Array = number(0.2, "temperature of the entropy term of target=entropy", 0).field()
 
+    num_retries_steps: Array = number(
+        100_000.0, "gradient steps until M is num_retries_end, where that is given", 0, open_minimum=True
+    ).field()
+
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
         "num_retries": integer(
             4, "M: the actor maximises the expected best of M actions, estimated from N", is_leaf=True
         ),
+        "num_retries_end": integer(None, "M at the end of a schedule; null: num_retries all along", is_leaf=True),
         "objective": anything(
             "max",
             "order statistic of the M values that the actor maximises instead of the best",
@@ -78,19 +89,23 @@ class ReMAC(StochasticActorCritic):
 
     @classmethod
     def make_fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes the rank weights of an objective of ``remac.estimators.order_statistics``."""
-        num_samples, num_retries = values["num_samples"], values["num_retries"]
-        require_int("num_retries", num_retries, 1, num_samples, "num_samples")
-        weighted = num_samples
-        if values["gradient"] == "score_function":
-            weighted -= 1
-            if num_retries == num_samples:
+        """Makes the rank weights of the objectives, of ``remac.estimators.order_statistics``."""
+        is_score = values["gradient"] == "score_function"
+        if is_score and values["gradient_length"] != "own":
+            allowed = "must be own for gradient=score_function"
+            raise InvalidValueError("gradient_length", values["gradient_length"], allowed)
+
+        def weights(name: str) -> np.ndarray:
+            num_samples, num_retries = values["num_samples"], values[name]
+            require_int(name, num_retries, 1, num_samples, "num_samples")
+            if is_score and num_retries == num_samples:
                 allowed = f"must be below num_samples={num_samples} for gradient=score_function"
-                raise InvalidValueError("num_retries", num_retries, allowed)
-            if values["gradient_length"] != "own":
-                allowed = "must be own for gradient=score_function"
-                raise InvalidValueError("gradient_length", values["gradient_length"], allowed)
-        return super().make_fields(values) | {"rank_weights": rank_weights(values["objective"], num_retries, weighted)}
+                raise InvalidValueError(name, num_retries, allowed)
+            return rank_weights(values["objective"], num_retries, num_samples - is_score)
+
+        end = "num_retries" if values["num_retries_end"] is None else "num_retries_end"
+        fields = {"rank_weights": weights("num_retries"), "rank_weights_end": weights(end)}
+        return super().make_fields(values) | fields
 
     def num_actor_samples(self) -> int:
         """Returns ``num_samples``."""
@@ -117,10 +132,12 @@ class ReMAC(StochasticActorCritic):
 
     def actor_objective(self, state: AgentState, q_values: Array, log_prob: Array) -> Array:
         """Returns the order statistic of the values `[N, B]` over the samples, `[B]`, or its surrogate."""
+        done = jnp.minimum(state.gradient_steps / self.num_retries_steps, 1.0)
+        weights = self.rank_weights + done * (self.rank_weights_end - self.rank_weights)
         if self.gradient == "score_function":
-            coefficients = score_coefficients(jax.lax.stop_gradient(q_values).T, self.rank_weights).T
+            coefficients = score_coefficients(jax.lax.stop_gradient(q_values).T, weights).T
             return jnp.sum(coefficients * log_prob, axis=0)
-        return lstat(q_values, self.rank_weights, axis=0)
+        return lstat(q_values, weights, axis=0)
 
     def reparameterizes(self) -> bool:
         """Returns whether the gradient is pathwise."""

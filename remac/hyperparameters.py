@@ -66,14 +66,16 @@ def number(
     return Hyperparameter(default, meaning, kind, allowed + _or_null(default), check, True)
 
 
-def integer(default: int, meaning: str, minimum: int = 1, *, is_leaf: bool = False) -> Hyperparameter:
-    """An integer of at least ``minimum``; as a leaf, of at most 2^31 - 1."""
+def integer(default: int | None, meaning: str, minimum: int = 1, *, is_leaf: bool = False) -> Hyperparameter:
+    """An integer of at least ``minimum``; as a leaf, of at most 2^31 - 1. With None as default, None is allowed."""
     most = 2**31 - 1 if is_leaf else None
 
     def check(name: str, value: Any) -> None:
-        require_int(name, value, minimum, most)
+        if value is not None or default is not None:
+            require_int(name, value, minimum, most)
 
-    return Hyperparameter(default, meaning, int, f"integer >= {minimum}", check, is_leaf)
+    kind = int if default is not None else int | None
+    return Hyperparameter(default, meaning, kind, f"integer >= {minimum}" + _or_null(default), check, is_leaf)
 
 
 def flag(default: bool, meaning: str) -> Hyperparameter:

@@ -142,6 +142,24 @@ def test_the_gradient_may_have_the_length_of_the_means_at_every_state():
     assert with_length_of(jnp.zeros((2, 3)), jnp.ones((2, 3))).tolist() == [[0.0] * 3] * 2
 
 
+def test_the_number_of_retries_may_change_over_training():
+    values, key = jax.random.normal(jax.random.key(0), (6, 5)), {"num_samples": 6}
+    start, end = make(ReMAC, num_retries=1, **key), make(ReMAC, num_retries=4, **key)
+    agent = make(ReMAC, num_retries=1, num_retries_end=4, num_retries_steps=8, **key)
+    state = started(agent)
+
+    def objective(agent, step):
+        return agent.actor_objective(state.replace(gradient_steps=jnp.asarray(step)), values, jnp.zeros((6, 5)))
+
+    for step, share in ((0, 0.0), (2, 0.25), (8, 1.0), (100, 1.0)):
+        expected = (1 - share) * objective(start, step) + share * objective(end, step)
+        np.testing.assert_allclose(objective(agent, step), expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(start.rank_weights, start.rank_weights_end)
+    for options in ({"num_retries_end": 7}, {"num_retries_end": 6, "gradient": "score_function"}):
+        with pytest.raises(InvalidValueError, match=r"num_retries_end=[67]: must be"):
+            make(ReMAC, **key, **options)
+
+
 def test_target_networks_move_once_a_period():
     agent = make(ReMAC, target_update_period=3, tau=0.5)
     state = started(agent)

@@ -1,4 +1,4 @@
-"""The MuJoCo tasks: Gymnasium's eleven v5 definitions, vectorised over a batch of environments, and a sparse reacher.
+"""The MuJoCo tasks: Gymnasium's eleven v5 definitions, vectorised over a batch of environments, and four sparse ones.
 
 x, z: position of the body or joint (m); angle in rad; velocity in m/s or rad/s; control in the actuator's own unit
 (torque or force before its gear); dt = frame_skip x timestep (s). v is the forward velocity, (x after - x before) / dt;
@@ -10,9 +10,9 @@ Observation (positions without x, and without y where there is one, unless
 
 | task | observation | size | action, control range |
 |---|---|---|---|
-| half_cheetah | positions, velocities | 17 | 6 torques, 1 |
+| half_cheetah, sparse_half_cheetah (with x) | positions, velocities | 17, 18 | 6 torques, 1 |
 | hopper | positions, velocities clipped to 10 | 11 | 3 torques, 1 |
-| walker2d | positions, velocities clipped to 10 | 17 | 6 torques, 1 |
+| walker2d, sparse_walker2d (with x) | positions, velocities clipped to 10 | 17, 18 | 6 torques, 1 |
 | swimmer | positions, velocities | 8 | 2 torques, 1 |
 | ant | positions, velocities, clipped contact forces of all bodies | 105 | 8 torques, 1 |
 | humanoid, humanoid_standup | positions, velocities, inertia and velocity of bodies, actuator forces, contact forces | 348 | 17 torques, 0.4 |
@@ -26,6 +26,8 @@ Reward per step (all are dimensionless sums) and termination:
 | task | reward | terminates when |
 |---|---|---|
 | half_cheetah, swimmer | w_forward v - w_ctrl c | never |
+| sparse_half_cheetah | 1 where x >= goal (5 m) | never |
+| sparse_walker2d | 1 where x >= goal (1 m) | z or angle leaves its healthy range |
 | hopper | w_forward v + healthy_reward - w_ctrl c | z, angle or any other coordinate leaves its healthy range |
 | walker2d | w_forward v + healthy_reward - w_ctrl c | z or angle leaves its healthy range |
 | ant | w_forward v + healthy_reward - w_ctrl c - w_contact sum(clip(f)^2) | z leaves its healthy range, or a number is not finite |
@@ -41,19 +43,20 @@ Measured per step besides the reward (Gymnasium's ``info``, with costs as they a
 
 | name | meaning | unit | tasks |
 |---|---|---|---|
-| forward_velocity | v; times w_forward it is a part of the reward | m/s | half_cheetah, swimmer, hopper, walker2d, ant, humanoid |
+| forward_velocity | v; times w_forward it is a part of the reward | m/s | half_cheetah, swimmer, hopper, walker2d, ant, humanoid, sparse ones |
 | control_cost | the weighted c | reward | those, humanoid_standup, reacher, pusher |
 | contact_cost, impact_cost | the weighted and clipped f^2 | reward | ant, humanoid; humanoid_standup |
 | healthy | 1 where the pose is healthy, or has not ended the episode | share | hopper, walker2d, ant, humanoid, both pendulums |
 | height | z of the torso | m | hopper, walker2d, humanoid_standup |
 | distance | fingertip to target; object to goal | m | reacher, sparse ones; pusher |
 | fingertip_distance | object to fingertip | m | pusher |
-| success | 1 where the fingertip is in reach of the target | share | sparse_reacher, sparse_reacher_hard |
+| success | 1 where the sparse tasks pay | share | sparse_reacher, sparse_reacher_hard, sparse_half_cheetah, sparse_walker2d |
 | tip_height | z of the upper pole's tip | m | inverted_double_pendulum |
 | distance_cost, velocity_cost | the reward's terms in x and z, and in w1 and w2 | reward | inverted_double_pendulum |
 
 Time limits: 1000 steps, reachers 50, pusher 100. Source: Gymnasium (Towers et al., 2024, arXiv 2407.17032), version 5 of
-its MuJoCo environments; the sparse reachers' reward is that of arXiv 2606.05888.
+its MuJoCo environments; the sparse reachers' reward is that of arXiv 2606.05888, the sparse half cheetah's that of VIME
+(Houthooft et al., 2016, arXiv 1605.09674), and the sparse walker's is like it.
 """  # noqa: E501
 
 # ruff: noqa: D102 - what the methods of every task mean is documented once, on Task
@@ -208,6 +211,23 @@ class HalfCheetah(_Runner):
     normal_velocity: ClassVar[bool] = True
 
 
+class _ToGoal:
+    """Mixed into a runner with a ``goal``: paid 1 for every step at or beyond that x, and nothing else."""
+
+    def outcome(self, readings, velocity):
+        success = (readings.qpos[:, 0] >= self.goal).astype(float)
+        termination = super().outcome(readings, velocity).termination
+        return Outcome(success, termination, {"forward_velocity": velocity, "success": success})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseHalfCheetah(_ToGoal, HalfCheetah):
+    """Half cheetah that has to go 5 m."""
+
+    exclude_current_positions_from_observation: bool = False
+    goal: float = 5.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Swimmer(_Runner):
     """Swimmer."""
@@ -258,6 +278,14 @@ class Walker2d(_Upright):
     def outcome(self, readings, velocity):
         reward, termination, metrics = super().outcome(readings, velocity)
         return Outcome(reward, termination, metrics | {"height": readings.qpos[:, 1]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseWalker2d(_ToGoal, Walker2d):
+    """Walker2d that has to go 1 m, more than it falls forward."""
+
+    exclude_current_positions_from_observation: bool = False
+    goal: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -540,8 +568,10 @@ class InvertedDoublePendulum(_NoisyStart):
 
 TASKS: dict[str, type[Task]] = {
     "half_cheetah": HalfCheetah,
+    "sparse_half_cheetah": SparseHalfCheetah,
     "hopper": Hopper,
     "walker2d": Walker2d,
+    "sparse_walker2d": SparseWalker2d,
     "ant": Ant,
     "humanoid": Humanoid,
     "humanoid_standup": HumanoidStandup,

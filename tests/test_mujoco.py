@@ -261,6 +261,26 @@ def test_sparse_reacher_is_reacher_but_for_its_reward(task, reach):
         build(task, reach=0)
 
 
+@pytest.mark.parametrize(
+    ("task", "dense_task"), [("sparse_half_cheetah", "half_cheetah"), ("sparse_walker2d", "walker2d")]
+)
+def test_sparse_runners_are_the_dense_ones_but_for_their_reward(task, dense_task):
+    goal = 0.03  # so near that random actions come there
+    sparse = build(task, num_envs=200, goal=goal)
+    dense = build(dense_task, num_envs=200, exclude_current_positions_from_observation=False)
+    assert build(task).task.goal == {"half_cheetah": 5.0, "walker2d": 1.0}[dense_task]
+    state, rng, paid = sparse.reset(jax.random.key(1)), np.random.default_rng(0), 0
+    for _ in range(40):
+        action = rng.uniform(-1, 1, (200, 6))
+        theirs, state = dense.step(state, action), sparse.step(state, action)
+        np.testing.assert_array_equal(state.final_observation, theirs.final_observation)
+        np.testing.assert_array_equal(state.termination, theirs.termination)
+        np.testing.assert_array_equal(state.reward, state.final_observation[:, 0] >= goal)
+        np.testing.assert_array_equal(state.metrics["success"], state.reward)
+        paid += state.reward.sum()
+    assert 0 < paid < 8000
+
+
 def test_uph_cost_weight_weighs_the_height():
     plain, weighted = build("humanoid_standup"), build("humanoid_standup", uph_cost_weight=3.0)
     state, action = plain.reset(jax.random.key(1)), np.zeros((3, 17))

@@ -35,7 +35,7 @@ GRIDS = {
     "sgd_actor": {(m, 8, optimizer) for m in (1, 2, 4) for optimizer in ("adam", "sgd")},
     "policy_scale": {(m, 16) for m in RETRIES},
     "damping": {(m, samples_of(m), e) for m in RETRIES for e in (1e-8, 1.0)},
-    "sparse_reacher": {(m, samples_of(m)) for m in RETRIES},
+    "sparse": {(m, samples_of(m)) for m in RETRIES},
     "speed": {(4, 8), (4, 16)},
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
@@ -46,7 +46,7 @@ VARIED = {
     "damping": ["actor_adam_epsilon"],
     "tune_learning_rate": ["learning_rate"],
 }
-WITH_SAC = {"return_and_entropy", "sparse_reacher", "speed"}
+WITH_SAC, WITH_TD3 = {"return_and_entropy", "sparse", "speed"}, {"sparse"}
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_preset_has_its_grid_written_here():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_the_protocols_grid(make_plan, name):
-    task = "swimmer" if name == "learning_rate_vs_epsilon" else "sparse_reacher" if name == "sparse_reacher" else None
+    task = "swimmer" if name == "learning_rate_vs_epsilon" else "sparse_reacher" if name == "sparse" else None
     tasks = [f"tasks=[{task}]"] if task else []
     runs = make_plan(name, "scale=paper", "seeds=[1]", *(tasks or [f"tasks=[{'half_cheetah'}]"]))
     agents = {run.job.config["arm"]: run.job.config["agent"] for run in runs}
@@ -79,8 +79,8 @@ def test_preset_is_the_protocols_grid(make_plan, name):
         if agent["name"] == "remac"
     }
     assert remacs == GRIDS[name]
-    assert len(runs) == len(GRIDS[name]) + (name in WITH_SAC)
-    assert ("sac" in agents) == (name in WITH_SAC)
+    assert len(runs) == len(GRIDS[name]) + (name in WITH_SAC) + (name in WITH_TD3)
+    assert ("sac" in agents, "td3" in agents) == (name in WITH_SAC, name in WITH_TD3)
     for run in runs:
         assert run.job.config["experiment"] == name
         if "actor_adam_epsilon" not in VARIED.get(name, []):

@@ -6,7 +6,7 @@ program structure are static. Every hyperparameter is declared here or in its ag
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -72,6 +72,9 @@ class ActorCritic:
     2024, arXiv 1902.05605). Running statistics move in that pass, and those of the policy in the actor's; every other
     pass reads them.
 
+    With ``actor_update_period`` above 1 the actor, and what is learned with it, moves once in so many gradient steps.
+    Its metrics are zero in the others and so many times as large in its own: their mean is that over its own steps.
+
     Adam is m_hat / (sqrt(v_hat) + epsilon): epsilon stands outside the root and after bias correction (Kingma and Ba,
     2015, algorithm 1, arXiv 1412.6980). That is what ``actor_adam_epsilon`` and ``critic_adam_epsilon`` set.
 
@@ -83,10 +86,14 @@ class ActorCritic:
     observation_size: int = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
     learning_rate: Array = number(3e-4, "learning rate of all networks", 0, open_minimum=True).field()
+    policy_learning_rate: Array = number(
+        None, "learning rate of the policy; null: learning_rate", 0, open_minimum=True
+    ).field()
     gamma: Array = number(0.99, "discount factor", 0, 1).field()
     tau: Array = number(
         0.005, "step of the target networks: target + tau * (online - target)", 0, 1, open_minimum=True
     ).field()
+    actor_update_period: int = integer(1, "gradient steps of the critics for one of the actor").field()
     target_update_period: Array = integer(
         1, "gradient steps between two steps of the target networks", is_leaf=True
     ).field()
@@ -168,7 +175,10 @@ class ActorCritic:
         if not 0 < span < np.inf:
             allowed = f"must be above value_min={values['value_min']}, by a finite number in float32"
             raise InvalidValueError("value_max", values["value_max"], allowed)
-        return {name: value for name, value in values.items() if name not in cls.ARGUMENTS}
+        fields = {name: value for name, value in values.items() if name not in cls.ARGUMENTS}
+        if fields["policy_learning_rate"] is None:
+            fields["policy_learning_rate"] = fields["learning_rate"]
+        return fields
 
     def init(self, key: Key) -> AgentState:
         """Starts parameters, optimisers and statistics. The key is consumed."""
@@ -218,7 +228,7 @@ class ActorCritic:
         return self.policy(state)(observation, None if deterministic else key), ()
 
     def update(self, state: AgentState, key: Key, experience: Transition) -> tuple[AgentState, Metrics]:
-        """Makes one gradient step per network.
+        """Makes one gradient step per network that is due.
 
         Args:
             state: Before the step.
@@ -233,12 +243,16 @@ class ActorCritic:
             observation=self._normalize(state, experience.observation),
             next_observation=self._normalize(state, experience.next_observation),
         )
-        state, actor_metrics = self.update_actor(state, actor_key, batch)
+        due = (state.gradient_steps + 1) % self.actor_update_period == 0
+        state, actor_metrics = self._where(due, self.update_actor, state, actor_key, batch)
         state, critic_metrics = self.update_critics(state, critic_key, batch)
         state = self.update_targets(state)
-        state, extra_metrics = self.update_extra(state, actor_metrics)
+        state, _ = self._where(
+            due, lambda state, of_actor: (self.update_extra(state, of_actor), {}), state, actor_metrics
+        )
         state = state.replace(gradient_steps=state.gradient_steps + 1)
-        return state, actor_metrics | critic_metrics | extra_metrics
+        actor_metrics = {name: self.actor_update_period * value for name, value in actor_metrics.items()}
+        return state, actor_metrics | critic_metrics | self.extra_metrics(state)
 
     def diagnostics(self, state: AgentState) -> Metrics:
         """Returns what the actor's Adam divides by, and how far epsilon decides it; empty for other optimisers.
@@ -256,6 +270,19 @@ class ActorCritic:
             "actor/adam_denominator_median": median(root) + self.actor_adam_epsilon,
             "actor/epsilon_dominated_fraction": jnp.mean(root < self.actor_adam_epsilon),
         }
+
+    def _where(
+        self, due: Array, step: Callable[..., tuple[AgentState, Metrics]], state: AgentState, *arguments: PyTree
+    ) -> tuple[AgentState, Metrics]:
+        """Makes a step where it is due; its metrics are zero elsewhere."""
+        if self.actor_update_period == 1:
+            return step(state, *arguments)
+        metrics = jax.eval_shape(step, state, *arguments)[1]
+
+        def no_step(state: AgentState, *_: PyTree) -> tuple[AgentState, Metrics]:
+            return state, {name: jnp.zeros(like.shape, like.dtype) for name, like in metrics.items()}
+
+        return jax.lax.cond(due, step, no_step, state, *arguments)
 
     # What a subclass decides.
 
@@ -289,9 +316,13 @@ class ActorCritic:
         """Returns V `[B]` from the critics' value and the log-probability of the next action, `[B]`."""
         return q_value
 
-    def update_extra(self, state: AgentState, actor_metrics: Metrics) -> tuple[AgentState, Metrics]:
-        """Moves what the agent learns besides policy and critics."""
-        return state, {}
+    def update_extra(self, state: AgentState, actor_metrics: Metrics) -> AgentState:
+        """Moves what the agent learns besides policy and critics, as often as the actor."""
+        return state
+
+    def extra_metrics(self, state: AgentState) -> Metrics:
+        """Returns metrics of it, scalars."""
+        return {}
 
     # The parts of an update.
 
@@ -435,8 +466,8 @@ class ActorCritic:
     def _make_actor_optimizer(self) -> optax.GradientTransformation:
         # Built from the fields at every use, so that learning rate and epsilon can be traced.
         if self.actor_optimizer == "sgd":
-            return optax.sgd(self.learning_rate)
-        return optax.adam(self.learning_rate, *ADAM_BETAS, eps=self.actor_adam_epsilon)
+            return optax.sgd(self.policy_learning_rate)
+        return optax.adam(self.policy_learning_rate, *ADAM_BETAS, eps=self.actor_adam_epsilon)
 
     def _make_critic_optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.learning_rate, *ADAM_BETAS, eps=self.critic_adam_epsilon)

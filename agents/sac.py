@@ -79,13 +79,17 @@ class SAC(StochasticActorCritic):
         """Returns the entropy temperature, scalar."""
         return jnp.exp(state.extra.log_value) if self.learn_temperature else self.fixed_temperature
 
-    def update_extra(self, state: AgentState, actor_metrics: Metrics) -> tuple[AgentState, Metrics]:
+    def update_extra(self, state: AgentState, actor_metrics: Metrics) -> AgentState:
         """Moves the temperature up where the entropy is below its target, and down where it is above."""
-        if self.learn_temperature:
-            gradient = actor_metrics["actor/entropy"] - self.target_entropy
-            updates, optimizer = self._make_critic_optimizer().update(gradient, state.extra.optimizer)
-            state = state.replace(extra=Temperature(optax.apply_updates(state.extra.log_value, updates), optimizer))
-        return state, {"temperature": jnp.asarray(self.temperature(state), jnp.float32)}
+        if not self.learn_temperature:
+            return state
+        gradient = actor_metrics["actor/entropy"] - self.target_entropy
+        updates, optimizer = self._make_critic_optimizer().update(gradient, state.extra.optimizer)
+        return state.replace(extra=Temperature(optax.apply_updates(state.extra.log_value, updates), optimizer))
+
+    def extra_metrics(self, state: AgentState) -> Metrics:
+        """Returns the temperature."""
+        return {"temperature": jnp.asarray(self.temperature(state), jnp.float32)}
 
 
 def _parse_temperature(text: str) -> float | None:

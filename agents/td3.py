@@ -26,7 +26,7 @@ class TD3(ActorCritic):
     ``policy_norm=batch`` the target policy reads the policy's running statistics.
     """
 
-    actor_update_period: Array = integer(2, "gradient steps of the critics for one of the actor", is_leaf=True).field()
+    actor_update_period: int = integer(2, "gradient steps of the critics for one of the actor").field()
     target_update_period: Array = integer(
         2, "gradient steps between two steps of the target networks", is_leaf=True
     ).field()
@@ -56,12 +56,6 @@ class TD3(ActorCritic):
         action = distribution.mode()[None]
         q_value = self.actor_values(state, batch.observation, action, lambda q_values: q_values[0])
         return -jnp.mean(q_value), {"actor/saturation": jnp.mean(jnp.abs(action) > SATURATED)}
-
-    def update_actor(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
-        """Makes the actor's step where it is due; metrics are those of the step as it would be."""
-        moved, metrics = super().update_actor(state, key, batch)
-        due = (state.gradient_steps + 1) % self.actor_update_period == 0
-        return jax.tree.map(lambda old, new: jnp.where(due, new, old), state, moved), metrics
 
     def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
         """Returns the target policy's action with clipped noise; its log-probability is not asked for, and reads 0."""

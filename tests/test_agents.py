@@ -370,12 +370,8 @@ def test_td3_is_the_published_one():
     mean, std = state.normalizer.mean[None], jnp.sqrt(state.normalizer.sum_squares / state.normalizer.count)[None]
     normal, next_normal = ((observation - mean) / std for observation in (data.observation, data.next_observation))
 
-    def actor_loss(params):
-        action = policy.apply(state.policy | {"params": params}, normal).mean
-        return -critics.apply(state.critics, normal, action[None])[0, 0].mean()
-
     first, metrics = update(agent, state, jax.random.key(1), data)
-    np.testing.assert_allclose(metrics["actor/loss"], actor_loss(state.policy["params"]), rtol=1e-5)
+    assert metrics["actor/loss"] == 0  # not a step of the actor's
     assert_trees_close(first.policy, state.policy, rtol=0, atol=0)
     assert_trees_close(first.target_critics, state.target_critics, rtol=0, atol=0)
 
@@ -388,7 +384,7 @@ def test_td3_is_the_published_one():
     loss = 0.5 * ((q_values - (data.reward + 0.9 * data.discount * next_q)[None]) ** 2).mean(axis=1).sum()
     np.testing.assert_allclose(metrics["critic/loss"], loss, rtol=1e-4)
 
-    second, _ = update(agent, first, jax.random.key(2), data)
+    second, metrics = update(agent, first, jax.random.key(2), data)
 
     def next_actor_loss(params):
         action = policy.apply(state.policy | {"params": params}, normal).mean
@@ -398,6 +394,7 @@ def test_td3_is_the_published_one():
         return parameter - 1e-2 * gradient / (jnp.abs(gradient) + 1e-8)
 
     params = state.policy["params"]
+    np.testing.assert_allclose(metrics["actor/loss"], 2 * next_actor_loss(params), rtol=1e-5)  # of two steps
     expected = jax.tree.map(adams_first_step, params, jax.grad(next_actor_loss)(params))
     assert_trees_close(second.policy["params"], expected, rtol=1e-3, atol=2e-4)
     assert_trees_close(
@@ -407,6 +404,31 @@ def test_td3_is_the_published_one():
         atol=1e-6,
     )
     assert_trees_close(second.policy["constants"], {"noise": np.float32(0.3)}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("agent_class", [ReMAC, SAC])
+def test_the_actor_moves_once_a_period_and_with_it_what_is_learned_besides(agent_class):
+    """The critics' steps are those of an agent without a period as long as the actor's are."""
+    agent = make(agent_class, actor_update_period=3, policy_learning_rate=1e-3)
+    every, state = make(agent_class, policy_learning_rate=1e-3), started(agent)
+    for step in range(6):
+        data, key, due = batch(step), jax.random.key(step), step % 3 == 2
+        new, metrics = update(agent, state, key, data)
+        other, of_every = update(every, state, key, data)
+        for name in ("policy", "policy_optimizer", "extra"):
+            of_new = getattr(other if due else state, name)
+            assert_trees_close(getattr(new, name), of_new, rtol=1e-6, atol=1e-7)
+        expected = 3 * of_every["actor/entropy"] if due else 0.0
+        np.testing.assert_allclose(metrics["actor/entropy"], expected, rtol=1e-5)
+        assert metrics["critic/loss"] > 0 and not np.array_equal(
+            new.critics["params"]["bias_0"], state.critics["params"]["bias_0"]
+        )
+        if agent_class is SAC:
+            np.testing.assert_allclose(metrics["temperature"], np.exp(new.extra.log_value), rtol=1e-6)
+        state = new
+    with_one = make(agent_class, learning_rate=1e-3)
+    assert with_one.policy_learning_rate == with_one.learning_rate
+    assert agent.policy_learning_rate == np.float32(1e-3) and agent.learning_rate != agent.policy_learning_rate
 
 
 def test_td3_explores_with_the_noise_that_it_was_given():

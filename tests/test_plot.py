@@ -14,6 +14,7 @@ from synthetic_runs import write_run, write_sweep
 from experiments import plot, report
 from experiments.comparing import figures, panels
 from experiments.comparing.comparisons import draw_all
+from experiments.comparing.curve_files import read_runs
 from experiments.comparing.declarations import Look
 from experiments.comparing.drawing import COLOURS_OF_RETRIES, colour_of, new_figure, own_style, readable
 from experiments.comparing.figures import final
@@ -66,9 +67,9 @@ def test_figures_and_tables_hold_the_runs(runs, tmp_path, capsys):
         assert np.asarray(Image.open(out / f"{name}.png")).std() > 5
         assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     rows = read(out / "curves.csv")
-    returns = [row for row in rows if row["name"] == "eval/return"]
+    returns = [row for row in rows if row["metric"] == "eval/return"]
     assert len(returns) == 3 * 5 + 3
-    assert {(row["arm"], row["seed"]) for row in rows} == {("SAC", "0"), ("SAC", "1"), ("M=4", "0"), ("M=4", "1")}
+    assert {(row["exp_name"], row["seed"]) for row in rows} == {("SAC", "0"), ("SAC", "1"), ("M=4", "0"), ("M=4", "1")}
     final = {(row["arm"], row["seed"]): row for row in read(out / "final.csv")}
     assert set(final) == {("SAC", "0"), ("M=4", "0"), ("M=4", "1")}, "the run that was killed has no final value"
     assert final["M=4", "1"]["eval/return"] == "150" and final["SAC", "0"]["eval/return"] == "40"
@@ -454,4 +455,43 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "seed=1", final=ALL)
     plot.main(["seed=1", "out=figures", "metric=actor/entropy"])
-    assert {row["name"] for row in read(tmp_path / "figures/curves.csv")} == {"actor/entropy"}
+    assert {row["metric"] for row in read(tmp_path / "figures/curves.csv")} == {"actor/entropy"}
+
+
+def test_curves_of_a_file_are_laid_over_those_of_runs(tmp_path, capsys):
+    """Those of others, with ids of Gymnasium and names of their own, and those that were written here."""
+    for seed in (0, 1):
+        write_run(tmp_path / f"runs/{seed}", seed=seed, final={"eval/return": 100.0 + seed})
+    lines = ["exp_name,env_name,seed,metric,env_step,value"]
+    lines += [f"theirs,Hopper-v4,{seed},avg_return,{step},{step + seed}" for seed in range(3) for step in (0, 10, 50)]
+    (tmp_path / "theirs.csv").write_text("\n".join(lines))
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "torn.csv").write_text("\n".join([*lines, "theirs,Hopper-v4,0,avg_return,60"]))
+    given = [str(tmp_path / name) for name in ("runs", "theirs.csv", "wrong.csv", "torn.csv")]
+    assert plot.main([*given, f"out={tmp_path / 'figures'}", "metric=eval/return"]) == 0
+    err = capsys.readouterr().err
+    assert "wrong.csv: is no table of curves, it has no column exp_name" in err and "torn.csv: line 11" in err
+    rows = read(tmp_path / "figures/curves.csv")
+    assert {(row["exp_name"], row["env_name"]) for row in rows} >= {("theirs", "mujoco/hopper")}
+    assert {row["env_name"] for row in rows} == {"mujoco/hopper"}
+    assert [row["value"] for row in rows if row["exp_name"] == "theirs" and row["seed"] == "2"] == ["2", "12", "52"]
+    again = [str(tmp_path / "figures/curves.csv"), f"out={tmp_path / 'again'}", "metric=eval/return"]
+    assert plot.main(again) == 0
+    assert read(tmp_path / "again/curves.csv") == rows
+    with pytest.raises(InvalidValueError, match="hold no run"):
+        plot.main([str(tmp_path / "wrong.csv"), f"out={tmp_path / 'again'}"])
+
+
+@pytest.mark.parametrize(
+    ("env_name", "task"),
+    [
+        ("HalfCheetah-v4", "mujoco/half_cheetah"),
+        ("Walker2d-v5", "mujoco/walker2d"),
+        ("InvertedDoublePendulum-v5", "mujoco/inverted_double_pendulum"),
+        ("cheetah-run", "dmc/cheetah-run"),
+        ("brax/ant", "brax/ant"),
+    ],
+)
+def test_names_of_others_are_found_among_our_tasks(tmp_path, env_name, task):
+    (tmp_path / "x.csv").write_text(f"exp_name,env_name,seed,metric,env_step,value\na,{env_name},0,return,0,1\n")
+    assert [run.task for run in read_runs(tmp_path / "x.csv")] == [task]

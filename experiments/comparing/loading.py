@@ -4,6 +4,7 @@ Plots, reports and claims all start here, so that they leave out the same runs f
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.comparing.curve_files import read_runs
 from experiments.comparing.runs import Cell, Plan, Run, Runs, Series, value_text
 from experiments.console.messages import one_line
 from experiments.records.files import (
@@ -37,15 +39,15 @@ def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
     """Reads all runs in some folders.
 
     Args:
-        paths: Run directories, and folders that hold some at any depth.
+        paths: Run directories, folders that hold some at any depth, and files of curves.
         keep_tuning: Whether runs that tuned a hyperparameter are kept if there are no others.
 
     Raises:
         InvalidValueError: If a path does not exist, or there is no run at all.
     """
     notes: list[str] = []
-    directories, plans = _find(paths, notes)
-    runs = [run for directory in directories if (run := _read_run(directory, notes)) is not None]
+    directories, plans, curves = _find(paths, notes)
+    runs = [run for directory in directories if (run := _read_run(directory, notes)) is not None] + curves
     if not runs:
         shown = ", ".join(map(str, paths)) or "none"
         reason = f"hold no run (a folder with {CONFIG} and {METRICS})" if paths else "must name at least one"
@@ -61,8 +63,9 @@ def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
     return Runs(cells, plans, runs, notes)
 
 
-def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], list[Plan]]:
-    """Returns the run directories and plans at and below the paths."""
+def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], list[Plan], list[Run]]:
+    """Returns the run directories and plans at and below the paths, and the curves of the files among them."""
+    curves: dict[Path, list[Run]] = {}
     directories: dict[Path, Path] = {}
     plans: dict[Path, Plan] = {}
     seen: set[Path] = set()
@@ -75,7 +78,11 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
                 plans[path.resolve()] = plan
             continue
         if path.is_file():
-            notes.append(f"{path}: is a file, left out")
+            try:
+                curves[path.resolve()] = read_runs(path)
+            except (OSError, ValueError) as error:
+                reason = one_line(error) if isinstance(error, OSError) else str(error)
+                notes.append(f"{path}: {reason}, left out")
             continue
         known = path.resolve() in directories
         for folder, subfolders, files in _walk(path, seen, notes):
@@ -92,7 +99,7 @@ def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], li
                 notes.append(f"{folder}: has {METRICS} but no file {CONFIG}, left out")
         if len(directories) == before and not known:
             notes.append(f"{path}: no run in it that is not named already")
-    return list(directories.values()), list(plans.values())
+    return list(directories.values()), list(plans.values()), list(itertools.chain.from_iterable(curves.values()))
 
 
 def _walk(path: Path, seen: set[Path], notes: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -1,9 +1,10 @@
 """Learning curves: all arms in a panel, and grids in which a panel stands for a setting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from experiments.comparing.curve_files import rows_of
 from experiments.comparing.declarations import STATISTIC, Drawing, Look, figure
-from experiments.comparing.drawing import Row, label, legend, new_figure, readable
+from experiments.comparing.drawing import label, legend, new_figure, readable
 from experiments.comparing.panels import (
     FACTOR_LABELS,
     TITLE_WIDTH,
@@ -44,7 +45,7 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         f"Curves of {what} against {X_AXES[look.x]} on {', '.join(tasks)}, a line each for "
         f"{', '.join(dict.fromkeys(cell.arm for cell in shown))}: {STATISTIC}; thin lines are single seeds.",
         figure,
-        _curve_rows(runs.cells, (*look.metrics, *extra), look.x),
+        rows_of(runs.cells, (*look.metrics, *extra), look.x),
         look.metrics,
     )
 
@@ -70,27 +71,13 @@ def grid(runs: Runs, look: Look, notes: list[str], metric: str) -> Drawing | Non
         f"Curves of {plain(metric)} against {X_AXES[look.x]}: a row for each of {', '.join(runs.tasks)}, a column for "
         f"each of {'; '.join(variants)}, a line for each M and for agents without retries: {STATISTIC}.",
         figure,
-        _curve_rows(runs.cells, (metric,), look.x),
+        rows_of(runs.cells, (metric,), look.x),
         (metric,),
     )
 
 
 def _short(metric: str) -> str:
     return metric.removeprefix("eval/").removeprefix("actor/").replace("/", "_")
-
-
-def _curve_rows(cells: Iterable[Cell], metrics: Sequence[str], x: str) -> list[Row]:
-    return [
-        {"task": cell.task, "arm": cell.arm, "seed": run.seed, "status": run.status}
-        | {"env_steps": int(series.env_steps[index])}
-        | ({} if x == "env_steps" else {x: float(getattr(series, x)[index])})
-        | {"name": metric, "value": f"{value:.6g}"}
-        for cell in cells
-        for run in cell.runs
-        for metric in metrics
-        if (series := run.metrics.get(metric)) is not None
-        for index, value in enumerate(series.values)
-    ]
 
 
 def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:

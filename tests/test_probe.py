@@ -75,7 +75,7 @@ ARMS = AGENTS | {
 @pytest.mark.parametrize(
     "make_agent",
     [
-        pytest.param(arm, id=name, marks=() if name == "score function" else pytest.mark.slow)
+        pytest.param(arm, id=name, marks=pytest.mark.slow)
         for name, arm in ARMS.items()
     ],
 )

@@ -54,6 +54,7 @@ def assert_trees_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@pytest.mark.slow
 def test_remac_with_one_try_is_sac_without_temperature():
     remac, _ = after(make(ReMAC, num_retries=1, num_samples=1))
     sac, _ = after(make(SAC, temperature="fixed:0"))
@@ -186,6 +187,7 @@ def test_fixed_temperature_stays():
     assert metrics["temperature"] == 0.25 and state.extra.log_value == 0
 
 
+@pytest.mark.slow
 def test_sgd_actor_is_plain_gradient_descent():
     agent = make(ReMAC, actor_optimizer="sgd", learning_rate=0.5)
     state = started(agent)
@@ -212,6 +214,7 @@ def test_log_std_gradient_is_that_of_the_bias():
     assert metrics["actor/raises_std"] == (metrics["actor/log_std_gradient"] < 0)
 
 
+@pytest.mark.slow
 def test_epsilon_diagnostics_count_the_coordinates():
     agent = make(ReMAC)
     state, _ = after(agent)

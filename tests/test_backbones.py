@@ -124,7 +124,9 @@ def moved_to(variables, moved):
     return variables | {"batch_stats": statistics | moved | {"steps": statistics["steps"] + 1}}
 
 
-@pytest.mark.parametrize(("norm", "steps"), [("layer", 0), ("batch", 0), ("batch", WARM)])
+@pytest.mark.parametrize(
+    ("norm", "steps"), [("layer", 0), pytest.param("batch", 0, marks=pytest.mark.slow), ("batch", WARM)]
+)
 def test_networks_are_the_plain_ones(norm, steps):
     """Values of several actions, and three training passes with the statistics that they leave."""
     rng = np.random.default_rng(1)
@@ -325,7 +327,7 @@ def started(agent, steps=WARM):
 
 
 CASES = [(name, backbone) for name in ("sac", "remac") for backbone in BACKBONES]
-FAST = [("remac", "layer"), ("sac", "batch"), ("remac", "hl_gauss")]
+FAST = [("sac", "batch")]
 
 
 @pytest.mark.parametrize(
@@ -375,6 +377,7 @@ def test_a_member_is_bitwise_the_same_alone(name, backbone):
         jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a[i], b[0]), together, alone)
 
 
+@pytest.mark.slow
 def test_a_delayed_actor_keeps_its_statistics():
     """TD3's policy moves every second step, and its running statistics with it; they are read elsewhere."""
     agent = make("td3", **BACKBONES["batch"])

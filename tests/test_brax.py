@@ -43,6 +43,7 @@ def compare_with_brax(task, num_steps, **options):
     return env, state
 
 
+@pytest.mark.slow
 def test_reacher_is_brax_reacher_and_ends_at_its_time_limit():
     _, state = compare_with_brax("reacher", 50)
     assert state.truncation.all() and not state.termination.any()

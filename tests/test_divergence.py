@@ -90,6 +90,7 @@ def run_breaking(number, num_envs, callback=None, start=None, **changes):
     return [event.metrics.get("env/diverged") for event in result.evaluations]
 
 
+@pytest.mark.slow
 def test_one_breakdown_in_a_short_last_window_does_not_stop_the_run():
     """The last evaluation comes one step after the one before."""
     assert run_breaking(17, 1, total_env_steps=17, eval_every_env_steps=16) == [None, 0, 1]

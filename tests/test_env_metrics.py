@@ -81,7 +81,7 @@ def trained(task, is_on_host=False, start=None, callback=None, **changes):
     return [event.metrics for event in result.evaluations]
 
 
-@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("on_host", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_means_over_steps_and_over_episodes(on_host):
     """Rounds of 4 steps; after 5 all episodes are whole, and the last window has the first 3 steps of the next."""
     first, whole, begun = trained(Counter(), on_host)

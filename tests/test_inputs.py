@@ -76,6 +76,7 @@ def evaluation(directory):
     return json.loads((directory / "evaluation.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_resumed_without_the_files_it_began_with(folder, tmp_path, monkeypatch, capsys):
     """From another folder, where a file of that name is another model; bit for bit."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -329,6 +329,7 @@ def test_a_non_finite_metric_stops_the_run_and_is_named(suite, options, metric):
         assert error.value.metric.startswith(metric) and error.value.gradient_step == 1
 
 
+@pytest.mark.slow
 def test_a_failed_member_keeps_its_last_finite_state_and_the_others_go_on():
     env = make_env("device")
     events = []

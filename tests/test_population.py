@@ -90,6 +90,7 @@ def counts(monkeypatch, fresh_programs):
     return counts
 
 
+@pytest.mark.slow
 def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_path, capsys, counts):
     failing = ("agent.num_retries=2", "agent.learning_rate=1e30", "seed=2")
     overrides = [(*PROBE, *one) for one in (MIXED[0], failing, MIXED[1])]
@@ -129,6 +130,7 @@ def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
         assert config == stored | {group: expected}
 
 
+@pytest.mark.slow
 def test_a_program_that_crashed_leaves_no_arrays_to_the_next(tmp_path, monkeypatch, capsys):
     before, after = len(jax.live_arrays()), []
 

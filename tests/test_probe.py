@@ -74,10 +74,7 @@ ARMS = AGENTS | {
 
 @pytest.mark.parametrize(
     "make_agent",
-    [
-        pytest.param(arm, id=name, marks=() if name == "score function" else pytest.mark.slow)
-        for name, arm in ARMS.items()
-    ],
+    [pytest.param(arm, id=name, marks=pytest.mark.slow) for name, arm in ARMS.items()],
 )
 def test_actions_depend_on_the_observation(make_agent):
     agent, state = trained("action", make_agent)

@@ -80,6 +80,7 @@ def test_rollouts_are_in_order_and_whole(name):
         np.testing.assert_array_equal(state["continued"], np.tile(np.array(ended)[:, None], NUM_ENVS))
 
 
+@pytest.mark.slow
 def test_a_population_of_rollout_agents_is_each_alone_and_goes_on_from_a_snapshot():
     env = envs.make("probe/truncation", num_envs=NUM_ENVS)
     agents, keys = [make_listener(env), make_listener(env, 3.0)], jax.random.split(jax.random.key(0), 2)

@@ -168,6 +168,7 @@ def call(monkeypatch, capsys, directory, arguments):
     return stop.value.code, out, err
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_draws_and_continues(monkeypatch, capsys, tmp_path):
     arguments = ["experiment=adam_epsilon", "scale=smoke", "directory=runs", 'overrides=["agent.hidden_sizes=[8]"]']
     # Two arms of one program.

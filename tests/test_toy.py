@@ -194,6 +194,7 @@ def test_exact_gradients_of_the_parabola_are_the_known_ones():
         np.testing.assert_allclose(exact_gaussian_gradient(-1.5, 1.0, 8), [0.5306, 0.2808], atol=6e-5)
 
 
+@pytest.mark.slow
 def test_baselines_order_by_variance_and_none_is_biased(tables):
     rows = tables("baselines")
     assert max(column(rows, "largest_deviation")) < 4
@@ -211,6 +212,7 @@ def test_baselines_order_by_variance_and_none_is_biased(tables):
     assert many["PKPO leave-one-out minus one"] < many["leave-one-out (OrderGrad)"]
 
 
+@pytest.mark.slow
 def test_objectives_prefer_risk_by_their_attitude_to_it(tables):
     rows = tables("objectives")
     best = {(row["noise"], row["objective"]): row["preferred"] for row in rows}

@@ -126,14 +126,25 @@ def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
     def never(*_: Array) -> PyTree:
         return jax.tree.map(lambda like: jnp.ravel(_nothing(like)), result)
 
-    always, passed = jax.lax.optimization_barrier((jnp.ones((), bool), [jnp.ravel(leaf) for leaf in leaves]))
-    vectors = jax.lax.optimization_barrier(jax.lax.cond(always, call, never, *passed))
-    return jax.tree.map(lambda vector, like: vector.reshape(like.shape), vectors, result)
+    always = jax.lax.optimization_barrier(jnp.ones((), bool))
+    vectors = jax.lax.cond(always, call, never, *_barrier([jnp.ravel(leaf) for leaf in leaves]))
+    return jax.tree.map(lambda vector, like: vector.reshape(like.shape), _barrier(vectors), result)
+
+
+def _barrier(tree: PyTree) -> PyTree:
+    """Hides from XLA where arrays come from; keys pass as they are, since JAX would take them for used."""
+    leaves, structure = jax.tree.flatten(tree)
+    hidden = iter(jax.lax.optimization_barrier([leaf for leaf in leaves if not _is_key(leaf)]))
+    return jax.tree.unflatten(structure, [leaf if _is_key(leaf) else next(hidden) for leaf in leaves])
+
+
+def _is_key(like: Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
 
 
 def _nothing(like: jax.ShapeDtypeStruct) -> Array:
     """Returns an array of the shape and type, keys included, of no meaning."""
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if _is_key(like):
         return jnp.broadcast_to(jax.random.key(0), like.shape)
     return jnp.zeros(like.shape, like.dtype)
 

@@ -58,6 +58,7 @@ class Recorder:
         self._training_since = self._evaluating_since = time.monotonic()
         self._evaluating = False
         self._starts, self._has_begun = starts, False
+        self._first_gradient_steps: int | None = None
         self.summaries: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
@@ -75,7 +76,12 @@ class Recorder:
                 self._evaluating_since = time.monotonic()
             self._evaluating = event.evaluating
             env_steps = self._bar_start + event.env_steps * len(self._runs)
-            self._bar.update(env_steps, "evaluating" if event.evaluating else "training")
+            if self._first_gradient_steps is None:
+                self._first_gradient_steps = event.gradient_steps
+            # The program of gradient steps is compiled when the first are due, which takes longer than the prefill.
+            has_learned = event.gradient_steps > self._first_gradient_steps
+            phase = "evaluating" if event.evaluating else "training" if has_learned else "compiling"
+            self._bar.update(env_steps, phase)
             if self._signals.is_requested:
                 if event.snapshot is not None and self._save(event.env_steps, event.snapshot):
                     self._say_how_to_continue(event.env_steps)

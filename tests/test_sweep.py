@@ -37,6 +37,7 @@ GRIDS = {
     "damping": {(m, samples_of(m), e) for m in RETRIES for e in (1e-8, 1.0)},
     "sparse": {(m, samples_of(m)) for m in RETRIES},
     "speed": {(4, 8), (4, 16)},
+    "published": {(4, 8)},
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
 VARIED = {
@@ -46,7 +47,7 @@ VARIED = {
     "damping": ["actor_adam_epsilon"],
     "tune_learning_rate": ["learning_rate"],
 }
-WITH_SAC, WITH_TD3 = {"return_and_entropy", "sparse", "speed"}, {"sparse"}
+WITH_SAC, WITH_TD3 = {"return_and_entropy", "sparse", "speed", "published"}, {"sparse"}
 
 
 @pytest.fixture

@@ -18,7 +18,15 @@ from flax import struct
 from remac.hyperparameters import Hyperparameter, check, choice, flag, integer, number, widths
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
-from remac.policies.networks import ACTIVATIONS, LOG_STD_BOUNDS, PRECISIONS, Aggregate, CriticNetworks, PolicyNetwork
+from remac.policies.networks import (
+    ACTIVATIONS,
+    LOG_STD_BOUNDS,
+    LOG_STD_RANGE,
+    PRECISIONS,
+    Aggregate,
+    CriticNetworks,
+    PolicyNetwork,
+)
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy import Policy
@@ -487,6 +495,10 @@ class StochasticActorCritic(ActorCritic):
         LOG_STD_BOUNDS,
     ).field()
 
+    log_std_max: float = number(
+        LOG_STD_RANGE[1], "greatest log standard deviation, before tanh", -9, LOG_STD_RANGE[1], is_leaf=False
+    ).field()
+
     # What a subclass decides.
 
     def num_actor_samples(self) -> int:
@@ -536,4 +548,4 @@ class StochasticActorCritic(ActorCritic):
     @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
-        return super().policy_network.clone(log_std_bounds=self.log_std_bounds)
+        return super().policy_network.clone(log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max)

@@ -50,8 +50,9 @@ def number(
     maximum: float = math.inf,
     *,
     open_minimum: bool = False,
+    is_leaf: bool = True,
 ) -> Hyperparameter:
-    """A number in [minimum, maximum], or above ``minimum``; a leaf. With None as default, None is allowed."""
+    """A number in [minimum, maximum], or above ``minimum``. With None as default, None is allowed."""
 
     def check(name: str, value: Any) -> None:
         if value is not None or default is not None:
@@ -63,7 +64,7 @@ def number(
         f"{'(' if open_minimum or minimum == -math.inf else '['}{low}, {high}{')' if maximum == math.inf else ']'}"
     )
     kind = float if default is not None else float | None
-    return Hyperparameter(default, meaning, kind, allowed + _or_null(default), check, True)
+    return Hyperparameter(default, meaning, kind, allowed + _or_null(default), check, is_leaf)
 
 
 def integer(default: int | None, meaning: str, minimum: int = 1, *, is_leaf: bool = False) -> Hyperparameter:

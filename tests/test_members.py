@@ -46,6 +46,10 @@ SETTINGS = {
     "score and mean": Setting("probe/narrow_peak", ReMAC, SCORE | MEAN | ONE_CRITIC, 3),
     "TD3": Setting("mujoco/hopper", TD3, MEAN),
     "sgd": Setting("mujoco/inverted_pendulum", SAC, SGD | {"batch_size": 1}, 2),
+    "CrossQ": Setting("mujoco/hopper", ReMAC, {"critic_norm": "batch", "actor_update_period": 2}, 2),
+    "other length": Setting("probe/action", ReMAC, {"gradient_length": "mean", "policy_norm": "batch"} | ONE_CRITIC, 2),
+    "SAC of layer norm": Setting("mujoco/hopper", SAC, {"critic_norm": "layer", "actor_update_period": 3}),
+    "categories": Setting("probe/one_step", ReMAC, {"critic_head": "categorical", "num_atoms": 11, "num_steps": 3}),
     "usual sizes": Setting("mujoco/half_cheetah", ReMAC, {"hidden_sizes": (64, 64), "batch_size": 256}, 1, 1),
     "Brax": Setting("brax/halfcheetah"),
 }

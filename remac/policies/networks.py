@@ -23,12 +23,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": nn.tanh,
 }
 LOG_STD_RANGE = (-10.0, 2.0)
-_LOG_STD_CENTRE, _LOG_STD_RADIUS = sum(LOG_STD_RANGE) / 2, (LOG_STD_RANGE[1] - LOG_STD_RANGE[0]) / 2
-LOG_STD_BOUNDS: dict[str, Callable[[Array], Array]] = {
+
+
+def _within_by_tanh(log_std: Array, low: float, high: float) -> Array:
+    centre, radius = (low + high) / 2, (high - low) / 2
+    return centre + radius * jnp.tanh((log_std - centre) / radius)
+
+
+LOG_STD_BOUNDS: dict[str, Callable[[Array, float, float], Array]] = {
     # Without a gradient beyond the range: a policy whose deviation has come to its floor, exp(-10), stays there.
-    "clip": lambda log_std: jnp.clip(log_std, *LOG_STD_RANGE),
+    "clip": jnp.clip,
     # The range is approached and never reached; the slope is 1 at its centre.
-    "tanh": lambda log_std: _LOG_STD_CENTRE + _LOG_STD_RADIUS * jnp.tanh((log_std - _LOG_STD_CENTRE) / _LOG_STD_RADIUS),
+    "tanh": _within_by_tanh,
 }
 HEADS = ("tanh_gaussian", "clipped_gaussian")
 PRECISIONS = ("default", "high", "highest")
@@ -47,6 +53,7 @@ class PolicyNetwork(nn.Module):
             ``clipped_gaussian`` the mean of ``ClippedGaussian``, whose standard deviation is not learned: it is the
             variable ``noise`` of the collection ``constants``.
         log_std_bounds: Name in ``LOG_STD_BOUNDS``.
+        log_std_max: Upper bound; the lower one is that of ``LOG_STD_RANGE``.
         norm: Of ``NORMS``; where they stand is said in ``CriticNetworks``.
         precision: Of the products, of ``PRECISIONS``.
     """
@@ -56,6 +63,7 @@ class PolicyNetwork(nn.Module):
     activation: str
     head: str = HEADS[0]
     log_std_bounds: str = "clip"
+    log_std_max: float = LOG_STD_RANGE[1]
     norm: str = NORMS[0]
     precision: str = PRECISIONS[0]
 
@@ -96,7 +104,8 @@ class PolicyNetwork(nn.Module):
         if self.head == "clipped_gaussian":
             return ClippedGaussian(jnp.tanh(mean), self.variable("constants", "noise", jnp.zeros, ()).value)
         log_std = dense(self.action_size, name="log_std")(features)
-        return TanhGaussian(mean, LOG_STD_BOUNDS[self.log_std_bounds](log_std))
+        keep_within = LOG_STD_BOUNDS[self.log_std_bounds]
+        return TanhGaussian(mean, keep_within(log_std, LOG_STD_RANGE[0], self.log_std_max))
 
     def gradient_metrics(self, gradient: PyTree) -> Metrics:
         """Returns what the gradient of a loss by this network's parameters says of the standard deviation.

@@ -118,35 +118,31 @@ def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
     """
     leaves, structure = jax.tree.flatten(arguments)
     result = jax.eval_shape(function, *arguments)
+    implementation = next((jax.random.key_impl(leaf) for leaf in leaves if _is_key(leaf)), None)
+
+    def to_vector(leaf: Array) -> Array:
+        return jnp.ravel(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+    def from_vector(vector: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
+        if _is_key(like):
+            return jax.random.wrap_key_data(vector.reshape(*like.shape, -1), impl=implementation)
+        return vector.reshape(jnp.shape(like))
 
     def call(*vectors: Array) -> PyTree:
-        shaped = [vector.reshape(jnp.shape(leaf)) for vector, leaf in zip(vectors, leaves, strict=True)]
-        return jax.tree.map(jnp.ravel, function(*jax.tree.unflatten(structure, shaped)))
+        shaped = [from_vector(vector, leaf) for vector, leaf in zip(vectors, leaves, strict=True)]
+        return jax.tree.map(to_vector, function(*jax.tree.unflatten(structure, shaped)))
 
     def never(*_: Array) -> PyTree:
-        return jax.tree.map(lambda like: jnp.ravel(_nothing(like)), result)
+        return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(call, *vectors))
 
-    always = jax.lax.optimization_barrier(jnp.ones((), bool))
-    vectors = jax.lax.cond(always, call, never, *_barrier([jnp.ravel(leaf) for leaf in leaves]))
-    return jax.tree.map(lambda vector, like: vector.reshape(like.shape), _barrier(vectors), result)
-
-
-def _barrier(tree: PyTree) -> PyTree:
-    """Hides from XLA where arrays come from; keys pass as they are, since JAX would take them for used."""
-    leaves, structure = jax.tree.flatten(tree)
-    hidden = iter(jax.lax.optimization_barrier([leaf for leaf in leaves if not _is_key(leaf)]))
-    return jax.tree.unflatten(structure, [leaf if _is_key(leaf) else next(hidden) for leaf in leaves])
+    vectors = [to_vector(leaf) for leaf in leaves]
+    always, vectors = jax.lax.optimization_barrier((jnp.ones((), bool), vectors))
+    found = jax.lax.optimization_barrier(jax.lax.cond(always, call, never, *vectors))
+    return jax.tree.map(from_vector, found, result)
 
 
 def _is_key(like: Array | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
-
-
-def _nothing(like: jax.ShapeDtypeStruct) -> Array:
-    """Returns an array of the shape and type, keys included, of no meaning."""
-    if _is_key(like):
-        return jnp.broadcast_to(jax.random.key(0), like.shape)
-    return jnp.zeros(like.shape, like.dtype)
 
 
 def init_train_state(

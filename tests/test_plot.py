@@ -261,7 +261,7 @@ def test_what_environments_measure_is_drawn_by_its_name(tmp_path, capsys):
     names = [Path(line).stem for line in capsys.readouterr().out.split()]
     grids = ["grid_env_forward_velocity", "grid_eval_env_forward_velocity", "grid_env_oddity"]
     assert [name for name in names if name.startswith("grid")] == grids, "each in files of its own"
-    assert {row["name"] for row in read(tmp_path / f"{grids[1]}.csv")} == {"eval/env/forward_velocity"}
+    assert {row["metric"] for row in read(tmp_path / f"{grids[1]}.csv")} == {"eval/env/forward_velocity"}
     assert {row["env/forward_velocity"] for row in read(tmp_path / "final.csv")} == {"2"}
     drawing = draw_all(load([tmp_path / "runs"]), Look(tuple(measured)), [])[0]
     labels = [panel.get_ylabel() for panel in drawing.figure.axes if panel.get_visible()]

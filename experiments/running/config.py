@@ -55,7 +55,7 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     of a key of the training ``env.tuned.<setting>.training``'s, or its default.
     """
     setting, agent = _root_["setting"], _parent_.get("name")
-    tuned = _root_["env"]["tuned"][setting]
+    tuned = _root_["env"]["tuned"].get(setting) or {}
     for owner in (TRAINING,) if agent is None else (agent, ALL):
         if key in (tuned.get(owner) or {}):
             return tuned[owner][key]
@@ -194,10 +194,10 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     if config.get("resume") not in (None, AUTO):
         directory = Path(config.resume)
         config = _stored_config(config, overrides)
+    else:  # by which values of the task are found
+        require_one_of("setting", config.get("setting"), OmegaConf.select(config, "env.tuned") or ())
     if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
         require_one_of("agent.name", config.agent.name, AGENTS)
-    if config.get("resume") in (None, AUTO):  # by which values of the task are found
-        require_one_of("setting", config.get("setting"), OmegaConf.select(config, "env.tuned") or ())
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")

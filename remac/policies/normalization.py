@@ -1,5 +1,6 @@
 """Running mean and standard deviation of observations."""
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -76,6 +77,8 @@ def normalize(statistics: RunningStatistics, observation: Array) -> Array:
     """
     variance = statistics.sum_squares / jnp.maximum(statistics.count, 1).astype(jnp.float32)
     least = 1e-6 + 1e-5 * jnp.abs(statistics.mean)
-    std = jnp.where(statistics.count > 0, jnp.maximum(jnp.sqrt(variance), least), 1.0)
+    # One operation and not a root and a division, which XLA joins in some programs and not in others: a member would
+    # then not be bitwise the run alone.
+    inverse_std = jnp.where(statistics.count > 0, jnp.minimum(jax.lax.rsqrt(variance), 1.0 / least), 1.0)
     shape = (1,) * (observation.ndim - 1) + statistics.mean.shape
-    return jnp.clip((observation - statistics.mean.reshape(shape)) / std.reshape(shape), -CLIP, CLIP)
+    return jnp.clip((observation - statistics.mean.reshape(shape)) * inverse_std.reshape(shape), -CLIP, CLIP)

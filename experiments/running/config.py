@@ -312,8 +312,11 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored["resume"] = AUTO
     agent = stored.get("agent", {}).get("name")
     require_one_of("agent.name", agent, AGENTS)
-    for name in ("tuned", *AGENTS):  # used where they count; the agents' own are where tuned values once were
-        stored.get("env", {}).pop(name, None)
+    task = stored.get("env", {})
+    for name in AGENTS:  # where tuned values once were; they are used where they count
+        task.pop(name, None)
+    if {ALL, *AGENTS} & (task.get("tuned") or {}).keys():  # before there were settings
+        task["tuned"] = {}
     schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 

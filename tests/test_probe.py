@@ -72,10 +72,8 @@ ARMS = AGENTS | {
 }
 
 
-@pytest.mark.parametrize(
-    "make_agent",
-    [pytest.param(arm, id=name, marks=pytest.mark.slow) for name, arm in ARMS.items()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make_agent", ARMS.values(), ids=ARMS)
 def test_actions_depend_on_the_observation(make_agent):
     agent, state = trained("action", make_agent)
     actions = agent.policy(state)(jnp.array([[-1.0], [1.0]]))

@@ -4,15 +4,14 @@ Its columns are ``exp_name`` (the arm), ``env_name``, ``seed``, ``metric``, ``en
 """
 
 import csv
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from experiments.comparing.drawing import Row
-from experiments.comparing.runs import Cell, Run, Series
-from experiments.records.files import FINISHED
+from experiments.comparing.runs import Cell, Run, make_series
+from experiments.records.files import FINISHED, Record
 
 COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 RETURN = "eval/return"
@@ -44,7 +43,7 @@ def read_runs(path: Path) -> list[Run]:
     Raises:
         ValueError: Naming what is wrong with the file.
     """
-    series: dict[tuple[str, str, int, str], dict[str, dict[int, float]]] = {}
+    records: dict[tuple[str, str, int, str], list[Record]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -54,15 +53,16 @@ def read_runs(path: Path) -> list[Run]:
             try:
                 metric = RETURN if row["metric"] in _RETURNS else row["metric"]
                 key = (row["exp_name"], row["env_name"], int(float(row["seed"])), row.get("status") or FINISHED)
-                series.setdefault(key, {}).setdefault(metric, {})[int(float(row["env_step"]))] = float(row["value"])
+                record = (int(float(row["env_step"])), math.nan, math.nan, metric, float(row["value"]))
+                records.setdefault(key, []).append(record)
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"line {number}: {error}") from None
-    if not series:
+    if not records:
         raise ValueError("holds no curve")
-    return [_run(path, *key, metrics) for key, metrics in series.items()]
+    return [_run(path, *key, found) for key, found in records.items()]
 
 
-def _run(path: Path, arm: str, env_name: str, seed: int, status: str, metrics: dict[str, dict[int, float]]) -> Run:
+def _run(path: Path, arm: str, env_name: str, seed: int, status: str, records: list[Record]) -> Run:
     suite, _, task = _task(env_name).rpartition("/")
     config = {
         "agent": {"name": arm},
@@ -71,13 +71,7 @@ def _run(path: Path, arm: str, env_name: str, seed: int, status: str, metrics: d
         "arm": arm,
         "file": str(path),
     }
-    return Run(path, config, {}, {"status": status}, {name: _series(values) for name, values in metrics.items()})
-
-
-def _series(values: dict[int, float]) -> Series:
-    steps = np.asarray(sorted(values), float)
-    unknown = np.full(len(steps), np.nan)
-    return Series(steps, unknown, unknown, np.asarray([values[int(step)] for step in steps]))
+    return Run(path, config, {}, {"status": status}, make_series(records))
 
 
 def _task(env_name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from experiments.comparing.curve_files import read_runs
-from experiments.comparing.runs import Cell, Plan, Run, Runs, Series, value_text
+from experiments.comparing.runs import Cell, Plan, Run, Runs, make_series, value_text
 from experiments.console.messages import one_line
 from experiments.records.files import (
     CONFIG,
@@ -25,7 +25,6 @@ from experiments.records.files import (
     PLAN,
     PROVENANCE,
     SUMMARY,
-    Record,
     find_damage,
     read_json,
     read_records,
@@ -166,7 +165,7 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
     # The policy and the inputs are for evaluate, which looks at them itself.
     if PROVENANCE in damage and not unread:
         notes.append(damage[PROVENANCE])
-    metrics = _make_series(records)
+    metrics = make_series(records)
     if not metrics:
         notes.append(f"{directory}: {METRICS} holds no record yet")
     for name, series in metrics.items():
@@ -175,17 +174,6 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
             notes.append(f"{directory}: {bad} non-finite values of {name}, left out of curves")
     is_damaged = not is_trusted and (summary or {}).get("status") == FINISHED
     return Run(directory, config, provenance or {}, summary, metrics, "; ".join(wrong) if is_damaged else "")
-
-
-def _make_series(records: Iterable[Record]) -> dict[str, Series]:
-    """Sorts records into series; of two of one step the later one counts."""
-    columns: dict[str, dict[int, tuple[float, ...]]] = {}
-    for env_steps, gradient_steps, wall_seconds, name, value in records:
-        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
-    return {
-        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
-        for name, by_step in columns.items()
-    }
 
 
 def _without_tuning(runs: list[Run], notes: list[str], keep_tuning: bool) -> list[Run]:

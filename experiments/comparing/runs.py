@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, flatten
+from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, Record, flatten
 
 UNFINISHED, DAMAGED = "unfinished", "damaged"
 FINAL_FRACTION = 0.1
@@ -34,6 +34,17 @@ class Series:
     gradient_steps: np.ndarray
     wall_clock: np.ndarray
     values: np.ndarray
+
+
+def make_series(records: Iterable[Record]) -> dict[str, Series]:
+    """Sorts records into series; of two of one step the later one counts."""
+    columns: dict[str, dict[int, tuple[float, ...]]] = {}
+    for env_steps, gradient_steps, wall_seconds, name, value in records:
+        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
+    return {
+        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
+        for name, by_step in columns.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -329,14 +329,11 @@ def _require_schema(plain: dict[str, Any]) -> None:
     for setting, owners in plain["env"]["tuned"].items():
         for owner, values in owners.items():
             require_one_of(f"env.tuned.{setting}", owner, (ALL, TRAINING, *AGENTS))
-            known = {
-                key
-                for name in (AGENTS if owner == ALL else {owner} - {TRAINING})
-                for key in hyperparameters(AGENTS[name])
-            }
+            agents = [AGENTS[name] for name in AGENTS if owner in (ALL, name)]
+            known = {key for agent in agents for key in hyperparameters(agent)} or TRAINING_KEYS
             for key, value in values.items():
-                if key not in (known or TRAINING_KEYS):
-                    allowed = f"no such key; there are {', '.join(sorted(known or TRAINING_KEYS))}"
+                if key not in known:
+                    allowed = f"no such key; there are {', '.join(sorted(known))}"
                     raise InvalidValueError(f"env.tuned.{setting}.{owner}.{key}", value, allowed)
     for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]

@@ -26,5 +26,5 @@ def with_length_of(gradient: PyTree, other: PyTree) -> PyTree:
         )
         for tree in (gradient, other)
     )
-    scale = jax.lax.stop_gradient(jnp.where(own > 0, wanted / jnp.where(own > 0, own, 1.0), 0.0))
-    return jax.tree.map(lambda leaf: scale * jax.lax.stop_gradient(leaf), gradient)
+    scale = jnp.where(own > 0, wanted / jnp.where(own > 0, own, 1.0), 0.0)
+    return jax.tree.map(lambda leaf: scale * leaf, gradient)

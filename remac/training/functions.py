@@ -133,7 +133,8 @@ def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
         return jax.tree.map(to_vector, function(*jax.tree.unflatten(structure, shaped)))
 
     def never(*_: Array) -> PyTree:
-        return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(call, *vectors))
+        as_vectors = jax.eval_shape(functools.partial(jax.tree.map, to_vector), result)
+        return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), as_vectors)
 
     vectors = [to_vector(leaf) for leaf in leaves]
     always, vectors = jax.lax.optimization_barrier((jnp.ones((), bool), vectors))

@@ -36,7 +36,7 @@ from remac.training.experience import Replay
 from remac.types import Array, Key, Metrics, PyTree, Transition
 from remac.validation import InvalidValueError, require_int
 
-ADAM_BETAS = (0.9, 0.999)
+ADAM_BETA2 = 0.999
 SATURATED = 0.99
 
 
@@ -104,6 +104,9 @@ class ActorCritic:
     actor_update_period: int = integer(1, "gradient steps of the critics for one of the actor").field()
     target_update_period: Array = integer(
         1, "gradient steps between two steps of the target networks", is_leaf=True
+    ).field()
+    adam_beta1: float = number(
+        0.9, "decay of every Adam's running mean of gradients (its momentum)", 0, 0.999, is_leaf=False
     ).field()
     actor_adam_epsilon: Array = number(
         1e-8, "epsilon of the actor's Adam: added to its denominator, outside the root", 0, open_minimum=True
@@ -271,7 +274,7 @@ class ActorCritic:
         if self.actor_optimizer != "adam":
             return {}
         adam = state.policy_optimizer[0]
-        correction = 1.0 - ADAM_BETAS[1] ** jnp.maximum(adam.count, 1)
+        correction = 1.0 - ADAM_BETA2 ** jnp.maximum(adam.count, 1)
         second_moment = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(adam.nu)])
         root = jnp.sqrt(second_moment / correction)
         return {
@@ -475,10 +478,10 @@ class ActorCritic:
         # Built from the fields at every use, so that learning rate and epsilon can be traced.
         if self.actor_optimizer == "sgd":
             return optax.sgd(self.policy_learning_rate)
-        return optax.adam(self.policy_learning_rate, *ADAM_BETAS, eps=self.actor_adam_epsilon)
+        return optax.adam(self.policy_learning_rate, self.adam_beta1, ADAM_BETA2, eps=self.actor_adam_epsilon)
 
     def _make_critic_optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate, *ADAM_BETAS, eps=self.critic_adam_epsilon)
+        return optax.adam(self.learning_rate, self.adam_beta1, ADAM_BETA2, eps=self.critic_adam_epsilon)
 
 
 @struct.dataclass

@@ -15,7 +15,7 @@ from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.running.config import make_job, task_overrides
+from experiments.running.config import Job, make_job, task_overrides
 from experiments.running.error_lines import BAD_INPUT
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob
@@ -30,6 +30,10 @@ class PopulationLauncherConfig:
 
     _target_: str = f"{MODULE}.PopulationLauncher"
     memory_gib: float | None = None
+
+
+# Jobs of a grid that were checked before the sweep began, by number and overrides: what Hydra composed, and the job.
+checked: dict[tuple[int, tuple[str, ...]], tuple[DictConfig, Job]] = {}
 
 
 class PopulationLauncher(Launcher):
@@ -49,13 +53,16 @@ class PopulationLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs, planned, returns = [], [], dict[int, JobReturn]()
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            config, job = checked.pop((number, tuple(overrides)), (None, None))
+            if config is None:
+                config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
+                config.hydra.sweep.dir = self.config.hydra.sweep.dir  # where another sweep had the one checked, a new one
             sweep, overrides = Path(config.hydra.sweep.dir), task_overrides(config.hydra)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             try:
-                job = make_job(config, overrides, directory)
+                job = job or make_job(config, overrides, directory)
             except BAD_INPUT as error:  # a sweeper that chooses values as it goes can come to such ones
                 returns[number] = _job_return(config, JobStatus.FAILED, error)
                 continue

@@ -15,7 +15,7 @@ from experiments.console import pasting
 from experiments.records.run_directory import make_new, take_folder
 from experiments.running.config import make_job, task_overrides
 from experiments.running.error_lines import NotChecked
-from experiments.running.hydra_launcher import register_plugin
+from experiments.running.hydra_launcher import checked, register_plugin
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.planning import PlannedJob, group_jobs, require_own_directories
 
@@ -48,10 +48,14 @@ class ValidateJobs(Callback):
     ) -> None:
         try:
             require_usable_jax()
+            checked.clear()
             planned = []
-            for job in jobs():
-                path = Path(directory(job))
-                planned.append(PlannedJob(make_job(job, task_overrides(job.hydra), path), path, "", ()))
+            for number, composed in enumerate(jobs()):
+                path, overrides = Path(directory(composed)), task_overrides(composed.hydra)
+                job = make_job(composed, overrides, path)
+                planned.append(PlannedJob(job, path, "", ()))
+                if mode == "sweep":
+                    checked[number, tuple(overrides)] = composed, job
             if mode == "run" or _is_grid(config):  # other sweepers have yet to say what is in which directory
                 require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:

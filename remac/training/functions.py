@@ -7,7 +7,7 @@ on the device or on the host. Members differ in the leaves of the agent only, an
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -207,12 +207,20 @@ def init_train_state(
 
 def extras_of(agent: Agent, observation_size: int) -> PyTree:
     """Returns what one step's ``Transition.extras`` look like, as zeros."""
+    leaves, structure = jax.tree.flatten(agent)
+    return _extras_of(structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves), observation_size)
 
-    def act() -> PyTree:
+
+@functools.lru_cache
+def _extras_of(structure: jax.tree_util.PyTreeDef, leaves: tuple[tuple[Any, Any], ...], observation_size: int) -> PyTree:
+    """Traces what is the same for agents that differ in numbers only."""
+
+    def act(agent: Agent) -> PyTree:
         init_key, action_key = jax.random.split(jax.random.key(0))
         return agent.act(agent.init(init_key), action_key, jnp.zeros((1, observation_size)))[1]
 
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), jax.eval_shape(act))
+    like = structure.unflatten(jax.ShapeDtypeStruct(*leaf) for leaf in leaves)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), jax.eval_shape(act, like))
 
 
 def make_steps(before: EnvState, action: Array | np.ndarray, extras: PyTree, after: EnvState) -> Steps:

@@ -1,6 +1,5 @@
 """Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -17,13 +16,13 @@ from omegaconf import DictConfig
 import envs
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
-from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, read_metrics
+from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
 from experiments.running.config import with_inputs
 from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
-from remac.policies.policy import Policy, load_policy
+from remac.policies.policy import Policy, load_policy, saved_env_steps
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Evaluator
 from remac.training.loop import stack_members
@@ -59,7 +58,7 @@ def main(config: DictConfig) -> float:
     key = jax.random.key(config.eval_seed)
     metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
-    env_steps = _policy_env_steps(directory)
+    env_steps = saved_env_steps(directory)
     age = "" if env_steps is None else f"policy after {env_steps:,} env steps, "
     print(f"{age}{config.num_episodes} episodes")
     for name, value in result.items():
@@ -101,13 +100,6 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
     return env.for_evaluation(num_episodes), policy
-
-
-def _policy_env_steps(directory: Path) -> int | None:
-    """Returns when the policy was saved, which is at every evaluation; None if ``metrics.csv`` does not say."""
-    with contextlib.suppress(KeyError):
-        return read_metrics(directory)["eval/return"][0][-1]
-    return None
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:

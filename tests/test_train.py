@@ -135,6 +135,7 @@ def test_the_policy_acts_as_it_was_evaluated(finished, run_module):
     assert not np.allclose(policy(jnp.zeros((5, 11)), jax.random.key(0)), action)
     status, out, err = run_module("evaluate", f"run={directory}", "num_episodes=4")
     assert status == 0, err
+    assert out.startswith("policy after 256 env steps, 4 episodes\n")
     printed = dict(re.findall(r"(eval/[\w/]+) +(-?[\d.]+)", out))
     assert set(printed) == EVALUATION
     stored = json.loads((directory / "evaluation.json").read_text())["metrics"]

@@ -86,8 +86,12 @@ def find_damage(directory: Path | str, summary: Mapping[str, Any] | None) -> dic
     return {name: f"{Path(directory, name)}: {what}" for name, what in found.items() if what}
 
 
-def kept_inputs(directory: Path | str) -> dict[str, Path]:
+def kept_inputs(directory: Path | str, key: str = "run") -> dict[str, Path]:
     """Returns the options of a run's environment that name files of the user's, each with the copy that the run keeps.
+
+    Args:
+        directory: The run directory.
+        key: What names it on the command line.
 
     Raises:
         InvalidValueError: If a copy is not what the run was begun with.
@@ -95,7 +99,7 @@ def kept_inputs(directory: Path | str) -> dict[str, Path]:
     folder = Path(directory) / INPUTS
     known, problem = read_json(Path(directory) / PROVENANCE)
     if problem and folder.is_dir():
-        raise InvalidValueError("run", directory, f"{problem}; without it {folder} cannot be checked")
+        raise InvalidValueError(key, directory, f"{problem}; without it {folder} cannot be checked")
     inputs = {}
     for name, expected in ((known or {}).get("inputs") or {}).items():
         path = folder / name

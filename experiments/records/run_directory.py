@@ -76,7 +76,11 @@ def require_makeable(path: Path) -> None:
 
 
 def make_new(path: Path) -> Path:
-    """Makes a directory that did not exist, with a number behind its name where others have been there first."""
+    """Makes a directory that did not exist, with a number behind its name where others have been there first.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
@@ -98,6 +102,7 @@ def take_folder(key: str, path: Path | str) -> None:
 
     Raises:
         InvalidValueError: If another process has it.
+        OSError: If it cannot be made.
     """
     folder = Path(path).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +179,11 @@ class RunDirectory:
             self.checkpoints.find_damaged()
 
     def begin(self) -> None:
-        """Makes the files fit the start of training; with a checkpoint, to be called once that has been read."""
+        """Makes the files fit the start of training; with a checkpoint, to be called once that has been read.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
         now = provenance()
         if self._known:
             place = {"env_steps": 0 if self._start is None else self._start.env_steps}
@@ -239,7 +248,11 @@ class RunDirectory:
         }
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes how the run ended; once it has finished also the sums of its files, so that damage is noticed."""
+        """Writes how the run ended; once it has finished also the sums of its files, so that damage is noticed.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         files = {"files": sums_of(self.path)} if summary["status"] == FINISHED else {}
         self._write_json(SUMMARY, {**summary, **files})
 

@@ -203,7 +203,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         raise InvalidValueError(key, "???", "has no value; must be given")
     _require_schema(plain)
     resume = plain.pop("resume") is not None
-    kept = kept_inputs(directory) if resume and directory is not None else {}
+    kept = kept_inputs(directory, "resume") if resume and directory is not None else {}
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)

@@ -58,7 +58,7 @@ class PopulationLauncher(Launcher):
                 config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
-                config.hydra.sweep.dir = self.config.hydra.sweep.dir  # where another sweep had the one checked, a new one
+                config.hydra.sweep.dir = self.config.hydra.sweep.dir  # the one taken, with a number if there was one
             sweep, overrides = Path(config.hydra.sweep.dir), task_overrides(config.hydra)
             directory = (sweep / str(config.hydra.sweep.subdir)).absolute()
             try:

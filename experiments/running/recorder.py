@@ -1,6 +1,7 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -125,7 +126,8 @@ class Recorder:
             self._latest[index] = values
             run = self._runs[index]
             run.log(event.env_steps, event.gradient_steps, values)
-            self._try("policy", run, save_policy, member(event.policies, index), run.path / POLICY)
+            policy = functools.partial(save_policy, env_steps=event.env_steps)
+            self._try("policy", run, policy, member(event.policies, index), run.path / POLICY)
             logger = self._loggers[index]
             if logger is not None and not self._try("log", run, logger.log, event.env_steps, values):
                 self._loggers[index] = None

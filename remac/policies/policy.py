@@ -20,6 +20,7 @@ from remac.types import Array, Key, PyTree
 
 _SHAPE_FILE = "policy.json"
 _ARRAY_FILE = "arrays.npz"
+_ENV_STEPS = "env_steps"
 _OWN_FIELDS = ("observation_size", "normalize_observations")
 _NETWORK_FIELDS = tuple(
     field.name for field in dataclasses.fields(PolicyNetwork) if field.name not in ("parent", "name")
@@ -57,8 +58,17 @@ class Policy:
         return distribution.mode() if key is None else distribution.sample(key, 1)[0][0]
 
 
-def save_policy(policy: Policy, directory: Path | str) -> None:
-    """Writes a policy as arrays and JSON into a directory, which is made; no file is ever there in part."""
+def save_policy(policy: Policy, directory: Path | str, *, env_steps: int | None = None) -> None:
+    """Writes a policy as arrays and JSON into a directory, which is made; no file is ever there in part.
+
+    Args:
+        policy: What is saved.
+        directory: Where to.
+        env_steps: How long it was trained, for ``saved_env_steps``.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shape = {field: getattr(policy, field) for field in _OWN_FIELDS}
@@ -67,9 +77,21 @@ def save_policy(policy: Policy, directory: Path | str) -> None:
     parameters = traverse_util.flatten_dict(policy.parameters, sep="/")
     normalizer = {f"normalizer/{name}": getattr(policy.normalizer, name) for name in _normalizer_fields()}
     arrays = {name: np.asarray(value) for name, value in (parameters | normalizer).items()}
+    if env_steps is not None:
+        arrays[_ENV_STEPS] = np.asarray(env_steps, np.int64)
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     write_whole(directory / _ARRAY_FILE, content.getvalue())
+
+
+def saved_env_steps(directory: Path | str) -> int | None:
+    """Returns how long the policy of a run was trained; None where ``save_policy`` was not told.
+
+    Raises:
+        FileNotFoundError: If the directory, or its ``policy`` folder, holds no policy.
+    """
+    with np.load(_folder(directory) / _ARRAY_FILE, allow_pickle=False) as archive:
+        return int(archive[_ENV_STEPS]) if _ENV_STEPS in archive.files else None
 
 
 def load_policy(directory: Path | str) -> Policy:
@@ -84,16 +106,12 @@ def load_policy(directory: Path | str) -> Policy:
         FileNotFoundError: If the directory holds no policy.
         ValueError: If its files are not those of a policy.
     """
-    directory = Path(directory)
-    if not (directory / _SHAPE_FILE).exists():
-        directory = directory / "policy"
-    if not (directory / _SHAPE_FILE).exists():
-        raise FileNotFoundError(f"{directory.parent}: holds no policy (no {_SHAPE_FILE} in it or in policy/)")
+    directory = _folder(directory)
     try:
         shape: dict[str, Any] = json.loads((directory / _SHAPE_FILE).read_text())
         shape["hidden_sizes"] = tuple(shape["hidden_sizes"])
         with np.load(directory / _ARRAY_FILE, allow_pickle=False) as archive:
-            arrays = {name: jnp.asarray(archive[name]) for name in archive.files}
+            arrays = {name: jnp.asarray(archive[name]) for name in archive.files if name != _ENV_STEPS}
         known = {
             name: arrays.pop(f"normalizer/{name}") for name in _normalizer_fields() if f"normalizer/{name}" in arrays
         }
@@ -108,6 +126,14 @@ def load_policy(directory: Path | str) -> Policy:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{directory}: not a readable policy ({reason})") from error
     return policy
+
+
+def _folder(directory: Path | str) -> Path:
+    """Returns the folder of a policy: the directory given, or ``policy`` in it."""
+    for folder in (Path(directory), Path(directory) / "policy"):
+        if (folder / _SHAPE_FILE).exists():
+            return folder
+    raise FileNotFoundError(f"{directory}: holds no policy (no {_SHAPE_FILE} in it or in policy/)")
 
 
 def _normalizer_fields() -> tuple[str, ...]:

@@ -212,7 +212,9 @@ def extras_of(agent: Agent, observation_size: int) -> PyTree:
 
 
 @functools.lru_cache
-def _extras_of(structure: jax.tree_util.PyTreeDef, leaves: tuple[tuple[Any, Any], ...], observation_size: int) -> PyTree:
+def _extras_of(
+    structure: jax.tree_util.PyTreeDef, leaves: tuple[tuple[Any, Any], ...], observation_size: int
+) -> PyTree:
     """Traces what is the same for agents that differ in numbers only."""
 
     def act(agent: Agent) -> PyTree:

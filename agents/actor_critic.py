@@ -502,6 +502,14 @@ class StochasticActorCritic(ActorCritic):
         LOG_STD_RANGE[1], "greatest log standard deviation, before tanh", -9, LOG_STD_RANGE[1], is_leaf=False
     ).field()
 
+    mean_max: float | None = number(
+        None,
+        "bound of the policy's mean before tanh, on either side; null: none",
+        0,
+        open_minimum=True,
+        is_leaf=False,
+    ).field()
+
     # What a subclass decides.
 
     def num_actor_samples(self) -> int:
@@ -551,4 +559,6 @@ class StochasticActorCritic(ActorCritic):
     @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
-        return super().policy_network.clone(log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max)
+        return super().policy_network.clone(
+            log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max, mean_max=self.mean_max
+        )

@@ -54,6 +54,7 @@ class PolicyNetwork(nn.Module):
             variable ``noise`` of the collection ``constants``.
         log_std_bounds: Name in ``LOG_STD_BOUNDS``.
         log_std_max: Upper bound; the lower one is that of ``LOG_STD_RANGE``.
+        mean_max: Bound of the mean before tanh on either side, approached as by ``log_std_bounds=tanh``; None for none.
         norm: Of ``NORMS``; where they stand is said in ``CriticNetworks``.
         precision: Of the products, of ``PRECISIONS``.
     """
@@ -64,6 +65,7 @@ class PolicyNetwork(nn.Module):
     head: str = HEADS[0]
     log_std_bounds: str = "clip"
     log_std_max: float = LOG_STD_RANGE[1]
+    mean_max: float | None = None
     norm: str = NORMS[0]
     precision: str = PRECISIONS[0]
 
@@ -103,6 +105,8 @@ class PolicyNetwork(nn.Module):
         mean = dense(self.action_size, name="mean")(features)
         if self.head == "clipped_gaussian":
             return ClippedGaussian(jnp.tanh(mean), self.variable("constants", "noise", jnp.zeros, ()).value)
+        if self.mean_max is not None:
+            mean = _within_by_tanh(mean, -self.mean_max, self.mean_max)
         log_std = dense(self.action_size, name="log_std")(features)
         keep_within = LOG_STD_BOUNDS[self.log_std_bounds]
         return TanhGaussian(mean, keep_within(log_std, LOG_STD_RANGE[0], self.log_std_max))

@@ -12,6 +12,8 @@ size, so what counts is how many different programs a test makes:
 - Nothing depends on seconds: await an event by ``waiting.wait_until``, and put the test's own clock in the place of the
   real one.
 - What needs over 10 s of processor time and is not the only guard of something is marked ``slow``.
+- Fast tests are compiled with few of the compiler's optimisations, since they compile more than they run. What is
+  about the optimised program (equal bits in different programs, how fast something is) is marked ``optimized``.
 """
 
 import os
@@ -20,6 +22,7 @@ import os
 # device, so that all of them can share their compiled programs; those about several devices ask for them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+_FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # and for subprocesses
 
 import contextlib
 import ctypes
@@ -64,12 +67,26 @@ def compilation_cache(tmp_path_factory):
         jax.config.update(name, value)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Decides, before any fixture of the test, how its programs are compiled; slow tests run more than they compile."""
+    few = not any(item.get_closest_marker(name) for name in ("optimized", "slow"))
+    if jax.config.jax_disable_most_optimizations != few:
+        _forget_programs()
+        jax.config.update("jax_disable_most_optimizations", few)
+        os.environ[_FEW_OPTIMIZATIONS] = str(int(few))
+    return (yield)
+
+
 @pytest.fixture(autouse=True)
 def _let_programs_go():
     """A worker that has grown large forgets its programs, or it would hold those of all tests."""
     yield
-    if psutil.Process().memory_info().rss < MAX_MIB * 2**20:
-        return
+    if psutil.Process().memory_info().rss > MAX_MIB * 2**20:
+        _forget_programs()
+
+
+def _forget_programs():
     MemberSplit.program.cache_clear()
     if (config := sys.modules.get("experiments.running.config")) is not None:
         config._environments.clear()

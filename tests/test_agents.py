@@ -481,3 +481,18 @@ def test_tanh_bounds_have_a_gradient_where_clip_has_none():
         np.testing.assert_allclose((log_std(-60.0), log_std(60.0)), (-10.0, highest), rtol=1e-5)
         centre = (highest - 10.0) / 2
         np.testing.assert_allclose(log_std(centre), centre, atol=1e-6)
+
+
+def test_a_bound_of_the_mean_keeps_tanh_from_saturating():
+    """Within it means are what they were, to third order; however large they would be, tanh keeps a slope."""
+    network = make(SAC, mean_max=2.0).policy_network
+    variables = network.init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
+
+    def mean(shift):
+        variables["params"]["mean"]["bias"] = jnp.full((ACTION_SIZE,), shift)
+        return network.apply(variables, jnp.zeros((1, OBSERVATION_SIZE))).mean[0, 0]
+
+    for shift in (-100.0, -1.5, 0.1, 100.0):
+        np.testing.assert_allclose(mean(shift), 2 * np.tanh(shift / 2), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(mean)(0.0), 1.0, rtol=1e-5)
+    assert 1 - jnp.tanh(mean(100.0)) ** 2 > 0.07

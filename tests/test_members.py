@@ -18,6 +18,8 @@ from remac.training.devices import MemberSplit
 from remac.training.evaluation import Episodes, summarize
 from remac.training.loop import TrainConfig, member, stack_members, train, train_population
 
+pytestmark = pytest.mark.optimized
+
 # Populations: members, and the devices that they are split over.
 POPULATIONS = ((2, 1), (3, 2), (8, 1), (2, 2), (3, 1), (8, 2))
 SCORE = {"gradient": "score_function", "num_retries": 2}

@@ -12,6 +12,8 @@ from remac.training import functions as training
 from remac.training import loop
 from remac.training.loop import TrainConfig, stack_members
 
+pytestmark = pytest.mark.optimized
+
 CONFIG = TrainConfig(
     total_env_steps=20_000,
     updates_per_round=2,

@@ -22,7 +22,6 @@ import os
 # device, so that all of them can share their compiled programs; those about several devices ask for them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "1"
-_FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # and for subprocesses
 
 import contextlib
 import ctypes
@@ -47,6 +46,7 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
+FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # in the environment of subprocesses
 MIN_COMPILE_SECONDS = 0.1
 MAX_MIB = 900  # of a process between two tests
 
@@ -74,7 +74,7 @@ def pytest_runtest_protocol(item):
     if jax.config.jax_disable_most_optimizations != few:
         _forget_programs()
         jax.config.update("jax_disable_most_optimizations", few)
-        os.environ[_FEW_OPTIMIZATIONS] = str(int(few))
+        os.environ[FEW_OPTIMIZATIONS] = str(int(few))
     return (yield)
 
 

@@ -35,10 +35,11 @@ WANDB_MODES = ("online", "offline", "disabled")
 AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 ALL, TRAINING = "all", "training"  # whose the values of a setting are, besides agents by name
-TRAINING_KEYS = ("num_envs", "prefill_env_steps", "replay_capacity")
+UPDATE_RATIO = "updates_per_env_step"  # of a setting: gradient steps, of which the rounds' are made
+TRAINING_KEYS = ("num_envs", UPDATE_RATIO, "prefill_env_steps", "replay_capacity")
 TRAINING_DEFAULTS = {
     spec.name: spec.default for spec in dataclasses.fields(TrainConfig) if spec.default is not dataclasses.MISSING
-}
+} | {UPDATE_RATIO: 1}
 
 
 def agent_config(name: str) -> type:
@@ -52,8 +53,11 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     """Returns what a key of the agent or of the training is on the task, in the setting that is chosen.
 
     Of a hyperparameter that is ``env.tuned.<setting>.<agent>``'s value, ``env.tuned.<setting>.all``'s, or its default;
-    of a key of the training ``env.tuned.<setting>.training``'s, or its default.
+    of a key of the training ``env.tuned.<setting>.training``'s, or its default. The gradient steps of a round are
+    its env steps times ``updates_per_env_step``.
     """
+    if key == "updates_per_round":
+        return _root_["num_envs"] * tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
     setting, agent = _root_["setting"], _parent_.get("name")
     tuned = _root_["env"]["tuned"].get(setting) or {}
     for owner in (TRAINING,) if agent is None else (agent, ALL):

@@ -71,7 +71,7 @@ def compilation_cache(tmp_path_factory):
 def pytest_runtest_protocol(item):
     """Decides, before any fixture of the test, how its programs are compiled; slow tests run more than they compile."""
     few = not any(item.get_closest_marker(name) for name in ("optimized", "slow"))
-    if jax.config.jax_disable_most_optimizations != few:
+    if jax.config.read("jax_disable_most_optimizations") != few:
         _forget_programs()
         jax.config.update("jax_disable_most_optimizations", few)
         os.environ[FEW_OPTIMIZATIONS] = str(int(few))

@@ -79,13 +79,13 @@ def test_the_directory_says_what_ran_and_what_came_out(finished):
         *("config.yaml", "metrics.csv", "plots", "policy", "provenance.json", "summary.json")
     ]
     config = yaml.safe_load((directory / "config.yaml").read_text())
-    assert config["seed"] == 3 and config["agent"]["name"] == "sac" and config["updates_per_round"] == 8
+    assert config["seed"] == 3 and config["agent"]["name"] == "sac" and config["updates_per_round"] == 16
     assert "${" not in (directory / "config.yaml").read_text()
     provenance = json.loads((directory / "provenance.json").read_text())
     assert provenance["versions"]["jax"] == jax.__version__
     assert "agent=sac" in provenance["command"] and provenance["device"]["platform"] == "cpu"
     summary = json.loads((directory / "summary.json").read_text())
-    assert (summary["status"], summary["env_steps"], summary["gradient_steps"]) == ("finished", 256, 192)
+    assert (summary["status"], summary["env_steps"], summary["gradient_steps"]) == ("finished", 256, 384)
     for name in ("return", "entropy", "std"):
         assert np.asarray(Image.open(directory / "plots" / f"{name}.png")).std() > 5
     lines = done.stdout.strip().splitlines()
@@ -99,11 +99,11 @@ def test_every_metric_is_there_at_every_evaluation(finished):
     names = {}
     for row in rows(directory):
         names.setdefault((int(row["env_steps"]), int(row["gradient_steps"])), set()).add(row["name"])
-    assert list(names) == [(0, 0), (128, 64), (256, 192)]
+    assert list(names) == [(0, 0), (128, 128), (256, 384)]
     assert names[0, 0] == EVALUATION | {"time/evaluation_seconds", "time/num_members"}
     everything = EVALUATION | TRAINING | TIMING | {"temperature", "env/diverged"}
-    assert names[128, 64] - {"train/episode_return"} == everything
-    assert names[256, 192] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"
+    assert names[128, 128] - {"train/episode_return"} == everything
+    assert names[256, 384] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"
 
 
 def test_equal_commands_give_equal_files_but_for_the_time(finished):

@@ -547,6 +547,7 @@ class StochasticActorCritic(ActorCritic):
         metrics = {
             "actor/entropy": -jnp.mean(log_prob),
             "actor/saturation": jnp.mean(jnp.abs(action) > SATURATED),
+            "actor/tanh_slope": jnp.mean(1.0 - action**2),
             **distribution.metrics(),
         }
         return objective, jnp.mean(q_values, axis=0), metrics

@@ -38,6 +38,7 @@ GRIDS = {
     "sparse": {(m, samples_of(m)) for m in RETRIES},
     "speed": {(4, 8), (4, 16)},
     "published": {(4, 8)},
+    "saturation": {(4, 8, None, 2), (4, 8, None, -1), (4, 8, 2, 0), (1, 8, None, 2)},
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
 VARIED = {
@@ -45,6 +46,7 @@ VARIED = {
     "learning_rate_vs_epsilon": ["actor_adam_epsilon", "learning_rate"],
     "sgd_actor": ["actor_optimizer"],
     "damping": ["actor_adam_epsilon"],
+    "saturation": ["mean_max", "log_std_max"],
     "tune_learning_rate": ["learning_rate"],
 }
 WITH_SAC, WITH_TD3 = {"return_and_entropy", "sparse", "speed", "published"}, {"sparse"}

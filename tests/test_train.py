@@ -41,7 +41,8 @@ MEASURED = {"forward_velocity", "control_cost", "healthy", "height"}
 EVALUATION |= {f"eval/env/{name}" for name in MEASURED}
 TRAINING = {
     *(f"env/{name}" for name in MEASURED),
-    *("actor/entropy", "actor/gaussian_entropy", "actor/pre_tanh_std", "actor/saturation", "actor/loss"),
+    *("actor/entropy", "actor/gaussian_entropy", "actor/pre_tanh_std", "actor/saturation", "actor/tanh_slope"),
+    "actor/loss",
     *("actor/grad_norm", "actor/update_norm", "actor/log_std_gradient", "actor/raises_std"),
     *("actor/adam_denominator_median", "actor/epsilon_dominated_fraction"),
     *("critic/loss", "critic/q_mean", "critic/grad_norm"),

@@ -26,6 +26,7 @@ LABELS = {
     "actor/update_norm": "actor update norm",
     "actor/raises_std": "share of updates\nthat raise sigma",
     "actor/saturation": "share of actions\nbeyond 0.99",
+    "actor/tanh_slope": "mean slope of tanh",
     "time/env_steps_per_second": "env steps a second",
 }
 # What environments are measured by, where the unit is known; others go by the metric's name.

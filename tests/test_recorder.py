@@ -54,7 +54,7 @@ def train(directories, loggers, status="finished"):
 
 @pytest.fixture(autouse=True)
 def saves_no_policy(monkeypatch):
-    monkeypatch.setattr(module, "save_policy", lambda policy, path: None)
+    monkeypatch.setattr(module, "save_policy", lambda policy, path, env_steps: None)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def saves_no_policy(monkeypatch):
 def test_what_fails_is_named_and_costs_nothing_else(tmp_path, monkeypatch, capsys, error, what):
     failing = tmp_path / "0"
 
-    def fail_for_one(*arguments):
+    def fail_for_one(*arguments, **options):
         if any(failing in (path, path.parent) for path in map(module.Path, map(str, arguments))):
             raise error
         return []

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -97,17 +98,21 @@ def test_update_is_the_published_one(agent_class, options):
 
     expected_policy = adam_step(0.1, actor_loss, state.policy)
     assert_trees_close(new.policy, expected_policy, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(metrics["actor/loss"], actor_loss(state.policy), rtol=1e-5)
+    np.testing.assert_allclose(metrics["actor/loss"], jax.jit(actor_loss)(state.policy), rtol=1e-5)
 
-    next_action, next_log_prob = policy.apply(expected_policy, next_observation).sample(critic_key, 1)
-    next_q = critics.apply(state.target_critics, next_observation, next_action)[:, 0].min(axis=0)
-    td_target = data.reward + 0.9 * data.discount * (next_q - temperature * next_log_prob[0])
+    @jax.jit
+    def td_targets():
+        next_action, next_log_prob = policy.apply(expected_policy, next_observation).sample(critic_key, 1)
+        next_q = critics.apply(state.target_critics, next_observation, next_action)[:, 0].min(axis=0)
+        return data.reward + 0.9 * data.discount * (next_q - temperature * next_log_prob[0])
+
+    td_target = td_targets()
 
     def critic_loss(parameters):
         q_values = critics.apply(parameters, observation, data.action[None])[:, 0]
         return sum(jnp.mean(0.5 * (q - td_target) ** 2) for q in q_values)
 
-    np.testing.assert_allclose(metrics["critic/loss"], critic_loss(state.critics), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic/loss"], jax.jit(critic_loss)(state.critics), rtol=1e-4)
     expected_critics = adam_step(1e-8, critic_loss, state.critics)
     assert_trees_close(new.critics, expected_critics, rtol=1e-3, atol=2e-4)
     expected_target = jax.tree.map(lambda t, c: 0.7 * t + 0.3 * c, state.target_critics, new.critics)
@@ -122,15 +127,21 @@ def test_the_gradient_may_have_the_length_of_the_means_at_every_state():
     observation = agent._normalize(state, data.observation)
     distribution = agent.policy_network.apply(state.policy, observation)
 
-    def objective(distribution, index, num_retries):
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.jacrev
+    def gradients(distribution, num_retries):
         action, _ = distribution.sample(key, 6)
-        q_values = agent.actor_values(state, observation, action)
-        return max_at_k(q_values.T, num_retries)[index]
+        return max_at_k(agent.actor_values(state, observation, action).T, num_retries)
 
-    given = jax.grad(lambda d: agent.actor_loss(d, state, key, data._replace(observation=observation))[0])(distribution)
+    @jax.jit
+    @jax.grad
+    def gradient(distribution):
+        return agent.actor_loss(distribution, state, key, data._replace(observation=observation))[0]
+
+    given = gradient(distribution)
+    of_best, of_all = gradients(distribution, 4), gradients(distribution, 1)
     for index in range(0, BATCH_SIZE, 3):
-        gradients = [jax.grad(objective)(distribution, index, num_retries) for num_retries in (4, 1)]
-        own, of_mean = (np.concatenate([of.mean[index], of.log_std[index]]) for of in gradients)
+        own, of_mean = (np.concatenate([of.mean[index, index], of.log_std[index, index]]) for of in (of_best, of_all))
         expected = -own / np.linalg.norm(own) * np.linalg.norm(of_mean) / BATCH_SIZE
         np.testing.assert_allclose(np.concatenate([given.mean[index], given.log_std[index]]), expected, rtol=1e-4)
 

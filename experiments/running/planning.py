@@ -14,6 +14,7 @@ from experiments.records.checkpoints import SavedRun
 from experiments.records.run_directory import require_unused
 from experiments.running.config import Job, available_memory_bytes
 from experiments.running.resume import require_resumable
+from remac.training.functions import structure_of
 from remac.types import PyTree
 from remac.validation import InvalidValueError, require_number
 
@@ -100,11 +101,9 @@ def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -
 
 def structure(job: Job) -> Any:
     """Returns what jobs of one program have in common."""
-    leaves, structure = jax.tree.flatten(job.agent)
     env = {name: job.config["env"][name] for name in ("suite", "task", "options")}
     return (
-        structure,
-        tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves),
+        structure_of(job.agent),
         json.dumps([env, job.config["num_envs"]], sort_keys=True, default=str),
         # Of equal names, files may be different ones: one kept with a run, and one that was changed since.
         tuple((name, hashlib.sha256(content).hexdigest()) for name, content in job.inputs.items()),

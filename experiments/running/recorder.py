@@ -1,7 +1,6 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -126,8 +125,8 @@ class Recorder:
             self._latest[index] = values
             run = self._runs[index]
             run.log(event.env_steps, event.gradient_steps, values)
-            policy = functools.partial(save_policy, env_steps=event.env_steps)
-            self._try("policy", run, policy, member(event.policies, index), run.path / POLICY)
+            policy = member(event.policies, index)
+            self._try("policy", run, save_policy, policy, run.path / POLICY, env_steps=event.env_steps)
             logger = self._loggers[index]
             if logger is not None and not self._try("log", run, logger.log, event.env_steps, values):
                 self._loggers[index] = None
@@ -194,10 +193,10 @@ class Recorder:
                 exit_code = 0 if status == "finished" else 1
                 self._try("end of the log", run, logger.finish, self.summaries[index], plots, exit_code)
 
-    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any) -> bool:
+    def _try(self, what: str, run: RunDirectory, write: Callable[..., Any], *arguments: Any, **options: Any) -> bool:
         """Writes something that training can go on without; returns whether it is written."""
         try:
-            write(*arguments)
+            write(*arguments, **options)
             return True
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)

@@ -207,15 +207,19 @@ def init_train_state(
 
 def extras_of(agent: Agent, observation_size: int) -> PyTree:
     """Returns what one step's ``Transition.extras`` look like, as zeros."""
+    return _extras_of(*structure_of(agent), observation_size)
+
+
+def structure_of(agent: Agent) -> tuple[jax.tree_util.PyTreeDef, tuple[tuple[Any, Any], ...]]:
+    """Returns what agents that differ in numbers only have in common: the tree, and the leaves' shapes and types."""
     leaves, structure = jax.tree.flatten(agent)
-    return _extras_of(structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves), observation_size)
+    return structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 
 @functools.lru_cache
 def _extras_of(
     structure: jax.tree_util.PyTreeDef, leaves: tuple[tuple[Any, Any], ...], observation_size: int
 ) -> PyTree:
-    """Traces what is the same for agents that differ in numbers only."""
 
     def act(agent: Agent) -> PyTree:
         init_key, action_key = jax.random.split(jax.random.key(0))

@@ -248,7 +248,8 @@ def plain_update(agent, backbone, state, key, data):
         noise = jax.random.normal(key, (num_samples, mean.size)).reshape(num_samples, *mean.shape)
         before_tanh = mean[None] + jnp.exp(log_std)[None] * noise
         density = -0.5 * noise**2 - log_std[None] - 0.5 * math.log(2 * math.pi)
-        density -= jnp.log(1 - jnp.tanh(before_tanh) ** 2)
+        # 1 - tanh^2 = cosh^-2, which keeps its precision where tanh is flat.
+        density += 2 * (jnp.logaddexp(before_tanh, -before_tanh) - math.log(2))
         return jnp.tanh(before_tanh), density.sum(axis=-1)
 
     def actor_loss(params):

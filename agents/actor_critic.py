@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from remac.hyperparameters import Hyperparameter, check, choice, flag, integer, number, widths
+from remac.hyperparameters import Hyperparameter, check, choice, flag, hyperparameters, integer, number, widths
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
 from remac.policies.networks import (
@@ -81,7 +81,8 @@ class ActorCritic:
     pass reads them.
 
     With ``actor_update_period`` above 1 the actor, and what is learned with it, moves once in so many gradient steps.
-    Its metrics are zero in the others and so many times as large in its own: their mean is that over its own steps.
+    Its metrics are zero in the others and so many times as large in its own: their mean over any window of a multiple
+    of so many gradient steps is that over its own steps, and close to it over one of many periods.
 
     Adam is m_hat / (sqrt(v_hat) + epsilon): epsilon stands outside the root and after bias correction (Kingma and Ba,
     2015, algorithm 1, arXiv 1412.6980). That is what ``actor_adam_epsilon`` and ``critic_adam_epsilon`` set.
@@ -115,7 +116,9 @@ class ActorCritic:
         1e-8, "epsilon of the critics' Adam, and of that of the temperature", 0, open_minimum=True
     ).field()
     batch_size: int = integer(256, "B, transitions per gradient step").field()
-    num_steps: int = integer(1, "longest span of the returns that critics learn from (n-step returns)").field()
+    num_steps: int = integer(
+        1, "longest span of the returns that critics learn from (n-step returns; any entropy term is of the last step)"
+    ).field()
     hidden_sizes: tuple[int, ...] = widths((64, 64), "width of each hidden layer of both networks").field()
     policy_hidden_sizes: tuple[int, ...] | None = widths(
         None, "width of each hidden layer of the policy; null: hidden_sizes"
@@ -158,7 +161,7 @@ class ActorCritic:
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {}
 
     @classmethod
-    def create(cls, observation_size: int, action_size: int, **hyperparameters: Any) -> Self:
+    def create(cls, observation_size: int, action_size: int, **given: Any) -> Self:
         """Builds an agent after checking every hyperparameter; numbers become strongly typed scalars.
 
         Raises:
@@ -167,11 +170,15 @@ class ActorCritic:
         require_int("observation_size", observation_size, 1)
         require_int("action_size", action_size, 1)
         values = {"observation_size": observation_size, "action_size": action_size}
-        values = cls.make_fields(values | check(cls, hyperparameters))
+        values = cls.make_fields(values | check(cls, given))
+        declared = hyperparameters(cls)
         for field in dataclasses.fields(cls):
+            name = field.name
             if field.metadata.get("pytree_node", True):
-                dtype = np.int32 if isinstance(field.default, int) else np.float32
-                values[field.name] = np.asarray(values[field.name], dtype)
+                if values[name] is None:
+                    raise InvalidValueError(name, None, f"{cls.__name__}.make_fields must make a number of it")
+                is_integer = name in declared and declared[name].type is int
+                values[name] = np.asarray(values[name], np.int32 if is_integer else np.float32)
         return cls(**values)
 
     @classmethod
@@ -186,7 +193,8 @@ class ActorCritic:
         if not 0 < span < np.inf:
             allowed = f"must be above value_min={values['value_min']}, by a finite number in float32"
             raise InvalidValueError("value_max", values["value_max"], allowed)
-        fields = {name: value for name, value in values.items() if name not in cls.ARGUMENTS}
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {name: value for name, value in values.items() if name in names}
         if fields["policy_learning_rate"] is None:
             fields["policy_learning_rate"] = fields["learning_rate"]
         return fields

@@ -6,7 +6,7 @@ import optax
 from flax import struct
 
 from agents.actor_critic import SATURATED, ActorCritic, AgentState
-from remac.hyperparameters import integer, number
+from remac.hyperparameters import number, redeclared
 from remac.policies.distributions import Distribution
 from remac.policies.networks import PolicyNetwork
 from remac.types import Array, Key, Metrics, PyTree, Transition
@@ -26,10 +26,8 @@ class TD3(ActorCritic):
     ``policy_norm=batch`` the target policy reads the policy's running statistics.
     """
 
-    actor_update_period: int = integer(2, "gradient steps of the critics for one of the actor").field()
-    target_update_period: Array = integer(
-        2, "gradient steps between two steps of the target networks", is_leaf=True
-    ).field()
+    actor_update_period: int = redeclared(ActorCritic, "actor_update_period", 2)
+    target_update_period: Array = redeclared(ActorCritic, "target_update_period", 2)
     exploration_noise: Array = number(0.1, "standard deviation of the noise on actions in training", 0).field()
     target_noise: Array = number(0.2, "standard deviation of the noise on the target policy's actions", 0).field()
     target_noise_clip: Array = number(0.5, "largest noise on the target policy's actions", 0).field()

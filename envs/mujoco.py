@@ -1,6 +1,6 @@
 """MuJoCo tasks on the CPU: MuJoCo's C engine on the host, a state in and a state out.
 
-`envs/mujoco_tasks.py` tabulates observation, action, reward and termination of the eleven tasks. Here is the
+`envs/mujoco_tasks.py` tabulates observation, action, reward and termination of the tasks. Here is the
 engine that they share. Each step puts an environment's whole state, warm start included, into an MjData,
 advances it, and reads the state back, so nothing about an environment is kept between calls: any batch can be
 stepped in any order, and the result is bitwise the same whatever the batch, the threads, or what ran before.
@@ -463,7 +463,7 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
 
 
 def _is_path(xml_file: str) -> bool:
-    return xml_file.startswith(("/", ".", "~"))
+    return "/" in xml_file or xml_file.startswith((".", "~"))
 
 
 def _to_binary(model: mujoco.MjModel) -> bytes:

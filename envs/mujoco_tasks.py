@@ -44,7 +44,7 @@ Measured per step besides the reward (Gymnasium's ``info``, with costs as they a
 | name | meaning | unit | tasks |
 |---|---|---|---|
 | forward_velocity | v; times w_forward it is a part of the reward | m/s | half_cheetah, swimmer, hopper, walker2d, ant, humanoid, sparse ones |
-| control_cost | the weighted c | reward | those, humanoid_standup, reacher, pusher |
+| control_cost | the weighted c | reward | those but the sparse ones, humanoid_standup, reacher, pusher |
 | contact_cost, impact_cost | the weighted and clipped f^2 | reward | ant, humanoid; humanoid_standup |
 | healthy | 1 where the pose is healthy, or has not ended the episode | share | hopper, walker2d, ant, humanoid, both pendulums |
 | height | z of the torso | m | hopper, walker2d, humanoid_standup |

@@ -118,6 +118,11 @@ def anything(default: Any, meaning: str, allowed: str, *, is_leaf: bool = False)
     return Hyperparameter(default, meaning, Any, allowed, lambda name, value: None, is_leaf)
 
 
+def redeclared(agent_class: type, name: str, default: Any) -> Any:
+    """Returns the field of a hyperparameter that an agent's base declares, with another default."""
+    return dataclasses.replace(hyperparameters(agent_class)[name], default=default).field()
+
+
 def hyperparameters(agent_class: type) -> dict[str, Hyperparameter]:
     """Returns what an agent declares, by name: its fields, then the arguments that other fields are made from."""
     declared = {field.name: field.metadata[_KEY] for field in dataclasses.fields(agent_class) if _KEY in field.metadata}

@@ -51,6 +51,15 @@ def test_the_newest_are_kept_and_the_newest_is_found(run):
     assert find_start(run.path, other).env_steps == 300, "where it is logged makes no difference"
 
 
+def test_a_run_that_went_further_back_keeps_what_it_saves_then(run):
+    """And not what it had saved of the steps that it makes again, which its files no longer fit."""
+    checkpoints = RunDirectory(
+        run.path, CONFIG, keep=1, resume=True, start=find_start(run.path, CONFIG, 200)
+    ).checkpoints
+    checkpoints.save(250, {"state/x": np.arange(250)}, {"config": CONFIG})
+    assert [path.name for path in checkpoints.all()] == ["000000000250"]
+
+
 def flip(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -100,6 +100,22 @@ def test_sac_may_be_one_standard_deviation_better(tmp_path, mean, verdict):
     )
 
 
+def test_of_several_arms_that_fit_the_plainest_is_judged(tmp_path):
+    """What the agent declares counts as what is tuned for the task does; more seeds make nothing plainer."""
+    decoys = ({"num_retries_end": 1}, {"target": "entropy", "mean_max": 1.0}, {"learning_rate": 1e-2})
+    for m, value in ((1, -9.0), (2, -5.0), (4, -5.0), (8, -5.0)):
+        for seed in range(3):
+            for number, decoy in enumerate(decoys):
+                values = {"num_retries_end": None, "target": "plain", "mean_max": None} | decoy
+                final = {"actor/entropy": -99.0 if m > 1 else 0.0}
+                write_run(tmp_path / f"a{number}_{m}_{seed}", retries=m, seed=seed, final=final, **values)
+            if seed < 2:
+                values = {"num_retries_end": None, "target": "plain", "mean_max": None}
+                final = {"actor/entropy": value}
+                write_run(tmp_path / f"plain_{m}_{seed}", retries=m, seed=seed, final=final, **values)
+    assert check(tmp_path, "a").verdict == PASS
+
+
 def test_the_best_of_equal_arms_does_not_pass_by_selection(tmp_path):
     """M = 8 has the highest mean, 12 where PPO has 11, from the luck of one seed, on which it is not chosen."""
     values = {2: (6.0, 9.0, 12.0), 4: (12.0, 6.0, 9.0), 8: (3.0, 30.0, 3.0)}

@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import yaml
+from flax import struct
 from omegaconf import OmegaConf
 
-from agents import AGENTS
+from agents import AGENTS, SAC, ReMAC
 from experiments.reference import pages
 from experiments.running.config import agent_config, compose_job, first_difference
-from remac.hyperparameters import hyperparameters
+from remac.hyperparameters import Hyperparameter, hyperparameters, integer, number
 from remac.validation import InvalidValueError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +97,15 @@ def test_the_reference_pages_are_what_the_code_says():
         assert (ROOT / "docs" / name).read_text() == text, "run python -m experiments.reference"
 
 
+def test_the_gradient_steps_of_a_round_are_whole():
+    key = "env.tuned.modern.training.updates_per_env_step"
+    job = compose_job([f"{key}=0.5"])
+    assert job.config["updates_per_round"] == 8 and job.train_config.updates_per_round == 8
+    for ratio in (0.3, 0.01):
+        with pytest.raises(InvalidValueError, match=rf"{key}={ratio}: must make a whole number .* 16 of a round"):
+            compose_job([f"{key}={ratio}"])
+
+
 def test_bad_tuned_values_are_named():
     with pytest.raises(InvalidValueError, match=r"env\.tuned\.modern\.all\.depth=3: no such key; .*gamma"):
         compose_job(["+env.tuned.modern.all.depth=3"])
@@ -112,6 +124,30 @@ def test_what_float32_and_int32_cannot_hold_is_refused():
     for override in ("agent.target_update_period=3000000000", "agent.value_max=3e38", "agent.value_min=999.99999999"):
         with pytest.raises(InvalidValueError, match="must be"):
             compose_job(["agent=td3", "env=probe/action", "agent.value_min=-3e38", override])
+
+
+def test_an_agent_of_ones_own_may_extend_any_other_with_whole_and_other_numbers():
+    @struct.dataclass
+    class Mine(ReMAC):
+        weight: float = number(1, "a number whose default is whole", 0, 10).field()
+        period: int = integer(3, "an integer", is_leaf=True).field()
+        bonus: float = number(None, "what make_fields must make something of").field()
+        ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {"courage": number(1.0, "what it is made from")}
+
+        @classmethod
+        def make_fields(cls, values):
+            return super().make_fields(values) | {"bonus": values["bonus"] or values["courage"]}
+
+    agent = Mine.create(3, 1, weight=0.5, courage=2.0, num_retries=2)
+    assert (float(agent.weight), int(agent.period), float(agent.bonus)) == (0.5, 3, 2.0)
+    assert agent.weight.dtype == np.float32 and agent.period.dtype == np.int32
+
+    @struct.dataclass
+    class Careless(SAC):
+        bonus: float = number(None, "what nothing makes something of").field()
+
+    with pytest.raises(InvalidValueError, match=r"bonus=None: Careless.make_fields must make a number of it"):
+        Careless.create(3, 1)
 
 
 AGENT = """

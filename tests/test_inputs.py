@@ -101,6 +101,7 @@ def test_a_run_is_evaluated_and_resumed_without_the_files_it_began_with(folder, 
     ):
         make(tmp_path / "new", "resume=auto")
     write_model(tmp_path, timestep="0.01")
+    assert make(tmp_path / "new", "env.options.xml_file=start/../p.xml").inputs, "with a folder it is a path"
     resumed = make(stopped, "resume=auto")
     assert structure(resumed) != structure(make(tmp_path / "new", "resume=auto")), "one name, two models"
     for job in (resumed, compose_job([f"resume={stopped}"])):

@@ -13,10 +13,11 @@ import yaml
 from waiting import DEADLINE_SECONDS, end, wait_until
 
 from experiments.records.checkpoints import Checkpoints
+from experiments.records.run_directory import OutputError
 from experiments.running import jobs as population
 from experiments.running.config import compose_job
 from experiments.running.jobs import run_jobs
-from experiments.running.planning import PlannedJob, group_jobs
+from experiments.running.planning import Outcome, PlannedJob, group_jobs
 from experiments.running.recorder import Recorder
 from remac.machine import available_bytes, available_cpus
 from remac.training import functions as training
@@ -255,6 +256,23 @@ def test_a_group_that_crashes_leaves_the_others(tmp_path, monkeypatch, capsys):
     assert summary(tmp_path / "0")["reason"] == outcomes[0].reason == "MemoryError: out of memory"
     output = capsys.readouterr()
     assert "1 crashed, 1 finished" in output.out
+
+
+def test_a_directory_that_fails_when_its_turn_comes_leaves_the_others(tmp_path, monkeypatch, capsys):
+    class Failing(population.RunDirectory):
+        def __init__(self, path, *args, **options):
+            if path.name == "1":
+                raise OutputError("no space left")
+            super().__init__(path, *args, **options)
+
+    monkeypatch.setattr(population, "RunDirectory", Failing)
+    agents = ("agent=sac", "agent=remac", "agent=sac agent.num_critics=3")
+    monkeypatch.setattr(population, "_train", lambda planned, recorder, is_only: recorder.close("finished") or {})
+    done = {"metrics": {"eval/return": 1.0, "eval/entropy": 0.0}}
+    monkeypatch.setattr(population, "_outcome", lambda path, *_: Outcome(path, "finished", 1.0, summary=done))
+    outcomes = run_jobs(planned(tmp_path, *((*PROBE, *agent.split()) for agent in agents)))
+    assert [one.status for one in outcomes] == ["finished", "crashed", "finished"]
+    assert outcomes[1].reason == "OutputError: no space left" and "no space left" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ class Listener:
 
     policy_agent: SAC
     step: float = 1.0
+    gamma: float = 1.0
 
     @property
     def experience(self):

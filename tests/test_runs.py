@@ -70,6 +70,12 @@ def test_how_a_run_is_saved_logged_and_given_up_is_no_setting_of_the_arm(tmp_pat
     assert [(cell.arm, cell.variant, len(cell.runs)) for cell in runs.cells] == [("SAC", {}, 4)]
 
 
+def test_the_name_of_a_setting_does_not_tell_equal_values_apart(tmp_path):
+    for seed, setting in enumerate((None, "modern", "protocol")):
+        write_run(tmp_path / str(seed), retries=4, seed=seed, final=RETURN, top=setting and {"setting": setting})
+    assert [(cell.arm, len(cell.runs)) for cell in load([tmp_path]).cells] == [("M=4", 3)]
+
+
 def test_options_that_change_training_make_another_task(tmp_path):
     for name, options in (("a", {}), ("b", {"stagger_first_episodes": False}), ("c", {"stagger_first_episodes": True})):
         env = {"suite": "mujoco", "task": "hopper", "options": options}
@@ -81,14 +87,21 @@ def test_options_that_change_training_make_another_task(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("old", "new", "kept"), [("finished", "finished", "new"), ("finished", None, "old")])
-def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept):
+@pytest.mark.parametrize(
+    ("old", "new", "kept", "why"),
+    [
+        ("finished", "finished", "new", "the newest"),
+        ("finished", None, "old", "finished"),
+        ("stopped", "interrupted", "new", "the newest"),
+    ],
+)
+def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept, why):
     for name, status, year in (("old", old, 2025), ("new", new, 2026)):
         write_run(tmp_path / name, status=status, final=RETURN, provenance={"started": f"{year}-01-01T00:00:00+00:00"})
     runs = load([tmp_path])
-    assert [run.directory.name for run in runs.used] == [kept]
+    assert [run.directory.name for cell in runs.cells for run in cell.runs] == [kept]
     left = "old" if kept == "new" else "new"
-    assert runs.notes[0].startswith(f"{tmp_path / left}: same settings and seed 1 as {tmp_path / kept}")
+    assert runs.notes[0].startswith(f"{tmp_path / left}: same settings and seed 1 as {tmp_path / kept}, which is {why}")
 
 
 def test_unfinished_and_failed_runs_are_kept_but_do_not_count(tmp_path):

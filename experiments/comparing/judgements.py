@@ -1,4 +1,4 @@
-"""How a claim about arms is judged on one task by one metric; which claims there are is in ``experiments.claims``.
+"""How a claim about arms is judged on one task by one metric; the claims are in ``experiments.comparing.claims``.
 
 Arms are compared only with arms that train as long and as often: of each task the longest training counts. Where
 several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the
@@ -138,11 +138,14 @@ Judge = Callable[[Runs, str, str, Reduce], Judgement]
 
 
 def _pick(cells: Sequence[Cell], num_samples: int | None = None) -> Cell | None:
-    """Returns the cell that deviates least from the task's own values and a number of samples, if it has seeds."""
+    """Returns the cell that deviates least from the agent on its task and a number of samples, if it has seeds."""
+    if len(cells) == 1:
+        return cells[0]
 
     def deviations(cell: Cell) -> tuple[bool, int, int, str]:
-        count = sum(cell.agent.get(key) != value for key, value in cell.runs[0].tuned.items())
-        count += num_samples is not None and cell.agent.get("num_samples") != num_samples
+        run = cell.runs[0]
+        plain = run.defaults | run.tuned | ({} if num_samples is None else {"num_samples": num_samples})
+        count = sum(cell.agent.get(key) != value for key, value in plain.items())
         return len(cell.finished) < FEWEST_SEEDS, count, -len(cell.finished), cell.arm
 
     return min(cells, key=deviations, default=None)

@@ -197,17 +197,13 @@ def _with_later_settings(runs: list[Run]) -> list[Run]:
         known.setdefault(run.agent["name"], set()).update(run.agent)
     if all(known[run.agent["name"]] <= run.agent.keys() for run in runs):
         return runs
-    from agents import AGENTS  # takes seconds, and is rarely needed
-    from remac.hyperparameters import hyperparameters
-
     filled = []
     for run in runs:
-        name = run.agent["name"]
-        declared = hyperparameters(AGENTS[name]) if name in AGENTS else {}
-        later = {key: declared[key].default for key in known[name] - run.agent.keys() if key in declared}
-        later = {key: list(value) if isinstance(value, tuple) else value for key, value in later.items()}
-        config = run.config | {"agent": later | run.agent}
-        filled.append(dataclasses.replace(run, config=config) if later else run)
+        if missing := known[run.agent["name"]] - run.agent.keys():
+            # What nothing declares, a hyperparameter that is gone, has no default.
+            config = run.config | {"agent": {key: v for key, v in run.defaults.items() if key in missing} | run.agent}
+            run = dataclasses.replace(run, config=config)
+        filled.append(run)
     return filled
 
 
@@ -226,7 +222,7 @@ def _without_duplicates(runs: list[Run], notes: list[str]) -> list[Run]:
         kept.append(best)
         for run in group:
             if run is not best:
-                which = "the newest" if run.status == best.status else "finished"
+                which = "finished" if best.status == FINISHED != run.status else "the newest"
                 notes.append(
                     f"{run.directory}: same settings and seed {run.seed} as {best.directory}, which is {which}"
                 )

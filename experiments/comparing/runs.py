@@ -13,8 +13,9 @@ from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, Record, flat
 UNFINISHED, DAMAGED = "unfinished", "damaged"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
-# What may differ between the seeds of one arm: names, where records go, when a run gives up, and how it is measured.
-NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "max_diverged_fraction", *FREE_KEYS)
+# What may differ between the seeds of one arm: names (``setting`` is that of values, which count), where records go,
+# when a run gives up, and how it is measured.
+NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "setting", "max_diverged_fraction", *FREE_KEYS)
 SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
 
@@ -94,6 +95,16 @@ class Run:
         tuned = env.get("tuned") or {}
         tuned = tuned.get(self.config.get("setting"), tuned)
         return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the agent declares, if it is still known by its name."""
+        from agents import AGENTS  # takes seconds, and is rarely needed
+        from remac.hyperparameters import hyperparameters
+
+        name = self.agent["name"]
+        values = {key: one.default for key, one in hyperparameters(AGENTS[name]).items()} if name in AGENTS else {}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @property
     def num_retries(self) -> int | None:

@@ -104,6 +104,8 @@ class Checkpoints:
     def save(self, env_steps: int, arrays: Mapping[str, np.ndarray], run: Mapping[str, Any]) -> None:
         """Adds a checkpoint, and removes the oldest beyond those to keep.
 
+        Newer ones go too: the run went further back, and its files no longer begin with what they were saved with.
+
         Raises:
             OSError: If it cannot be written; the others are as they were.
         """
@@ -126,8 +128,10 @@ class Checkpoints:
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        for old in self._sound()[self._keep :]:
-            self._discard(old)
+        sound = self._sound()
+        place = sound.index(final)
+        for other in sound[:place] + sound[place + self._keep :]:
+            self._discard(other)
 
     def all(self) -> list[Path]:
         """Returns the directories of all checkpoints, newest first, sound or not."""

@@ -17,6 +17,7 @@ import jax
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from agents import AGENTS
@@ -57,7 +58,14 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     its env steps times ``updates_per_env_step``.
     """
     if key == "updates_per_round":
-        return _root_["num_envs"] * tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
+        ratio = tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
+        of_round = _root_["num_envs"] * ratio
+        if of_round != round(of_round) or of_round < 1:
+            allowed = (
+                f"must make a whole number of gradient steps, at least one, of the {_root_['num_envs']} of a round"
+            )
+            raise InvalidValueError(f"env.tuned.{_root_['setting']}.{TRAINING}.{UPDATE_RATIO}", ratio, allowed)
+        return round(of_round)
     setting, agent = _root_["setting"], _parent_.get("name")
     tuned = _root_["env"]["tuned"].get(setting) or {}
     for owner in (TRAINING,) if agent is None else (agent, ALL):
@@ -182,6 +190,13 @@ class Job:
         return getattr(self.env, "own_files", {})
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields what an error came from, the nearest first."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        yield cause
+        error = cause
+
+
 def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path | None = None) -> Job:
     """Checks a composed configuration and builds what it describes.
 
@@ -202,7 +217,11 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         require_one_of("setting", config.get("setting"), OmegaConf.select(config, "env.tuned") or ())
     if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
         require_one_of("agent.name", config.agent.name, AGENTS)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        refusal = next((cause for cause in causes(error) if isinstance(cause, InvalidValueError)), error)
+        raise refusal from None  # a resolver's own words, without OmegaConf's around them
     for key in sorted(OmegaConf.missing_keys(config)):
         raise InvalidValueError(key, "???", "has no value; must be given")
     _require_schema(plain)

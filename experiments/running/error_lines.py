@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.console.pasting import pasted
 from experiments.records.files import flatten
-from experiments.running.config import CONFIG_DIRECTORY
+from experiments.running.config import CONFIG_DIRECTORY, causes
 from remac.validation import InvalidValueError
 
 GROUPS = ("agent", "env", "logger", "experiment")
@@ -45,7 +45,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
-    chain = [error, *_causes(error)]
+    chain = [error, *causes(error)]
     lines = [line.strip() for cause in chain for line in str(cause).splitlines() if line.strip()]
     keys = [match for line in lines for match in re.findall(r"full_key: (\S+)", line)]
     if keys:
@@ -100,9 +100,3 @@ def listing(group: str) -> str:
         if not path.name.startswith("_")
     )
     return ", ".join(names)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        yield cause
-        error = cause

@@ -1,5 +1,6 @@
 """Runs jobs: those that differ in numbers only are one program, and one job is a population of one."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -30,7 +31,8 @@ from remac.validation import InvalidValueError
 def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) -> list[Outcome]:
     """Trains every job; groups of jobs that differ in numbers only are one program each.
 
-    A job that becomes non-finite, or a group that crashes, does not end the others. Jobs that are resumed go on from
+    A job that becomes non-finite, or a group that crashes or whose directories cannot be made when its turn comes, does
+    not end the others. Jobs that are resumed go on from
     their checkpoints, and not at all if they have finished.
 
     Args:
@@ -61,8 +63,13 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
             for part, group in zip(parts, groups, strict=True):
-                runs = runs or _open_directories(group)
-                results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
+                try:
+                    runs = runs or _open_directories(group)
+                except (OSError, InvalidValueError) as error:
+                    warn(f"{one_line(error)}; going on without the jobs of that directory's program")
+                    results = [Outcome(one.directory, "crashed", None, one_line(error), error) for one in group]
+                else:
+                    results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
                 gc.collect()  # a training is part of reference cycles, and the next needs its memory
                 outcomes |= zip([waiting[place] for place in part], results, strict=True)
         finally:
@@ -73,18 +80,23 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
 
 
 def _open_directories(planned: Sequence[PlannedJob]) -> list[RunDirectory]:
-    return [
-        RunDirectory(
-            one.directory,
-            one.job.config,
-            origin={"sweep": one.sweep, "overrides": list(one.overrides)},
-            keep=one.job.config["checkpoint"]["keep"],
-            resume=one.job.resume,
-            start=one.start,
-            inputs=one.job.inputs,
-        )
-        for one in planned
-    ]
+    """Opens all run directories of a program, or none."""
+    with contextlib.ExitStack() as opened:
+        runs = []
+        for one in planned:
+            run = RunDirectory(
+                one.directory,
+                one.job.config,
+                origin={"sweep": one.sweep, "overrides": list(one.overrides)},
+                keep=one.job.config["checkpoint"]["keep"],
+                resume=one.job.resume,
+                start=one.start,
+                inputs=one.job.inputs,
+            )
+            opened.callback(run.close)
+            runs.append(run)
+        opened.pop_all()
+    return runs
 
 
 def _run_part(
@@ -139,8 +151,8 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) 
                 traceback.print_exception(error)
             _release(error)
         failures |= dict.fromkeys(range(len(planned)), error)
-    except BaseException as error:
-        recorder.close("interrupted", str(error))
+    except BaseException as error:  # of a signal
+        recorder.close("interrupted", {KeyboardInterrupt: "SIGINT", SystemExit: "SIGTERM"}.get(type(error)))
         raise
     return failures
 

@@ -223,16 +223,6 @@ def undamped(size: str) -> list[Row]:
     return optimisation(size, tuple(name + suffix for name in names for suffix in ("", UNDAMPED)))
 
 
-def final_distances(rows: list[Row]) -> dict[tuple[str, int], float]:
-    """Returns the mean over seeds of the last distance, for each optimiser and number of retries."""
-    last = max(column(rows, "step"))
-    return {
-        (optimiser, k): float(np.mean(column(select(rows, optimiser=optimiser, num_retries=k, step=last), "distance")))
-        for optimiser in unique(rows, "optimiser")
-        for k in unique(rows, "num_retries")
-    }
-
-
 def _over_seeds(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns steps, and the mean, smallest and largest of a column over seeds."""
     values = np.asarray([column(select(rows, seed=seed), name) for seed in unique(rows, "seed")])

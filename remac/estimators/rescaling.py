@@ -7,13 +7,13 @@ mean (K = 1) has no such damping; an order statistic's at that length keeps its 
 it longer than that of the mean.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from remac.types import PyTree
 
-
-def with_length_of(gradient: PyTree, other: PyTree) -> PyTree:
+def with_length_of(gradient: Any, other: Any) -> Any:
     """Gives a gradient the length of another, for each row; one of length zero stays so.
 
     Args:

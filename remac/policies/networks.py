@@ -25,9 +25,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 LOG_STD_RANGE = (-10.0, 2.0)
 
 
-def _within_by_tanh(log_std: Array, low: float, high: float) -> Array:
+def _within_by_tanh(value: Array, low: float, high: float) -> Array:
     centre, radius = (low + high) / 2, (high - low) / 2
-    return centre + radius * jnp.tanh((log_std - centre) / radius)
+    return centre + radius * jnp.tanh((value - centre) / radius)
 
 
 LOG_STD_BOUNDS: dict[str, Callable[[Array, float, float], Array]] = {

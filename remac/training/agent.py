@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from remac.policies.policy import Policy
-from remac.training.experience import Replay, Rollout
+from remac.training.experience import Experience
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
 
@@ -13,11 +13,17 @@ class Agent(Protocol):
     It holds no parameters, keys or environments; what it learns is in the state that it starts and returns.
 
     Attributes:
+        gamma: Discount factor, of returns over several steps.
         experience: What the agent learns from; static.
     """
 
     @property
-    def experience(self) -> Replay | Rollout:
+    def gamma(self) -> Array:
+        """Discount factor, of returns over several steps."""
+        ...
+
+    @property
+    def experience(self) -> Experience:
         """What the agent learns from; static."""
         ...
 

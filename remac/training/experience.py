@@ -1,11 +1,11 @@
 """What stands between environments and learners: the kinds of experience that an agent may learn from.
 
 An agent names its kind (``Agent.experience``), with what is special about it; nothing else in training knows which it
-is. A kind says how many steps a round has, what is kept of them from round to round, and what an update gets.
+is. A kind (``Experience``) says how many steps a round has, what is kept of them, and what an update gets.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,58 @@ from remac.training import replay
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.replay import ReplayState
 from remac.types import Array, Key, PyTree, Transition
+from remac.validation import InvalidValueError
+
+
+class Experience(Protocol):
+    """A kind of experience: static, and equal for all members of a population.
+
+    Attributes:
+        steps_per_round: T, steps of every environment in a round.
+        split: What ``init`` returns, with where each leaf lives in place of it (``remac.training.devices``).
+    """
+
+    @property
+    def steps_per_round(self) -> int:
+        """T, steps of every environment in a round."""
+        ...
+
+    @property
+    def split(self) -> Any:
+        """What ``init`` returns, with where each leaf lives in place of it (``remac.training.devices``)."""
+        ...
+
+    def validate(self, capacity: int, num_envs: int) -> None:
+        """Checks what may be kept against a round of E environments.
+
+        Raises:
+            InvalidValueError: If it is too little.
+        """
+        ...
+
+    def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
+        """Allocates what is kept for each member, at most ``capacity`` transitions like the example."""
+        ...
+
+    def num_bytes(self, example: Transition, capacity: int, num_members: int) -> int:
+        """Returns the size of what ``init`` would allocate."""
+        ...
+
+    def add(self, kept: PyTree, steps: Transition) -> PyTree:
+        """Takes in a round's steps, `[P, T, E, ...]`."""
+        ...
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
+        """Returns what one member's update learns from. The key is consumed.
+
+        Args:
+            kept: Of all members.
+            steps: The member's last round `[T, E, ...]`.
+            member: Its index.
+            key: Consumed.
+            gamma: Discount factor.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +76,8 @@ class Replay:
     Sutton and Barto, 2018, section 7.1): rewards are discounted and summed, and the value is taken at the observation
     that the last of them led to. It spans fewer where an episode ends, or where later steps have not been made yet.
 
-    Note: nothing corrects for the policy having changed since the steps were made, as usual with short spans.
+    Note: nothing corrects for the policy having changed since the steps were made, as usual with short spans; and
+    where values hold an entropy bonus, a span's is that of its last step, not of those between.
 
     Attributes:
         batch_size: B.
@@ -36,6 +89,12 @@ class Replay:
 
     steps_per_round: ClassVar[int] = 1
     split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]
+
+    def validate(self, capacity: int, num_envs: int) -> None:
+        """Requires room for a round and for a batch."""
+        for name, least in (("num_envs", num_envs), ("agent.batch_size", self.batch_size)):
+            if capacity < least:
+                raise InvalidValueError("replay_capacity", capacity, f"must be at least {name}={least}")
 
     def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
         """Allocates room for ``capacity`` transitions of each member, shaped and typed like one."""
@@ -50,15 +109,7 @@ class Replay:
         return replay.add(kept, self._kept(_without_time(steps)))
 
     def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
-        """Returns what one member's update learns from, `[B, ...]`. The key is consumed.
-
-        Args:
-            kept: Of all members.
-            steps: The member's last round `[1, E, ...]`.
-            member: Its index.
-            key: Consumed.
-            gamma: Discount factor.
-        """
+        """Returns a drawn batch, `[B, ...]`."""
         if self.num_steps == 1:
             return replay.sample(kept, member, key, self.batch_size)
         return replay.sample_spans(
@@ -81,6 +132,9 @@ class Rollout:
     steps_per_round: int
 
     split: ClassVar[Any] = ()
+
+    def validate(self, capacity: int, num_envs: int) -> None:
+        """Requires nothing."""
 
     def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
         """Allocates nothing."""

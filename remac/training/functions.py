@@ -185,7 +185,7 @@ def init_train_state(
         shape = (kind.steps_per_round, num_envs)
         steps = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
         batch_key, update_key = jax.random.split(jax.random.key(0))
-        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, _gamma(one_agent))
+        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, jnp.asarray(one_agent.gamma))
         return one_agent.update(one_state, update_key, batch)[1]
 
     names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
@@ -299,7 +299,7 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
         def update(agent_state: PyTree, key: Key) -> tuple[PyTree, Metrics]:
             batch_key, update_key = jax.random.split(key)
-            batch = kind.batch(replay, new.transition, index, batch_key, _gamma(agent))
+            batch = kind.batch(replay, new.transition, index, batch_key, jnp.asarray(agent.gamma))
             return agent.update(agent_state, update_key, batch)
 
         keys = jax.random.split(key, num_updates + 1)
@@ -326,10 +326,6 @@ def reset_metrics(sums: MetricSums) -> MetricSums:
         diverged=zeros,
         diverged_before=sums.diverged_before + sums.diverged.astype(jnp.int32),
     )
-
-
-def _gamma(agent: Agent) -> Array:
-    return jnp.asarray(getattr(agent, "gamma", 1.0))
 
 
 def _add_steps(sums: MetricSums, new: Steps) -> MetricSums:

@@ -16,7 +16,7 @@ from remac.policies.policy import Policy
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.evaluation import Evaluator
-from remac.training.experience import Replay, Rollout, transition_example
+from remac.training.experience import Experience, transition_example
 from remac.training.functions import (
     Steps,
     TrainState,
@@ -71,7 +71,7 @@ class TrainConfig:
         """Rows to allocate for each member."""
         return min(self.replay_capacity, self.total_env_steps)
 
-    def validate(self, num_envs: int, experience: Replay | Rollout) -> None:
+    def validate(self, num_envs: int, experience: Experience) -> None:
         """Checks the values, alone and against each other.
 
         Raises:
@@ -89,11 +89,7 @@ class TrainConfig:
         if self.total_env_steps < of_round:
             raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least {name}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
-        if not isinstance(experience, Replay):
-            return
-        for name, least in (("num_envs", num_envs), ("agent.batch_size", experience.batch_size)):
-            if self.replay_capacity < least:
-                raise InvalidValueError("replay_capacity", self.replay_capacity, f"must be at least {name}={least}")
+        experience.validate(self.replay_capacity, num_envs)
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one."""
@@ -381,10 +377,11 @@ class _Loop:
 
     def _fill_again(self) -> None:
         """Makes up for transitions that were not saved, by steps that count nowhere."""
-        rounds_done, sums = self.rounds_done, jax.tree.map(jnp.copy, self.state.metrics)
+        rounds_done = self.rounds_done
+        agent, sums = jax.tree.map(jnp.copy, (self.state.agent, self.state.metrics))  # these are donated
         self.run_rounds(max(self.prefill_rounds, 1), 0)
         self.rounds_done, self.filling_again = rounds_done, False
-        self.state = dataclasses.replace(self.state, metrics=sums)
+        self.state = dataclasses.replace(self.state, agent=agent, metrics=sums)
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         learning = self._learn(num_updates)

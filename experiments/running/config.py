@@ -59,11 +59,10 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     """
     if key == "updates_per_round":
         ratio = tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
-        of_round = _root_["num_envs"] * ratio
-        if of_round != round(of_round) or of_round < 1:
-            allowed = (
-                f"must make a whole number of gradient steps, at least one, of the {_root_['num_envs']} of a round"
-            )
+        num_envs = _root_["num_envs"]
+        of_round = num_envs * ratio
+        if num_envs > 0 and (of_round != round(of_round) or of_round < 1):
+            allowed = f"must make a whole number of gradient steps, at least one, of the {num_envs} of a round"
             raise InvalidValueError(f"env.tuned.{_root_['setting']}.{TRAINING}.{UPDATE_RATIO}", ratio, allowed)
         return round(of_round)
     setting, agent = _root_["setting"], _parent_.get("name")

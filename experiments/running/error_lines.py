@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import hydra

@@ -21,7 +21,7 @@ def test_every_public_name_is_there_and_loaded_when_it_is_used():
 
 
 def test_the_estimators_load_little_but_jax():
-    heavy = ["flax", "mujoco", "brax", "optax", "gymnasium", "hydra", "matplotlib"]
+    heavy = ["flax", "scipy", "mujoco", "brax", "optax", "gymnasium", "hydra", "matplotlib"]
     program = (
         "import sys, remac.estimators as e, remac.estimators.rescaling, jax.numpy as jnp; "
         "print(e.max_at_k(jnp.arange(3.0), 2)); "

@@ -12,8 +12,9 @@ size, so what counts is how many different programs a test makes:
 - Nothing depends on seconds: await an event by ``waiting.wait_until``, and put the test's own clock in the place of the
   real one.
 - What needs over 10 s of processor time and is not the only guard of something is marked ``slow``.
-- Fast tests are compiled with few of the compiler's optimisations, since they compile more than they run. What is
-  about the optimised program (equal bits in different programs, how fast something is) is marked ``optimized``.
+- Fast tests are compiled with few of the compiler's optimisations and by the older of its code generators, since they
+  compile more than they run. What is about the optimised program (equal bits in different programs, how fast something
+  is) is marked ``optimized``; only slow tests are compiled just as a user's programs are.
 """
 
 import os
@@ -46,9 +47,17 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
+# Takes two thirds more processor time for the whole fast set; what XLA is told holds for the process.
+WITHOUT_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # in the environment of subprocesses
 MIN_COMPILE_SECONDS = 0.1
 MAX_MIB = 900  # of a process between two tests
+
+
+def pytest_configure(config):
+    """Before any backend is made, and for subprocesses too."""
+    if "not slow" in config.option.markexpr and WITHOUT_FUSION_EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_FUSION_EMITTERS}".strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main
 from experiments.running.config import AUTO, make_job
-from experiments.running.error_lines import listing
+from experiments.running.error_lines import BAD_INPUT, describe, listing
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob, require_own_directories
@@ -123,7 +123,11 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     for task in tasks:
         for arm in config.arms or preset.arms:
             overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
-            composed = hydra.compose("train", list(overrides))
+            try:
+                composed = hydra.compose("train", list(overrides))
+            except BAD_INPUT as error:  # of the run's keys, not of this command's
+                line = describe(error, list(overrides))
+                raise InvalidValueError("overrides", " ".join(config.overrides) or "none", line) from None
             for seed in seeds:
                 run = directory / task / arm / f"seed{seed}"
                 settings = OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})

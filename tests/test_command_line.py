@@ -64,6 +64,8 @@ BAD = [
     (["+learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
+    (["agent.num_retires=8"], ["agent.num_retires=8", "no such key", "(and agent.num_retries, agent.num_retries_end)"]),
+    (["hydra/launcher=populaton"], ["hydra/launcher=populaton: no such choice", "basic", "population", "[launchers]"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
     (["+env.tuned.modern.remac.lr=1"], ["env.tuned.modern.remac.lr=1", "no such key", "learning_rate"]),
     (["+env.tuned.modern.nobody.gamma=1"], ["env.tuned.modern=nobody", "all, training, remac, sac, td3"]),

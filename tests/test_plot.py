@@ -247,7 +247,9 @@ def test_the_floor_of_the_standard_deviation_stands_under_what_shows_it(tmp_path
         assert floor in small_print(drawing) and floor in drawing.description, drawing.name
     for drawing in draw_all(load([tmp_path]), Look(("actor/entropy",)), []):
         assert "floor" not in small_print(drawing) + drawing.description, drawing.name
-    write_run(tmp_path / "c", retries=4, final=FINAL, log_std_bounds="tanh")
+    write_run(tmp_path / "c" / "4", retries=4, final=FINAL, log_std_bounds="tanh")
+    assert "floor" not in small_print(draw_all(load([tmp_path / "c"]), look, [])[0]), "it is where M = 1 may end"
+    write_run(tmp_path / "c" / "1", retries=1, final=FINAL, log_std_bounds="tanh")
     shown = small_print(draw_all(load([tmp_path / "c"]), look, [])[0])
     assert shown.endswith("exp(-10) = 4.5e-05, a smooth bound.")
 

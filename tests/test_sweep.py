@@ -145,7 +145,7 @@ def test_bad_input_is_refused(make_plan, overrides, expected):
         ([], ["experiment"]),
         (["experiment=fig7"], ["experiment=fig7", "adam_epsilon", "tune_learning_rate"]),
         (["experiment=speed", "scal=smoke"], ["scal=smoke", "no such key", "scale"]),
-        (["experiment=speed", 'overrides=["agent.lr=1"]'], ["agent.lr"]),
+        (["experiment=speed", 'overrides=["agent.lr=1"]'], ["agent.lr=1: no such key; there are name, learning_rate"]),
         (["experiment=speed", "seeds=[x]"], ["seeds"]),
         (["experiment=speed", "overrides=[num_envs=4]"], ["overrides=[num_envs=4]", "quotes around"]),
     ],

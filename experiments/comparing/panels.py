@@ -258,8 +258,12 @@ def plain(metric: str) -> str:
 
 
 def floor_of_std(configs: Iterable[Mapping[str, Any]]) -> str:
-    """Says how low the standard deviation can come, since there that is all it shows of M = 1."""
-    bounds = {str((config.get("agent") or {}).get("log_std_bounds", "clip")) for config in configs}
+    """Says how low the standard deviation can come, since that may be all it shows of M = 1; nothing without M = 1."""
+    agents = [config.get("agent") or {} for config in configs]
+    ones = [agent for agent in agents if 1 in (agent.get("num_retries"), agent.get("num_retries_end"))]
+    if not ones:
+        return ""
+    bounds = {str(agent.get("log_std_bounds", "clip")) for agent in ones}
     known = {"clip": "a clip, beyond which there is no gradient", "tanh": "a smooth bound"}
     how = " or ".join(known.get(name, name) for name in sorted(bounds))
     floor = f"exp({LOWEST_LOG_STD:g}) = {np.exp(LOWEST_LOG_STD):.1e}"

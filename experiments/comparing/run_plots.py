@@ -32,8 +32,8 @@ def plot_run(directory: Path | str) -> list[Path]:
         label(axes[0, 0], x="env steps", y=y_label)
         axes[0, 0].grid(alpha=0.3)
         axes[0, 0].legend(frameon=False, fontsize=8)
-        if STD in present:
-            caption(figure, floor_of_std([read_config(directory)]))
+        if STD in present and (floor := floor_of_std([read_config(directory)])):
+            caption(figure, floor)
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")
         content = io.BytesIO()

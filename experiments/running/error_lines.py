@@ -1,5 +1,6 @@
 """What is said of bad input: one line that names the key, its value and what is allowed."""
 
+import difflib
 import re
 import shlex
 from typing import Any
@@ -36,7 +37,13 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
     if isinstance(error, InvalidValueError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).partition("/")
+        file = str(error.missing_cfg_file)
+        if file.startswith("hydra/"):  # of Hydra's own, some of which come with packages
+            group, _, option = file.rpartition("/")
+            there = ", ".join(_hydra_options(group))
+            more = "; others come with pip install -c constraints.txt -e '.[launchers]'"
+            return f"{group}={option}: no such choice; there are {there}{more}"
+        group, _, option = file.partition("/")
         return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
@@ -86,8 +93,20 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
     plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-    meant = [other for other in flatten(plain) if other.endswith(f".{key}") and not other.startswith("env.")]
+    others = [other for other in flatten(plain) if not other.startswith("env.")]
+    meant = [other for other in others if other.endswith(f".{key}")]
+    if not meant:  # mistyped
+        close = difflib.get_close_matches(
+            key.rpartition(".")[2], [other.rpartition(".")[2] for other in others], 2, 0.75
+        )
+        meant = [other for other in others if other.rpartition(".")[2] in close]
     return f"{names} (and {', '.join(meant)})" if meant else names
+
+
+def _hydra_options(group: str) -> list[str]:
+    GlobalHydra.instance().clear()  # the process ends after this line
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 def listing(group: str) -> str:

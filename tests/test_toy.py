@@ -19,6 +19,8 @@ from experiments.toy.gaussian import (
     mean_norms,
 )
 
+pytestmark = pytest.mark.optimized  # they run longer than they compile
+
 # The studies of optimisation are parts of one run of all optimisers.
 TABLES = {"distance": "damping", "optimisation_paths": "damping", "adam_denominator": "damping"}
 

@@ -131,6 +131,12 @@ def hyperparameters(agent_class: type) -> dict[str, Hyperparameter]:
     return declared
 
 
+def defaults(agent_class: type) -> dict[str, Any]:
+    """Returns the default of every hyperparameter as a configuration has it: tuples as lists."""
+    values = {name: one.default for name, one in hyperparameters(agent_class).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def check(agent_class: type, given: dict[str, Any]) -> dict[str, Any]:
     """Returns a value for every hyperparameter: what is given, or the default; lists as tuples.
 

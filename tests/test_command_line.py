@@ -352,6 +352,7 @@ def test_signals_end_the_run_with_their_status(tmp_path, number, status):
     (saved,) = (run / "checkpoints").iterdir()
     assert (saved / "manifest.json").exists() and int(saved.name) > 0
     assert (summary["status"], summary["saved_env_steps"]) == ("interrupted", int(saved.name))
+    assert summary["reason"] == signal.Signals(number).name
 
 
 @pytest.mark.slow

@@ -484,6 +484,16 @@ def test_curves_of_a_file_are_laid_over_those_of_runs(tmp_path, capsys):
         plot.main([str(tmp_path / "wrong.csv"), f"out={tmp_path / 'again'}"])
 
 
+def test_agents_that_have_no_colour_of_their_own_get_one_each(tmp_path):
+    lines = ["exp_name,env_name,seed,metric,env_step,value"]
+    lines += [f"{name},Hopper-v4,0,avg_return,{step},1" for name in ("CrossQ", "DroQ", "SimbaV2") for step in (0, 10)]
+    (tmp_path / "theirs.csv").write_text("\n".join(lines))
+    write_run(tmp_path / "m4", retries=4, final={"eval/return": 1.0})
+    write_run(tmp_path / "sac", final={"eval/return": 1.0})
+    cells = load([tmp_path, tmp_path / "theirs.csv"]).cells
+    assert len(cells) == len({panels.styles(cells)(cell)[0] for cell in cells}) == 5
+
+
 @pytest.mark.parametrize(
     ("env_name", "task"),
     [

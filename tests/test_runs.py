@@ -99,7 +99,7 @@ def test_of_two_runs_of_a_seed_one_counts(tmp_path, old, new, kept, why):
     for name, status, year in (("old", old, 2025), ("new", new, 2026)):
         write_run(tmp_path / name, status=status, final=RETURN, provenance={"started": f"{year}-01-01T00:00:00+00:00"})
     runs = load([tmp_path])
-    assert [run.directory.name for cell in runs.cells for run in cell.runs] == [kept]
+    assert [run.directory.name for run in runs.used] == [kept]
     left = "old" if kept == "new" else "new"
     assert runs.notes[0].startswith(f"{tmp_path / left}: same settings and seed 1 as {tmp_path / kept}, which is {why}")
 

@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
 COLOURS_OF_AGENTS = {"sac": "#009E73", "ppo": "#0072B2", "td3": "#CC79A7"}
-# For agents without one, such as those of published curves: of Tol's muted ones, in the order in which they come.
+# For agents without one, such as those of published curves: of Tol's muted ones, and grey.
 COLOURS_OF_OTHERS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#999999")
 _OTHER_COLOURS = ("#CC79A7", "#0072B2", "#F0E442")
 # Of Matplotlib's settings for the user: a backend for windows, and a file of defaults.
@@ -110,10 +110,10 @@ def label(axes: "Axes", *, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_ylabel(y, fontsize=8)
 
 
-def colour_of(agent: str, num_retries: int | None, place: int = -1) -> str:
-    """Returns the colour that an agent, or a number of retries, has in every figure; others have one by their place."""
+def colour_of(agent: str, num_retries: int | None) -> str:
+    """Returns the colour that an agent, or a number of retries, has in every figure."""
     if num_retries is None:
-        return COLOURS_OF_AGENTS.get(agent, COLOURS_OF_OTHERS[place % len(COLOURS_OF_OTHERS)])
+        return COLOURS_OF_AGENTS.get(agent, COLOURS_OF_OTHERS[-1])
     return COLOURS_OF_RETRIES.get(num_retries, _OTHER_COLOURS[num_retries % len(_OTHER_COLOURS)])
 
 

@@ -1,8 +1,8 @@
 """How a claim about arms is judged on one task by one metric; the claims are in ``experiments.comparing.claims``.
 
 Arms are compared only with arms that train as long and as often: of each task the longest training counts. Where
-several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the
-task's values and from the number of samples that the protocol has for the claim.
+several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from what
+the agent declares, the task's values and the number of samples that the protocol has for the claim.
 """
 
 import dataclasses
@@ -139,7 +139,7 @@ Judge = Callable[[Runs, str, str, Reduce], Judgement]
 
 def _pick(cells: Sequence[Cell], num_samples: int | None = None) -> Cell | None:
     """Returns the cell that deviates least from the agent on its task and a number of samples, if it has seeds."""
-    if len(cells) == 1:
+    if len(cells) == 1:  # what the agents declare is not asked for where it decides nothing
         return cells[0]
 
     def deviations(cell: Cell) -> tuple[bool, int, int, str]:

@@ -1,11 +1,22 @@
 """Parts of figures that compare runs: what is drawn within one panel, in which colour, and what it is called."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.comparing.drawing import COLOURS_OF_AGENTS, LINES, Row, colour_of, label, new_figure, readable, shade
+from experiments.comparing.drawing import (
+    COLOURS_OF_AGENTS,
+    COLOURS_OF_OTHERS,
+    LINES,
+    Row,
+    colour_of,
+    label,
+    new_figure,
+    readable,
+    shade,
+)
 from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
@@ -216,12 +227,13 @@ def styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
             known.append(settings_text(cell.variant))
     retries = {cell.num_retries for cell in cells if cell.num_retries is not None}
     others = sorted({cell.kind for cell in cells} - COLOURS_OF_AGENTS.keys())
+    colours = dict(zip(others, itertools.cycle(COLOURS_OF_OTHERS), strict=False))
 
     def style(cell: Cell) -> tuple[Any, Any]:
         number = variants[cell.kind].index(settings_text(cell.variant))
         if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
-            place = others.index(cell.kind) if cell.kind in others else -1
-            return colour_of(cell.kind, cell.num_retries, place), LINES[number % len(LINES)]
+            own = colours.get(cell.kind) if cell.num_retries is None else None
+            return own or colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
         # Many shades are hard to tell apart.
         dashes = LINES[number % 4] if len(variants[cell.kind]) > 4 else "-"
         return shade(number, len(variants[cell.kind])), dashes

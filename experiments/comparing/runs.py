@@ -100,11 +100,9 @@ class Run:
     def defaults(self) -> dict[str, Any]:
         """What the agent declares, if it is still known by its name."""
         from agents import AGENTS  # takes seconds, and is rarely needed
-        from remac.hyperparameters import hyperparameters
+        from remac.hyperparameters import defaults
 
-        name = self.agent["name"]
-        values = {key: one.default for key, one in hyperparameters(AGENTS[name]).items()} if name in AGENTS else {}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return defaults(AGENTS[self.agent["name"]]) if self.agent["name"] in AGENTS else {}
 
     @property
     def num_retries(self) -> int | None:

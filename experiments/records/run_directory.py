@@ -160,10 +160,7 @@ class RunDirectory:
         if not resume:
             require_unused(path)
         self.path = Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidValueError("hydra.run.dir", path, f"cannot be made ({error.strerror})") from None
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path, CONFIG)
         if not resume and is_begun(self.path):  # by another process, in the meantime
             raise InvalidValueError("hydra.run.dir", path, "holds a run already; must be a new or an empty directory")

@@ -23,7 +23,7 @@ import envs
 from agents import AGENTS
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
-from remac.hyperparameters import hyperparameters
+from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
 from remac.training.loop import TrainConfig
@@ -71,7 +71,7 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
         if key in (tuned.get(owner) or {}):
             return tuned[owner][key]
     if agent is not None:
-        return _as_plain(hyperparameters(AGENTS[agent])[key].default)
+        return defaults(AGENTS[agent])[key]
     if key in TRAINING_DEFAULTS:
         return TRAINING_DEFAULTS[key]
     raise InvalidValueError(f"env.tuned.{setting}.{TRAINING}.{key}", None, "must be given")
@@ -258,9 +258,16 @@ def compose_job(overrides: Sequence[str] = (), directory: Path | None = None) ->
         InvalidValueError: As ``make_job``.
     """
     register_schemas()
+    with hydra_anew():
+        return make_job(hydra.compose("train", list(overrides)), overrides, directory)
+
+
+@contextlib.contextmanager
+def hydra_anew() -> Iterator[None]:
+    """Starts Hydra on ``conf/`` in the place of one that may have started before."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return make_job(hydra.compose("train", list(overrides)), overrides, directory)
+        yield
 
 
 def task_overrides(hydra_config: DictConfig) -> list[str]:
@@ -291,14 +298,9 @@ def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
         if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in not_used
     }
     if (agent := flat.get("agent.name")) in AGENTS:
-        for key, one in hyperparameters(AGENTS[agent]).items():
-            flat.setdefault(f"agent.{key}", _as_plain(one.default))
+        for key, default in defaults(AGENTS[agent]).items():
+            flat.setdefault(f"agent.{key}", default)
     return flat
-
-
-def _as_plain(default: Any) -> Any:
-    """Returns a default as a configuration has it."""
-    return list(default) if isinstance(default, tuple) else default
 
 
 def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:

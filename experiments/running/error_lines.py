@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.console.pasting import pasted
 from experiments.records.files import flatten
-from experiments.running.config import CONFIG_DIRECTORY, causes
+from experiments.running.config import CONFIG_DIRECTORY, causes, hydra_anew
 from remac.validation import InvalidValueError
 
 GROUPS = ("agent", "env", "logger", "experiment")
@@ -40,7 +40,8 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         file = str(error.missing_cfg_file)
         if file.startswith("hydra/"):  # of Hydra's own, some of which come with packages
             group, _, option = file.rpartition("/")
-            there = ", ".join(_hydra_options(group))
+            with hydra_anew():
+                there = ", ".join(GlobalHydra.instance().config_loader().get_group_options(group))
             more = "; others come with pip install -c constraints.txt -e '.[launchers]'"
             return f"{group}={option}: no such choice; there are {there}{more}"
         group, _, option = file.partition("/")
@@ -87,8 +88,7 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
     parent = key.rpartition(".")[0]
     choices = [argument.split(",")[0] for argument in arguments if argument.split("=")[0] in GROUPS]
-    GlobalHydra.instance().clear()  # the process ends after this line, so nobody needs the old one
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+    with hydra_anew():  # the process ends after this line, so nobody needs the old one
         config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config
     names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
@@ -101,12 +101,6 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
         )
         meant = [other for other in others if other.rpartition(".")[2] in close]
     return f"{names} (and {', '.join(meant)})" if meant else names
-
-
-def _hydra_options(group: str) -> list[str]:
-    GlobalHydra.instance().clear()  # the process ends after this line
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 def listing(group: str) -> str:

@@ -32,8 +32,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     """Trains every job; groups of jobs that differ in numbers only are one program each.
 
     A job that becomes non-finite, or a group that crashes or whose directories cannot be made when its turn comes, does
-    not end the others. Jobs that are resumed go on from
-    their checkpoints, and not at all if they have finished.
+    not end the others. Jobs that are resumed go on from their checkpoints, and not at all if they have finished.
 
     Args:
         planned: The jobs.
@@ -63,13 +62,7 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
             for part, group in zip(parts, groups, strict=True):
-                try:
-                    runs = runs or _open_directories(group)
-                except (OSError, InvalidValueError) as error:
-                    warn(f"{one_line(error)}; going on without the jobs of that directory's program")
-                    results = [Outcome(one.directory, "crashed", None, one_line(error), error) for one in group]
-                else:
-                    results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
+                results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
                 gc.collect()  # a training is part of reference cycles, and the next needs its memory
                 outcomes |= zip([waiting[place] for place in part], results, strict=True)
         finally:
@@ -102,7 +95,12 @@ def _open_directories(planned: Sequence[PlannedJob]) -> list[RunDirectory]:
 def _run_part(
     planned: Sequence[PlannedJob], runs: Sequence[RunDirectory], bar: ProgressBar, *, is_only: bool
 ) -> list[Outcome]:
-    """Trains the jobs of one program, which may be the only one."""
+    """Trains the jobs of one program, which may be the only one; opens their directories if nobody has."""
+    try:
+        runs = runs or _open_directories(planned)
+    except (OSError, InvalidValueError) as error:
+        warn(f"{one_line(error)}; going on without the jobs of that directory's program")
+        return [Outcome(one.directory, "crashed", None, one_line(error), error) for one in planned]
     first = planned[0].job
     bar_end = bar.env_steps + len(planned) * first.train_config.total_env_steps
     with StopSignals() as signals:

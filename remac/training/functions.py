@@ -185,7 +185,7 @@ def init_train_state(
         shape = (kind.steps_per_round, num_envs)
         steps = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
         batch_key, update_key = jax.random.split(jax.random.key(0))
-        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, jnp.asarray(one_agent.gamma))
+        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, one_agent.gamma)
         return one_agent.update(one_state, update_key, batch)[1]
 
     names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
@@ -220,7 +220,6 @@ def structure_of(agent: Agent) -> tuple[jax.tree_util.PyTreeDef, tuple[tuple[Any
 def _extras_of(
     structure: jax.tree_util.PyTreeDef, leaves: tuple[tuple[Any, Any], ...], observation_size: int
 ) -> PyTree:
-
     def act(agent: Agent) -> PyTree:
         init_key, action_key = jax.random.split(jax.random.key(0))
         return agent.act(agent.init(init_key), action_key, jnp.zeros((1, observation_size)))[1]
@@ -299,7 +298,7 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
         def update(agent_state: PyTree, key: Key) -> tuple[PyTree, Metrics]:
             batch_key, update_key = jax.random.split(key)
-            batch = kind.batch(replay, new.transition, index, batch_key, jnp.asarray(agent.gamma))
+            batch = kind.batch(replay, new.transition, index, batch_key, agent.gamma)
             return agent.update(agent_state, update_key, batch)
 
         keys = jax.random.split(key, num_updates + 1)

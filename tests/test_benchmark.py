@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark.accelerator import busy_share, kernel_share
+from experiments.benchmark.accelerator import busy_share, kernels
 from experiments.benchmark.profile import own_times
 from experiments.benchmark.update import update_flops
 from remac.validation import InvalidValueError
@@ -98,27 +98,27 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_settings_of_xla_are_compared(tmp_path):
+def test_members_variants_and_trainings_are_compared(tmp_path):
     out = tmp_path / "result.json"
     benchmark.main(["suite=accelerator", "size=small", "repeats=1", f"out={out}"])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["what"], row["variant"]) for row in rows] == [
-        *(("speed", "default"), ("speed", "no command buffers"), ("speed", "default")),
-        *(("learning", "default"), ("learning", "no command buffers")),
+        *(("speed", "default"), ("speed", "no command buffers")),
+        *(("learning", "default"), ("learning", "precision high")),
         ("protocol", "default"),
     ]
     for row in rows:
         assert row["error"] == ""
         assert row["env_steps_per_second" if row["what"] == "speed" else "wall_seconds"] > 0
-    default, without_command_buffers = (row["return"] for row in rows if row["what"] == "learning")
-    assert default == without_command_buffers  # they are the GPU's
+    default, high = (row["return"] for row in rows if row["what"] == "learning")
+    assert default == high  # precision is the accelerator's
 
 
 def test_a_setting_that_xla_does_not_know_is_reported(monkeypatch):
     from experiments.benchmark import accelerator
 
-    monkeypatch.setitem(accelerator.VARIANTS, "default", {"XLA_FLAGS": "--xla_gpu_enable_no_such_thing=1"})
-    (row,) = accelerator._speed([("default", 1)], accelerator.SMALL, 0.1, 2)
+    monkeypatch.setitem(accelerator.VARIANTS, "default", accelerator.Variant("--xla_gpu_enable_no_such_thing=1"))
+    (row,) = accelerator.measure_speed([accelerator.Case("sac", "default", 1)], accelerator.SMALL_TASK, 0.1, 2)
     assert "xla_gpu_enable_no_such_thing" in row["error"] and "env_steps_per_second" not in row
 
 
@@ -128,9 +128,9 @@ def test_own_times_leave_out_what_runs_inside():
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 10)), min_size=1, max_size=12))
-def test_busy_share_counts_overlaps_once(kernels):
-    intervals = [(float(start), float(start + length)) for start, length in kernels]
-    busy = {instant for start, length in kernels for instant in range(start, start + length)}
+def test_busy_share_counts_overlaps_once(runs):
+    intervals = [(float(start), float(start + length)) for start, length in runs]
+    busy = {instant for start, length in runs for instant in range(start, start + length)}
     assert busy_share(intervals) == pytest.approx(len(busy) / (max(busy) + 1 - min(busy)))
 
 
@@ -148,7 +148,7 @@ def test_the_share_of_kernels_is_read_from_a_profile(tmp_path):
           lines { name: "Stream #14(Compute)" timestamp_ns: 2000 events { offset_ps: 0 duration_ps: 2000000 } }
         }"""
     (tmp_path / "host.xplane.pb").write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(profile))
-    assert kernel_share(tmp_path) == pytest.approx((3 + 2) / 10)
+    assert busy_share(kernels(tmp_path)) == pytest.approx((3 + 2) / 10)
     with jax.profiler.trace(tmp_path / "cpu"):
         jax.block_until_ready(jax.numpy.ones(3) + 1)
-    assert kernel_share(tmp_path / "cpu") is None
+    assert kernels(tmp_path / "cpu") == []

@@ -7,12 +7,12 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profi
 ``environment``, ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of time that
 saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries,
 installed from the package index; ``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings,
-precision and a whole training of the protocol, on a GPU or TPU).
+precision and a whole training of the protocol, on a GPU or TPU; ``parts=speed,learning,protocol`` chooses among them).
 """
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_int, require_one_of
 
-SUITES: dict[str, Callable[[str, int], list[Row]]] = {
+SUITES: dict[str, Callable[..., list[Row]]] = {
     "update": update.run,
     "profile": profile.run,
     "environment": environment.run,
@@ -48,6 +48,11 @@ SUITES: dict[str, Callable[[str, int], list[Row]]] = {
     "accelerator": accelerator.run,
 }
 SIZES = ("full", "small")
+# Keys that choose among what a suite runs, with the suite and what there is.
+CHOICES: dict[str, tuple[str, Collection[str]]] = {
+    "peers": ("peers", peers.REQUIREMENTS),
+    "parts": ("accelerator", accelerator.PARTS),
+}
 
 
 class Settings(NamedTuple):
@@ -58,14 +63,14 @@ class Settings(NamedTuple):
         size: One of ``SIZES``; ``small`` only shows that it works.
         repeats: Measurements of each row.
         out: The JSON file.
-        peers: Peers that the suite of that name runs.
+        chosen: Peers, or parts, that the suite runs where it has any.
     """
 
     suite: str
     size: str
     repeats: int
     out: Path
-    peers: tuple[str, ...]
+    chosen: tuple[str, ...]
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
@@ -74,16 +79,19 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     Raises:
         InvalidValueError: On an unknown key, one given twice, or a value that is not allowed.
     """
-    defaults = {"suite": "", "size": "full", "repeats": "5", "out": "", "peers": ""}
+    defaults = {"suite": "", "size": "full", "repeats": "5", "out": ""} | dict.fromkeys(CHOICES, "")
     _, values = parse(arguments, defaults, with_directories=False)
     require_one_of("suite", values["suite"], SUITES)
     require_one_of("size", values["size"], SIZES)
     require_int("repeats", int(values["repeats"]) if values["repeats"].isdecimal() else values["repeats"], 1)
-    chosen = tuple(values["peers"].split(",")) if values["peers"] else tuple(peers.REQUIREMENTS)
-    for peer in chosen:
-        require_one_of("peers", peer, peers.REQUIREMENTS)
-    if values["peers"] and values["suite"] != "peers":
-        raise InvalidValueError("peers", values["peers"], "is for suite=peers only")
+    chosen: tuple[str, ...] = ()
+    for key, (suite, choices) in CHOICES.items():
+        if values[key] and values["suite"] != suite:
+            raise InvalidValueError(key, values[key], f"is for suite={suite} only")
+        if values["suite"] == suite:
+            chosen = tuple(values[key].split(",")) if values[key] else tuple(choices)
+            for name in chosen:
+                require_one_of(key, name, choices)
     out = Path(values["out"] or Path("runs", "benchmark", f"{values['suite']}.json"))
     require_file("out", out)
     return Settings(values["suite"], values["size"], int(values["repeats"]), out, chosen)
@@ -96,10 +104,8 @@ def main(arguments: Sequence[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes of some suites need the GPU's memory
     require_usable_jax()
     before = timing.machine()
-    if settings.suite == "peers":
-        rows = peers.run(settings.size, settings.repeats, settings.peers)
-    else:
-        rows = SUITES[settings.suite](settings.size, settings.repeats)
+    chosen = (settings.chosen,) if settings.chosen else ()
+    rows = SUITES[settings.suite](settings.size, settings.repeats, *chosen)
     print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
     print(table(rows))
     settings.out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,6 @@ def measure(
     config: TrainConfig,
     num_members: int,
     seconds: float,
-    recording: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Row:
     """Trains for a while, and returns rates for all members together.
 
@@ -52,7 +51,6 @@ def measure(
         config: How to train; how long and how often to evaluate is set here.
         num_members: P.
         seconds: Training time to count, at least.
-        recording: Entered for the time that counts.
 
     Returns:
         ``env_steps_per_second``, ``gradient_steps_per_second`` and ``first_step_seconds``, from the call to the first
@@ -61,18 +59,15 @@ def measure(
     config = dataclasses.replace(config, total_env_steps=10**8, eval_every_env_steps=10**8)
     started = time.perf_counter()
     reports: list[tuple[float, Progress]] = []
-    during = contextlib.ExitStack()
 
     def callback(event: Any) -> None:
         if isinstance(event, Progress) and event.gradient_steps and not event.evaluating:
-            if len(reports) == 1 and recording is not None:
-                during.enter_context(recording)
             reports.append((time.perf_counter(), event))
             if len(reports) > 2 and reports[-1][0] - reports[1][0] >= seconds:
                 raise Finished
 
     keys = jax.random.split(jax.random.key(0), num_members)
-    with contextlib.suppress(Finished), during:
+    with contextlib.suppress(Finished):
         train_population(stack_members([agent] * num_members), env, config, keys, callback)
     (first, before), (last, after) = reports[1], reports[-1]
     return {

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from remac.hyperparameters import Hyperparameter, check, choice, flag, hyperparameters, integer, number, widths
+from remac.machine import on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
 from remac.policies.networks import (
@@ -360,8 +362,8 @@ class ActorCritic:
         updates, optimizer = self._make_actor_optimizer().update(gradient, state.policy_optimizer, params)
         metrics = metrics | {
             "actor/loss": loss,
-            "actor/grad_norm": optax.tree.norm(gradient),
-            "actor/update_norm": optax.tree.norm(updates),
+            "actor/grad_norm": _norm(gradient),
+            "actor/update_norm": _norm(updates),
             **self.policy_network.gradient_metrics(gradient),
         }
         policy = state.policy | moved | {"params": optax.apply_updates(params, updates)}
@@ -401,7 +403,7 @@ class ActorCritic:
         params = state.critics["params"]
         (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.critic_optimizer, params)
-        metrics = metrics | {"critic/loss": loss, "critic/grad_norm": optax.tree.norm(gradient)}
+        metrics = metrics | {"critic/loss": loss, "critic/grad_norm": _norm(gradient)}
         critics = state.critics | moved | {"params": optax.apply_updates(params, updates)}
         return state.replace(critics=critics, critic_optimizer=optimizer), metrics
 
@@ -490,6 +492,13 @@ class ActorCritic:
 
     def _make_critic_optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.learning_rate, self.adam_beta1, ADAM_BETA2, eps=self.critic_adam_epsilon)
+
+
+def _norm(tree: PyTree) -> Array:
+    """Returns the Euclidean norm of all leaves together, scalar."""
+    if on_accelerator():
+        return jnp.linalg.norm(ravel_pytree(tree)[0])
+    return optax.tree.norm(tree)
 
 
 @struct.dataclass

@@ -1,11 +1,24 @@
-"""What of the machine this process may use: jobs share nodes, so a machine's own numbers are only the upper limits."""
+"""What of the machine this process may use, and which kind of device computes.
+
+Jobs share nodes, so a machine's own numbers are only the upper limits.
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import psutil
+
+
+def on_accelerator() -> bool:
+    """Whether programs run on an accelerator, where many small operations are dear and wide ones cheap.
+
+    On the CPU it is the other way round, and members have to come out bit for bit as they do alone. Everything that is
+    computed in another order there asks this.
+    """
+    return jax.default_backend() != "cpu"
 
 
 def available_cpus(root: Path = Path("/")) -> int:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from remac.machine import on_accelerator
 from remac.types import Array, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -23,7 +24,7 @@ def unroll(keys: Key) -> Key:
 
     Keys of another kind, and keys on an accelerator, are returned as they are.
     """
-    if jax.default_backend() != "cpu" or jax.random.key_impl(keys) != "threefry2x32":
+    if on_accelerator() or jax.random.key_impl(keys) != "threefry2x32":
         return keys
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_UNROLLED)
 

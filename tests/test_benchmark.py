@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark.accelerator import busy_share, kernels
 from experiments.benchmark.profile import own_times
+from experiments.benchmark.timing import busy_share, device_trace, kernel_summary
 from experiments.benchmark.update import update_flops
 from remac.validation import InvalidValueError
 
@@ -148,7 +148,7 @@ def test_the_share_of_kernels_is_read_from_a_profile(tmp_path):
           lines { name: "Stream #14(Compute)" timestamp_ns: 2000 events { offset_ps: 0 duration_ps: 2000000 } }
         }"""
     (tmp_path / "host.xplane.pb").write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(profile))
-    assert busy_share(kernels(tmp_path)) == pytest.approx((3 + 2) / 10)
-    with jax.profiler.trace(tmp_path / "cpu"):
+    assert kernel_summary(tmp_path, 2) == pytest.approx({"kernels": 3 / 2, "kernel_share": (3 + 2) / 10})
+    with device_trace(tmp_path / "cpu"):
         jax.block_until_ready(jax.numpy.ones(3) + 1)
-    assert kernels(tmp_path / "cpu") == []
+    assert kernel_summary(tmp_path / "cpu", 2) == {}

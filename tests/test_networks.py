@@ -70,3 +70,37 @@ def test_values_for_the_actor_have_the_plain_values_and_gradients(num_samples, b
     )
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "num_samples", "num_outputs"),
+    [("none", 4, 3), ("layer", 4, None), ("batch", 1, 3)],
+)
+def test_critics_on_an_accelerator_are_the_same_function(norm, num_samples, num_outputs, monkeypatch):
+    """There all critics' products are one, of observation and action together: values, gradients and statistics."""
+    critics = CriticNetworks(2, (16, 8), "relu", norm=norm, num_outputs=num_outputs)
+    keys = jax.random.split(jax.random.key(0), 3)
+    observation = jax.random.normal(keys[0], (12, 4))
+    action = jax.random.normal(keys[1], (num_samples, 12, 2))
+    variables = critics.init(keys[2], observation, action)
+    for_actor = {"for_actor": lambda outputs: jnp.mean(outputs, axis=(0, *range(3, outputs.ndim)))}
+    kinds = [{}, for_actor] + ([{"training": True, "mutable": ["batch_stats"]}] if num_samples == 1 else [])
+
+    def everything(variables, action):
+        return [critics.apply(variables, observation, action, **kind) for kind in kinds]
+
+    def loss(variables, action):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(everything(variables, action)))
+
+    found = {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr("jax.default_backend", lambda backend=backend: backend)
+        gradients = jax.grad(loss, argnums=(0, 1), allow_int=True)(variables, action)
+        found[backend] = (
+            everything(variables, action),
+            [leaf for leaf in jax.tree.leaves(gradients) if leaf.dtype == jnp.float32],
+        )
+    assert len(found["cpu"][1]) > 6
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5), found["cpu"], found["gpu"]
+    )

@@ -29,6 +29,6 @@ def test_batches_of_keys_draw_what_each_key_draws():
 
 
 def test_accelerators_keep_jaxs_own_form(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     key = jax.random.key(0)
     assert unroll(key) is key

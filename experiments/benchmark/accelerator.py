@@ -13,15 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import jax
-import numpy as np
+from tqdm import tqdm
 
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
+from remac.machine import available_cpus
 from remac.validation import InvalidValueError
 
 TASK = ("env=brax/halfcheetah",)
@@ -108,70 +108,83 @@ def run(size: str, repeats: int, parts: tuple[str, ...] = PARTS) -> list[Row]:
 
 def measure_speed(cases: list[Case], task: tuple[str, ...], seconds: float, repeats: int) -> list[Row]:
     """Starts a training for every case, measures all of them in turn, and takes a profile of each."""
-    rows = []
     with contextlib.ExitStack() as stack:
-        processes = {case: stack.enter_context(_training(case, task, seconds)) for case in cases}
-        with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
-            first = dict(zip(cases, pool.map(_answer, processes.values()), strict=True))
-        errors = {case: answer for case, answer in first.items() if isinstance(answer, str)}
-        measured: dict[Case, list[dict[str, float]]] = {case: [] for case in cases if case not in errors}
-        for case in timing.turns(list(measured), repeats):
-            if case not in errors:
-                answer = _ask(processes[case], "measure")
-                if isinstance(answer, str):
-                    errors[case] = answer
-                else:
-                    measured[case].append(answer)
-        for case, answer in first.items():
-            row: Row = {"what": "speed", **case._asdict()}
-            if case not in errors:
-                for quantity in ("env_steps_per_second", "gradient_steps_per_second"):
-                    row |= timing.summary([values[quantity] for values in measured[case]], quantity)
-                profile = _ask(processes[case], "profile")
-                row |= answer | (profile if isinstance(profile, dict) else {"profile_error": profile})
-            rows.append(row | {"error": errors.get(case, "")})
+        trainings = {case: stack.enter_context(_Training(case, task, seconds)) for case in cases}
+        # Tracing and compiling keep a few cores busy each; so many more at once are slower together.
+        with concurrent.futures.ThreadPoolExecutor(max(1, available_cpus() // 4)) as pool:
+            preparing = [pool.submit(training.prepare) for training in trainings.values()]
+            for _ in tqdm(concurrent.futures.as_completed(preparing), "compiling", len(cases), dynamic_ncols=True):
+                pass
+        rates: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
+        for case in timing.turns([case for case in cases if not trainings[case].error], repeats):
+            rates[case].append(trainings[case].ask("measure"))
+        rows = []
+        for case, training in trainings.items():
+            row: Row = {"what": "speed", **case._asdict()} | training.prepared
+            if not training.error:
+                for quantity in rates[case][0]:
+                    row |= timing.summary([values[quantity] for values in rates[case]], quantity)
+                row |= training.ask("profile")
+            rows.append(row | {"error": training.error})
     return rows
 
 
-@contextlib.contextmanager
-def _training(case: Case, task: tuple[str, ...], seconds: float) -> Iterator["subprocess.Popen[str]"]:
-    """Goes around a training that ``experiments.benchmark.protocol`` runs and measures when it is asked to."""
-    variant = VARIANTS[case.variant]
-    overrides = (f"agent={case.agent}", *task, *variant.overrides)
-    arguments = [sys.executable, "-m", "experiments.benchmark.protocol", str(case.members), str(seconds), *overrides]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | _variables(variant),
+class _Training:
+    """A training that ``experiments.benchmark.protocol`` runs in a process of its own; it ends with the context.
+
+    Attributes:
+        prepared: What it said of its preparation.
+        error: The last line of what went wrong, or nothing.
+    """
+
+    def __init__(self, case: Case, task: tuple[str, ...], seconds: float) -> None:
+        """Starts nothing yet."""
+        variant = VARIANTS[case.variant]
+        overrides = (f"agent={case.agent}", *task, *variant.overrides)
+        self._command = [sys.executable, "-m", "experiments.benchmark.protocol", str(case.members), str(seconds)]
+        self._command += overrides
+        self._variables = _variables(variant)
+        self._process: subprocess.Popen[str] | None = None
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the context)
+        self.prepared: dict[str, float] = {}
+        self.error = ""
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._errors.close()
+
+    def prepare(self) -> None:
+        """Starts the training; returns when it stands still at its full speed."""
+        pipe, environment = subprocess.PIPE, os.environ | self._variables
+        self._process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, env=environment
         )
-        process.errors_file = errors  # type: ignore[attr-defined]
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+        self.prepared = self._answer()
 
+    def ask(self, request: str) -> dict[str, float]:
+        """Has it go on until it can answer; empty where it failed."""
+        assert self._process is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(request, file=self._process.stdin, flush=True)
+        return self._answer()
 
-def _ask(process: "subprocess.Popen[str]", request: str) -> dict[str, float] | str:
-    with contextlib.suppress(BrokenPipeError):
-        print(request, file=process.stdin, flush=True)
-    return _answer(process)
-
-
-def _answer(process: "subprocess.Popen[str]") -> dict[str, float] | str:
-    """Returns the next line of JSON that a training prints, or the last line of what went wrong."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("{"):
-            return dict(json.loads(line))
-    process.wait()
-    errors: Any = process.errors_file  # type: ignore[attr-defined]
-    errors.seek(0)
-    return timing.last_line(errors.read())
+    def _answer(self) -> dict[str, float]:
+        """Reads the next line of JSON that it prints."""
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        self._process.wait()
+        self._errors.seek(0)
+        self.error = self.error or timing.last_line(self._errors.read())
+        return {}
 
 
 def _learning(what: str, variant: str, seeds: int, env_steps: int, task: tuple[str, ...]) -> Row:
@@ -197,25 +210,3 @@ def _variables(variant: Variant) -> dict[str, str]:
     if not variant.xla_flags:
         return {}
     return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {variant.xla_flags}".strip()}
-
-
-def kernels(trace: Path) -> list[tuple[float, float]]:
-    """Returns start and end, in ns, of all kernels that a device ran; none where no device's streams were recorded.
-
-    Args:
-        trace: Directory that ``jax.profiler.trace`` wrote.
-    """
-    return [
-        (event.start_ns, event.start_ns + event.duration_ns)
-        for plane, line in timing.recorded_lines(trace)
-        if plane.startswith("/device:") and line.name.startswith("Stream")
-        for event in line.events
-    ]
-
-
-def busy_share(intervals: list[tuple[float, float]]) -> float:
-    """Returns the length of the union of intervals `(start, end)`, over that of the shortest interval around them."""
-    start, end = np.array(sorted(intervals), dtype=np.float64).T
-    covered = np.maximum.accumulate(end)
-    begun = np.append(start[0], covered[:-1])  # what all earlier intervals have covered ends here
-    return float(np.sum(np.maximum(end - np.maximum(start, begun), 0.0)) / (covered[-1] - start[0]))

@@ -17,7 +17,8 @@ from typing import Any
 
 import jax
 
-from experiments.benchmark.accelerator import SPEED_ROWS, busy_share, kernels
+from experiments.benchmark import timing
+from experiments.benchmark.accelerator import SPEED_ROWS
 from experiments.benchmark.train import Finished
 from experiments.running import compilation_cache
 from experiments.running.config import compose_job
@@ -35,6 +36,7 @@ class _Served:
         self._reports: list[tuple[float, Progress]] = []
         self._request = ""
         self._trace = tempfile.TemporaryDirectory()
+        self._profile = contextlib.ExitStack()
 
     def __call__(self, event: Any) -> None:
         if not isinstance(event, Progress) or event.evaluating or not event.gradient_steps:
@@ -47,10 +49,8 @@ class _Served:
                 self._stand_still({"first_step_seconds": first - self._created})
         elif self._request == "profile":
             if gradient_steps:
-                jax.profiler.stop_trace()
-                found = kernels(Path(self._trace.name))
-                shares = {"kernel_share": busy_share(found), "kernels": len(found) / gradient_steps} if found else {}
-                self._stand_still(shares)
+                self._profile.close()
+                self._stand_still(timing.kernel_summary(Path(self._trace.name), gradient_steps))
         elif last - first >= self._seconds:
             rate = self._num_members / (last - first)
             env_steps = after.env_steps - before.env_steps
@@ -63,9 +63,7 @@ class _Served:
         if not self._request:
             raise Finished
         if self._request == "profile":
-            options = jax.profiler.ProfileOptions()
-            options.host_tracer_level = options.python_tracer_level = 0  # of the host's half second there is too much
-            jax.profiler.start_trace(self._trace.name, profiler_options=options)
+            self._profile.enter_context(timing.device_trace(Path(self._trace.name)))
         self._reports = [(time.perf_counter(), self._reports[-1][1])]
 
 

@@ -1,5 +1,6 @@
 """Interleaved timing, its summary, and what machine it was made on."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -124,6 +125,47 @@ def recorded_lines(trace: Path) -> Iterator[tuple[str, Any]]:
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
                 yield plane.name, line
+
+
+@contextlib.contextmanager
+def device_trace(directory: Path) -> Iterator[None]:
+    """Records what the device does, and not the host, of which half a second is too much."""
+    options = jax.profiler.ProfileOptions()
+    options.host_tracer_level = options.python_tracer_level = 0
+    with jax.profiler.trace(directory, profiler_options=options):
+        yield
+
+
+def kernel_summary(trace: Path, gradient_steps: int) -> dict[str, float]:
+    """Returns what ``device_trace`` recorded, or nothing where no device's streams were, as on the CPU.
+
+    Returns:
+        ``kernels`` for each of the gradient steps, and ``kernel_share``, the share of the time in which one runs.
+    """
+    found = kernels(trace)
+    return {"kernels": len(found) / gradient_steps, "kernel_share": busy_share(found)} if found else {}
+
+
+def kernels(trace: Path) -> list[tuple[float, float]]:
+    """Returns start and end, in ns, of all kernels that a device ran; none where no device's streams were recorded.
+
+    Args:
+        trace: Directory that ``jax.profiler.trace`` wrote.
+    """
+    return [
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for plane, line in recorded_lines(trace)
+        if plane.startswith("/device:") and line.name.startswith("Stream")
+        for event in line.events
+    ]
+
+
+def busy_share(intervals: list[tuple[float, float]]) -> float:
+    """Returns the length of the union of intervals `(start, end)`, over that of the shortest interval around them."""
+    start, end = np.array(sorted(intervals), dtype=np.float64).T
+    covered = np.maximum.accumulate(end)
+    begun = np.append(start[0], covered[:-1])  # what all earlier intervals have covered ends here
+    return float(np.sum(np.maximum(end - np.maximum(start, begun), 0.0)) / (covered[-1] - start[0]))
 
 
 def last_line(text: str) -> str:

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from agents import SAC, ReMAC
 from agents.actor_critic import ActorCritic
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
+from remac.machine import on_accelerator
 from remac.training import functions as training
 from remac.training.loop import stack_members
 from remac.types import Transition
@@ -24,17 +27,20 @@ AGENTS = ("sac", "remac 8,4", "remac 16,8")
 
 
 def run(size: str, repeats: int) -> list[Row]:
-    """Times SAC and ReMAC by N and M, batch, width and members.
+    """Times SAC and ReMAC by N and M, batch, width and members; on an accelerator by more members.
 
     Returns:
         Rows with the time per gradient step of one member, and ``times_limit``: that time over the step's FLOPs
-        divided by the GEMM rate measured in the same turn.
+        divided by the GEMM rate measured in the same turn. On an accelerator also the kernels of one gradient step of
+        all members together, and the share of the time in which one runs.
     """
     full = size == "full"
     cases = [(*case, 64 if full else 8, 1) for case in itertools.product(AGENTS, (256, 512) if full else (16,))]
     if full:
-        cases += [("sac", 512, 256, 1), ("remac 8,4", 512, 256, 1), ("sac", 512, 64, 4), ("remac 8,4", 512, 64, 4)]
-    num_updates = 32 if full else 2
+        cases += [("sac", 512, 256, 1), ("remac 8,4", 512, 256, 1)]
+        members = (10, 40, 160) if on_accelerator() else (4,)
+        cases += [(name, 512, 64, number) for number in members for name in ("sac", "remac 8,4")]
+    num_updates = (128 if on_accelerator() else 32) if full else 2
     programs = {case: make_program(*case, num_updates) for case in cases}
     gemm = timing.make_gemm()
     measured: dict[Any, list[float]] = {case: [] for case in cases}
@@ -55,8 +61,18 @@ def run(size: str, repeats: int) -> list[Row]:
             | timing.summary([elapsed * 1e3 for elapsed in measured[case]], "ms")
             | {"gflops": flops / np.median(measured[case]) / 1e9, "gemm_gflops": float(np.median(rates[case])) / 1e9}
             | timing.summary(limit, "times_limit")
+            | _profile(programs[case], num_updates)
         )
     return rows
+
+
+def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
+    if not on_accelerator():
+        return {}
+    with tempfile.TemporaryDirectory() as directory:
+        with timing.device_trace(Path(directory)):
+            timing.seconds(program)
+        return timing.kernel_summary(Path(directory), num_updates)
 
 
 def make_agent(name: str, batch_size: int, width: int) -> ActorCritic:

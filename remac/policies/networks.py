@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from remac.machine import on_accelerator
 from remac.policies import norms
 from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
 from remac.policies.norms import NORMS, Moments, Norm
@@ -192,57 +193,73 @@ class CriticNetworks(nn.Module):
 
         def make_output(
             params: list[tuple[Array, Array]], norm: dict[str, Norm]
-        ) -> tuple[Callable[[Array], Array], dict[str, list[Moments]]]:
+        ) -> Callable[[Array], tuple[Array, dict[str, Moments]]]:
             (first_kernel, first_bias), *rest = params
-            moments: dict[str, list[Moments]] = {name: [] for name in norm}
 
-            def batch_norm(index: int, features: Array, part: slice = slice(None)) -> Array:
+            def batch_norm(index: int, features: Array, part: slice = slice(None)) -> tuple[Array, list[Moments]]:
                 if steps is None:
-                    return features
+                    return features, []
                 of_part = jax.tree.map(lambda leaf: leaf[part], norm[f"norm_{index}"])
                 if not training:
-                    return norms.running_norm(of_part, features)
-                features, found = norms.batch_renorm(of_part, steps, features)
-                moments[f"norm_{index}"].append(found)
-                return features
+                    return norms.running_norm(of_part, features), []
+                features, moments = norms.batch_renorm(of_part, steps, features)
+                return features, [moments]
 
-            # Features are normalised each by itself, so observation and action can be apart.
-            first = batch_norm(0, observation, slice(obs_size))
-            from_observation = dot(first, first_kernel[:obs_size]) + first_bias[None]
+            if not on_accelerator():
+                # Features are normalised each by itself, so observation and action can be apart.
+                first, of_observation = batch_norm(0, observation, slice(obs_size))
+                from_observation = dot(first, first_kernel[:obs_size]) + first_bias[None]
 
-            def output(action: Array) -> Array:
+            def first_layer(action: Array) -> tuple[Array, list[Moments]]:
                 num_samples, batch_size, _ = action.shape
-                rows = batch_norm(0, action.reshape(-1, action_size), slice(obs_size, None))
+                if on_accelerator():  # one product of all there is takes less time there than two of its parts
+                    observations = jnp.broadcast_to(observation[None], (num_samples, *observation.shape))
+                    rows = jnp.concatenate([observations, action], axis=-1).reshape(num_samples * batch_size, -1)
+                    rows, moments = batch_norm(0, rows)
+                    return dot(rows, first_kernel) + first_bias[None], moments
+                rows, of_action = batch_norm(0, action.reshape(-1, action_size), slice(obs_size, None))
                 from_action = dot(rows, first_kernel[obs_size:])
                 features = from_action.reshape(num_samples, batch_size, -1) + from_observation[None]
-                features = features.reshape(num_samples * batch_size, -1)
+                return features.reshape(num_samples * batch_size, -1), of_observation + of_action
+
+            def output(action: Array) -> tuple[Array, dict[str, Moments]]:
+                features, moments = first_layer(action)
+                found = {"norm_0": moments}
                 for index, (kernel, bias) in enumerate(rest, 1):
                     if self.norm == "layer":
                         features = norms.layer_norm(norm[f"norm_{index}"], features)
-                    features = dot(batch_norm(index, activate(features)), kernel) + bias[None]
-                if self.num_outputs is None:
-                    return features.reshape(num_samples, batch_size)
-                return features.reshape(num_samples, batch_size, -1)
+                    features, found[f"norm_{index}"] = batch_norm(index, activate(features))
+                    features = dot(features, kernel) + bias[None]
+                features = features.reshape(*action.shape[:2], *(() if self.num_outputs is None else (-1,)))
+                return features, {
+                    name: jax.tree.map(lambda *parts: jnp.concatenate(parts), *moments)
+                    for name, moments in found.items()
+                    if moments
+                }
 
-            return output, moments
+            return output
 
-        # A Python loop, not vmap: on the CPU XLA runs a batched matrix product far below the rate of single ones.
-        critics = [
-            make_output(*jax.tree.map(lambda leaf, i=i: leaf[i], (layers, all_norms))) for i in range(self.num_critics)
-        ]
+        if not on_accelerator():
+            # A Python loop, not vmap: on the CPU XLA runs a batched matrix product far below the rate of single ones.
+            critics = [
+                make_output(*jax.tree.map(lambda leaf, i=i: leaf[i], (layers, all_norms)))
+                for i in range(self.num_critics)
+            ]
 
-        def outputs(action: Array) -> Array:
-            return jnp.stack([output(action) for output, _ in critics])
+        def outputs(action: Array) -> tuple[Array, dict[str, Moments]]:
+            if on_accelerator():
+                # Actions of each critic's own make one batched product of every layer, without transposing the first.
+                actions = jnp.broadcast_to(action[None], (self.num_critics, *action.shape))
+                return jax.vmap(lambda layers, norm, action: make_output(layers, norm)(action))(
+                    layers, all_norms, actions
+                )
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[output(action) for output in critics])
 
         if for_actor is not None:
-            return _value_with_gradient(lambda piece: for_actor(outputs(piece)), action)
-        result = outputs(action)
-        if training and steps is not None:
-            of_critics = [
-                {name: jax.tree.map(lambda *parts: jnp.concatenate(parts), *found) for name, found in moments.items()}
-                for _, moments in critics
-            ]
-            norms.put_statistics(self, jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_critics))
+            return _value_with_gradient(lambda piece: for_actor(outputs(piece)[0]), action)
+        result, moments = outputs(action)
+        if moments:
+            norms.put_statistics(self, moments)
         return result
 
 
@@ -288,6 +305,6 @@ _attach_gradient.defvjp(_attach_gradient_forward, _attach_gradient_backward)
 
 def _samples_per_piece(num_samples: int, batch_size: int) -> int:
     """Returns how many of N samples are worked on together: all on an accelerator, a divisor of N on the CPU."""
-    if jax.default_backend() != "cpu":
+    if on_accelerator():
         return num_samples
     return math.gcd(num_samples, 2 ** int(math.log2(max(1, _ROWS_IN_CACHE // batch_size))))

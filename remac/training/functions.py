@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from remac import random
+from remac.machine import on_accelerator
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.experience import transition_example
@@ -99,9 +100,9 @@ def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
 
     On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap.
     """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
-    return jax.vmap(function)(*arguments)
+    if on_accelerator():
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
 
 
 def _by_itself(function: Callable[..., T], arguments: tuple[PyTree, ...]) -> T:
@@ -296,19 +297,46 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
         if not num_updates:
             return agent_state, key, sums
 
-        def update(agent_state: PyTree, key: Key) -> tuple[PyTree, Metrics]:
-            batch_key, update_key = jax.random.split(key)
+        def update(agent_state: PyTree, keys: Key) -> tuple[PyTree, _Packed]:
+            batch_key, update_key = keys
             batch = kind.batch(replay, new.transition, index, batch_key, agent.gamma)
-            return agent.update(agent_state, update_key, batch)
+            agent_state, metrics = agent.update(agent_state, update_key, batch)
+            return agent_state, _pack(metrics)
 
         keys = jax.random.split(key, num_updates + 1)
-        agent_state, metrics = jax.lax.scan(update, agent_state, random.unroll(keys[1:]))
-        sums = _add_metrics(sums, metrics, agent.diagnostics(agent_state), state.gradient_steps)
+        pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
+        agent_state, metrics = jax.lax.scan(update, agent_state, pairs)
+        sums = _add_metrics(sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps)
         agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums
 
     agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)
     return TrainState(agent_states, replay, sums, keys, state.gradient_steps + num_updates)
+
+
+@struct.dataclass
+class _Packed:
+    """Scalar metrics, on an accelerator as one array `[..., metrics]`, which a loop stores at once.
+
+    Attributes:
+        values: The array, or the metrics.
+        names: In the array's order; None for metrics.
+    """
+
+    values: Any
+    names: tuple[str, ...] | None = struct.field(pytree_node=False)
+
+    def unpack(self) -> Metrics:
+        """Returns the metrics, `[...]` each."""
+        if self.names is None:
+            return dict(self.values)
+        return {name: self.values[..., index] for index, name in enumerate(self.names)}
+
+
+def _pack(metrics: Metrics) -> _Packed:
+    if on_accelerator():
+        return _Packed(jnp.stack([*metrics.values()]), tuple(metrics))
+    return _Packed(metrics, None)
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:

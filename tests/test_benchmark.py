@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import program as program_suite
 from experiments.benchmark.profile import own_times
 from experiments.benchmark.timing import busy_share, device_trace, kernel_summary
 from experiments.benchmark.update import update_flops
@@ -152,3 +153,43 @@ def test_the_share_of_kernels_is_read_from_a_profile(tmp_path):
     with device_trace(tmp_path / "cpu"):
         jax.block_until_ready(jax.numpy.ones(3) + 1)
     assert kernel_summary(tmp_path / "cpu", 2) == {}
+
+
+def test_kernels_are_counted_as_often_as_loops_turn():
+    program = """
+HloModule jit_f
+%fused (p: f32[3]) -> f32[3] {
+  %p = f32[3]{0} parameter(0)
+  ROOT %e = f32[3]{0} exponential(%p)
+}
+%inner (t: (s32[], f32[3])) -> (s32[], f32[3]) {
+  %t = (s32[], f32[3]{0}) parameter(0)
+  %x = f32[3]{0} get-tuple-element(%t), index=1
+  %input_reduce_fusion = f32[3]{0} fusion(%x), kind=kInput, calls=%fused
+  ROOT %r = (s32[], f32[3]{0}) tuple(%x, %input_reduce_fusion)
+}
+%outer (t: (s32[], f32[3])) -> (s32[], f32[3]) {
+  %t = (s32[], f32[3]{0}) parameter(0)
+  %w = (s32[], f32[3]{0}) while(%t), condition=%c, body=%inner, backend_config={"known_trip_count":{"n":"5"}}
+  %g = f32[3]{0} fusion(%w), kind=kCustom, calls=%fused, backend_config={"kind":"__triton_gemm"}
+  ROOT %copy.1 = f32[3]{0} copy(%g)
+}
+ENTRY %main (a: f32[3]) -> f32[3] {
+  %a = f32[3]{0} parameter(0)
+  %v = (s32[], f32[3]{0}) while(%a), condition=%c, body=%outer, backend_config={"known_trip_count":{"n":"8"}}
+  ROOT %loop_add_fusion = f32[3]{0} fusion(%v), kind=kLoop, calls=%fused
+}
+"""
+    turn = {"products": 1, "copies": 1, "reductions": 5}
+    assert program_suite.kernels(program, 8) == turn
+    assert program_suite.kernels(program) == {kind: 8 * number for kind, number in turn.items()} | {"others": 1}
+
+
+@pytest.mark.slow
+def test_a_gradient_step_on_a_gpu_stays_as_short_as_it_is(tmp_path):
+    """Without a GPU; XLA's plugin for one is downloaded unless it is installed."""
+    for row in program_suite.run("small", 1, tmp_path):
+        assert row["error"] == "" and row["from_host"] == 0
+        assert row["kernels"] <= {"sac": 80, "remac 8,4": 92}[row["of"]]
+        assert row["donated_mib"] > 0.99 * row["argument_mib"]
+        assert row["temporary_mib"] < {"sac": 100, "remac 8,4": 330}[row["of"]]

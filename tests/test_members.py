@@ -99,6 +99,7 @@ def assert_same_bits(one, other):
     assert not different, f"{len(different)} differ: {different[:5]}"
 
 
+@pytest.mark.slow
 def test_a_member_is_the_run_alone_where_sizes_are_one():
     assert_members_equal_runs(SETTINGS["one of all"], [(2, 1)])
 

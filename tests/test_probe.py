@@ -1,5 +1,7 @@
 """The agents find every probe's known answer, trained through the whole loop."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,19 +48,11 @@ ANSWERS = {
     "termination": {1.0: 1.0},
     "truncation": {1.0: 1 / (1 - GAMMA)},
 }
-# The agents share their critics: fast is the answer that all steps of a target lead to. That a termination has no
-# value after it is also in the tests of updates and of the replay.
-FAST = [("truncation", "remac")]
 
 
-@pytest.mark.parametrize(
-    ("probe", "agent_name"),
-    [
-        pytest.param(probe, agent, marks=() if (probe, agent) in FAST else pytest.mark.slow)
-        for probe in ANSWERS
-        for agent in AGENTS
-    ],
-)
+# Slow, since what each of them rests on is also in the tests of updates, of the replay and of the loop.
+@pytest.mark.slow
+@pytest.mark.parametrize(("probe", "agent_name"), itertools.product(ANSWERS, AGENTS))
 def test_values(probe, agent_name):
     answers = ANSWERS[probe]
     agent, state = trained(probe, AGENTS[agent_name])

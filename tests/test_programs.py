@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(params=[ReMAC, pytest.param(SAC, marks=pytest.mark.slow)])
+@pytest.fixture(params=[SAC, pytest.param(ReMAC, marks=pytest.mark.slow)])
 def running(request):
     env = envs.make("probe/truncation", num_envs=8)
     options = {"hidden_sizes": (8, 8), "batch_size": 16}

@@ -7,7 +7,8 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profi
 ``environment``, ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of time that
 saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries,
 installed from the package index; ``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings,
-precision and a whole training of the protocol, on a GPU or TPU; ``parts=speed,learning,protocol`` chooses among them).
+precision and a whole training of the protocol, on a GPU or TPU; ``parts=speed,learning,protocol`` chooses among
+them), ``program`` (what a GPU would run, compiled without one).
 """
 
 import json
@@ -23,6 +24,7 @@ from experiments.benchmark import (
     estimators,
     peers,
     profile,
+    program,
     start,
     timing,
     train,
@@ -46,6 +48,7 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "population": train.run_population,
     "peers": peers.run,
     "accelerator": accelerator.run,
+    "program": program.run,
 }
 SIZES = ("full", "small")
 # Keys that choose among what a suite runs, with the suite and what there is.

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import SAC, ReMAC
+from agents import AGENTS as AGENTS_BY_NAME
+from agents import ReMAC
 from agents.actor_critic import ActorCritic
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
@@ -76,17 +78,16 @@ def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
 
 
 def make_agent(name: str, batch_size: int, width: int) -> ActorCritic:
-    """Returns one of ``AGENTS`` for half cheetah."""
+    """Returns an agent for half cheetah by its name, with N and M after it as in ``AGENTS``."""
     options: dict[str, Any] = {"batch_size": batch_size, "hidden_sizes": (width, width)}
-    if name == "sac":
-        return SAC.create(OBSERVATION_SIZE, ACTION_SIZE, **options)
-    num_samples, num_retries = (int(number) for number in name.split()[1].split(","))
-    return ReMAC.create(OBSERVATION_SIZE, ACTION_SIZE, num_samples=num_samples, num_retries=num_retries, **options)
+    kind, *numbers = re.split("[ ,]", name)
+    options |= dict(zip(("num_samples", "num_retries"), map(int, numbers), strict=False))
+    return AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
 
 
 def make_program(name: str, batch_size: int, width: int, num_members: int, num_updates: int) -> Callable[[], Any]:
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
-    agents = stack_members([make_agent(name, batch_size, width)] * num_members)
+    stacked = stack_members([make_agent(name, batch_size, width)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
     sizes = {
         "observation_size": OBSERVATION_SIZE,
@@ -94,21 +95,22 @@ def make_program(name: str, batch_size: int, width: int, num_members: int, num_u
         "replay_capacity": CAPACITY,
         "num_envs": NUM_ENVS,
     }
-    state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(agents, keys)
+    state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(stacked, keys)
     learn = jax.jit(training.learn, static_argnames="num_updates", donate_argnums=1)
-    new = _steps(num_members)
+    new = make_steps(num_members)
     for _ in range(CAPACITY // NUM_ENVS // 10):
-        state = learn(agents, state, new, num_updates=0)
+        state = learn(stacked, state, new, num_updates=0)
 
     def program() -> Any:
         nonlocal state
-        state = learn(agents, state, new, num_updates=num_updates)
+        state = learn(stacked, state, new, num_updates=num_updates)
         return state
 
     return program
 
 
-def _steps(num_members: int) -> training.Steps:
+def make_steps(num_members: int) -> training.Steps:
+    """Returns a round's steps of half cheetah's sizes, of normal numbers."""
     keys = jax.random.split(jax.random.key(1), 4)
     shape = (num_members, 1, NUM_ENVS)
     transition = Transition(

@@ -1,0 +1,251 @@
+"""Suite ``program``: what an accelerator would run, compiled for a named card without having one.
+
+A program is bound by its number of kernels where the arrays are small, so kernels are what is counted: those of one
+gradient step of all members together, of one action, and of one step of the environments. JAX's CUDA plugin, which
+brings the compiler, is installed from the package index into a folder of its own unless it is there.
+
+``python -m experiments.benchmark.program <program> <agent of suite update, or task> <members>`` prints one row.
+"""
+
+import collections
+import functools
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+import envs
+from experiments.benchmark import timing, update
+from experiments.comparing.drawing import Row
+from remac.training import functions as training
+from remac.training.loop import stack_members
+
+PLUGIN = "jax-cuda13-plugin[with-cuda]"
+NUM_UPDATES = 128
+# XLA's description of the card (GpuTargetConfigProto), without which it asks a card.
+CARD = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+# Instructions that launch nothing.
+_FREE = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "partition-id"}
+
+
+def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
+    """Compiles every program, each in a process of its own.
+
+    Args:
+        size: ``small`` takes 40 members of SAC and of ReMAC.
+        repeats: Not used: nothing is timed but compilation.
+        directory: Where the plugin is installed.
+
+    Returns:
+        Rows with ``kernels`` (of a gradient step, an action or an environment step of all members together), of them
+        ``products``, ``reductions`` and ``copies``; ``temporary_mib`` and ``argument_mib``, the part of it that is
+        ``donated``; ``from_host``, operations that wait for the host; ``compile_seconds``; or ``error``.
+    """
+    directory = directory or Path("runs", "benchmark", "environments", "cuda")
+    error = install_plugin(directory)
+    cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3") for members in (1, 40, 160)]
+    cases += [("act", "sac", 1), ("step", "brax/halfcheetah", 1), ("brax_step", "brax/halfcheetah", 1)]
+    rows = []
+    for name, subject, members in timing.turns(cases if size == "full" else [cases[1], cases[4]], 1):
+        row: Row = {"program": name, "of": subject, "members": members}
+        outcome: dict[str, float] | str = error or ""
+        if not error:
+            path = os.pathsep.join([str(directory.resolve()), *sys.path])
+            outcome = timing.measure_apart(
+                [sys.executable, "-m", "experiments.benchmark.program", name, subject, str(members)],
+                env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+            )
+        rows.append(row | (outcome | {"error": ""} if isinstance(outcome, dict) else {"error": outcome}))
+    return rows
+
+
+def install_plugin(directory: Path) -> str | None:
+    """Installs JAX's CUDA plugin into a folder where this Python has none; returns the error's last line, if any."""
+    complete = directory / "complete"
+    if complete.exists() or importlib.util.find_spec("jax_cuda13_plugin") is not None:
+        return None
+    print(f"installing {PLUGIN} into {directory}", file=sys.stderr)
+    requirement = f"{PLUGIN}=={jax.__version__}"
+    arguments = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), requirement]
+    outcome = subprocess.run(arguments, capture_output=True, text=True)
+    if outcome.returncode:
+        return timing.last_line(outcome.stderr)
+    complete.touch()
+    return None
+
+
+def main(name: str, subject: str, num_members: int) -> None:
+    """Compiles one program and prints what it is."""
+    card = topologies.get_topology_desc(
+        platform="cuda", topology_name="", topology="1x1x1", target_config=CARD
+    ).devices[0]
+    make = {"learn": _learn, "act": _act, "step": _step, "brax_step": _brax_step}[name]
+    function, arguments, donated, loop_length = make(subject, num_members)
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=SingleDeviceSharding(card)), arguments
+    )
+    jax.default_backend = lambda: "gpu"
+    lowered = jax.jit(function, donate_argnums=donated).lower(*placed)
+    started = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    kinds = kernels(compiled.as_text(), loop_length)
+    mib = 2**20
+    row = {
+        "kernels": sum(kinds.values()),
+        **{kind: kinds[kind] for kind in ("products", "reductions", "copies", "from_host")},
+        "temporary_mib": memory.temp_size_in_bytes / mib,
+        "argument_mib": memory.argument_size_in_bytes / mib,
+        "donated_mib": memory.alias_size_in_bytes / mib,
+        "compile_seconds": seconds,
+    }
+    print(json.dumps(row))
+
+
+Made = tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...], int]
+
+
+def _learn(agent: str, num_members: int) -> Made:
+    agents, state, new = _training(agent, num_members)
+    function = functools.partial(training.learn, num_updates=NUM_UPDATES)
+    return function, (agents, state, new), (1,), NUM_UPDATES
+
+
+def _act(agent: str, num_members: int) -> Made:
+    agents, state, new = _training(agent, num_members)
+    observation = jax.eval_shape(lambda steps: steps.transition.observation[:, 0], new)
+    return training.act, (agents, state.agent, state.key, observation), (), 1
+
+
+def _training(agent: str, num_members: int) -> tuple[Any, training.TrainState, training.Steps]:
+    """Returns agents of half cheetah's sizes, their state, and a round's steps, as shapes."""
+    agents = stack_members([update.make_agent(agent, 512, 64)] * num_members)
+    init = functools.partial(
+        training.init_train_state,
+        observation_size=update.OBSERVATION_SIZE,
+        action_size=update.ACTION_SIZE,
+        num_envs=update.NUM_ENVS,
+        replay_capacity=update.CAPACITY,
+    )
+    state, _ = jax.eval_shape(init, agents, jax.random.split(jax.random.key(0), num_members))
+    return agents, state, jax.eval_shape(functools.partial(update.make_steps, num_members))
+
+
+def _step(task: str, num_members: int) -> Made:
+    env = envs.make(task, num_envs=update.NUM_ENVS)
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
+    return env.step, (state, action), (0,), 1
+
+
+def _brax_step(task: str, num_members: int) -> Made:
+    """Brax's own step, without resets, time limits and statistics."""
+    from envs.brax import running_brax
+
+    env = envs.make(task, num_envs=update.NUM_ENVS)
+    keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.split(jax.random.key(0), update.NUM_ENVS)))
+    with running_brax():
+        state = jax.eval_shape(jax.vmap(env.task.env.reset), keys)
+    action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
+
+    def step(state: Any, action: jax.Array) -> Any:
+        with running_brax():
+            return jax.vmap(env.task.env.step)(state, action)
+
+    return step, (state, action), (0,), 1
+
+
+def kernels(text: str, loop_length: int = 1) -> collections.Counter[str]:
+    """Counts what a compiled program launches, by kind; loops as often as they turn.
+
+    Args:
+        text: The program as ``jax.stages.Compiled.as_text`` gives it.
+        loop_length: With more than 1, one turn is counted of the largest loop that turns so often.
+
+    Returns:
+        Kinds ``products``, ``reductions``, ``copies``, ``from_host`` and ``others``.
+    """
+    computations, entry = _computations(text)
+
+    @functools.cache
+    def count(name: str) -> collections.Counter[str]:
+        found: collections.Counter[str] = collections.Counter()
+        for operation, line in computations[name]:
+            if operation == "while":
+                turns, body = _loop(line)
+                for kind, number in count(body).items():
+                    found[kind] += turns * number
+            elif operation == "conditional":
+                branches = re.findall(r"(?:\w+_computation=|branch_computations=\{)%?([\w.\-]+)", line)
+                found += max((count(branch) for branch in branches), key=lambda kinds: sum(kinds.values()))
+            elif operation in ("call", "async-start"):
+                found += count(_named("to_apply|calls", line))
+            elif operation not in _FREE:
+                found[_kind(operation, line)] += 1
+        return found
+
+    if loop_length == 1:
+        return count(entry)
+    loops = [_loop(line) for lines in computations.values() for operation, line in lines if operation == "while"]
+    return max((count(body) for turns, body in loops if turns == loop_length), key=lambda kinds: sum(kinds.values()))
+
+
+def _computations(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
+    """Splits a program into its computations' instructions, each with its operation; also names the first to run."""
+    computations: dict[str, list[tuple[str, str]]] = {}
+    entry = name = ""
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = header[2]
+            computations[name] = []
+            entry = name if header[1] else entry
+        elif name and (instruction := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(", line)):
+            computations[name].append((instruction[1], line))
+    return computations, entry
+
+
+def _loop(line: str) -> tuple[int, str]:
+    """Returns how often a loop turns, as far as XLA knows, and the computation that it repeats."""
+    turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    return int(turns[1]) if turns else 1, _named("body", line)
+
+
+def _named(attribute: str, line: str) -> str:
+    name = re.search(rf"(?:{attribute})=%?([\w.\-]+)", line)
+    assert name is not None
+    return name[1]
+
+
+def _kind(operation: str, line: str) -> str:
+    name = line.split(" = ")[0]
+    if operation in ("infeed", "outfeed", "send", "recv") or "callback" in line:
+        return "from_host"
+    if "__triton" in line or "cublas" in line or operation == "dot":
+        return "products"
+    if "reduce" in name:
+        return "reductions"
+    return "copies" if re.search("copy|transpose|wrapped_slice", name) else "others"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

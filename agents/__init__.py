@@ -1,9 +1,13 @@
-"""Agents: what is optimised. One file per agent; what off-policy actor-critics share is in ``actor_critic``."""
+"""Agents: what is optimised. One file per agent.
 
+What all kinds share is in ``base``, and what off-policy actor-critics do in ``actor_critic``.
+"""
+
+from agents.ppo import PPO
 from agents.remac import ReMAC
 from agents.sac import SAC
 from agents.td3 import TD3
 
-AGENTS = {"remac": ReMAC, "sac": SAC, "td3": TD3}
+AGENTS = {"remac": ReMAC, "sac": SAC, "td3": TD3, "ppo": PPO}
 
-__all__ = ["AGENTS", "SAC", "TD3", "ReMAC"]
+__all__ = ["AGENTS", "PPO", "SAC", "TD3", "ReMAC"]

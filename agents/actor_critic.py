@@ -5,9 +5,8 @@ leaves, so that agents which differ in numbers only can be stacked and mapped ov
 program structure are static. Every hyperparameter is declared here or in its agent, once.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ import optax
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from remac.hyperparameters import Hyperparameter, check, choice, flag, hyperparameters, integer, number, widths
+from agents.base import SATURATED, BaseAgent
+from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
@@ -31,15 +31,13 @@ from remac.policies.networks import (
 )
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
-from remac.policies.policy import Policy
 from remac.policies.value_heads import CATEGORICAL_TARGETS, CategoricalHead, ScalarHead, ValueHead
 from remac.selection import median
 from remac.training.experience import Replay
 from remac.types import Array, Key, Metrics, PyTree, Transition
-from remac.validation import InvalidValueError, require_int
+from remac.validation import InvalidValueError
 
 ADAM_BETA2 = 0.999
-SATURATED = 0.99
 
 
 @struct.dataclass
@@ -68,7 +66,7 @@ class AgentState:
 
 
 @struct.dataclass
-class ActorCritic:
+class ActorCritic(BaseAgent):
     """Off-policy actor-critic with an ensemble of critics.
 
     One update is the actor's step (``update_actor``), then the critics' (``update_critics``) towards
@@ -89,13 +87,8 @@ class ActorCritic:
     Adam is m_hat / (sqrt(v_hat) + epsilon): epsilon stands outside the root and after bias correction (Kingma and Ba,
     2015, algorithm 1, arXiv 1412.6980). That is what ``actor_adam_epsilon`` and ``critic_adam_epsilon`` set.
 
-    Attributes:
-        observation_size: obs_dim.
-        action_size: action_dim.
     """
 
-    observation_size: int = struct.field(pytree_node=False)
-    action_size: int = struct.field(pytree_node=False)
     learning_rate: Array = number(3e-4, "learning rate of all networks", 0, open_minimum=True).field()
     policy_learning_rate: Array = number(
         None, "learning rate of the policy; null: learning_rate", 0, open_minimum=True
@@ -160,29 +153,6 @@ class ActorCritic:
         True, "whether networks see observations less their running mean, over their deviation"
     ).field()
 
-    ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {}
-
-    @classmethod
-    def create(cls, observation_size: int, action_size: int, **given: Any) -> Self:
-        """Builds an agent after checking every hyperparameter; numbers become strongly typed scalars.
-
-        Raises:
-            InvalidValueError: Naming the hyperparameter, its value and what is allowed.
-        """
-        require_int("observation_size", observation_size, 1)
-        require_int("action_size", action_size, 1)
-        values = {"observation_size": observation_size, "action_size": action_size}
-        values = cls.make_fields(values | check(cls, given))
-        declared = hyperparameters(cls)
-        for field in dataclasses.fields(cls):
-            name = field.name
-            if field.metadata.get("pytree_node", True):
-                if values[name] is None:
-                    raise InvalidValueError(name, None, f"{cls.__name__}.make_fields must make a number of it")
-                is_integer = name in declared and declared[name].type is int
-                values[name] = np.asarray(values[name], np.int32 if is_integer else np.float32)
-        return cls(**values)
-
     @classmethod
     def make_fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Makes the agent's fields of the sizes and a value for every hyperparameter.
@@ -195,8 +165,7 @@ class ActorCritic:
         if not 0 < span < np.inf:
             allowed = f"must be above value_min={values['value_min']}, by a finite number in float32"
             raise InvalidValueError("value_max", values["value_max"], allowed)
-        names = {field.name for field in dataclasses.fields(cls)}
-        fields = {name: value for name, value in values.items() if name in names}
+        fields = super().make_fields(values)
         if fields["policy_learning_rate"] is None:
             fields["policy_learning_rate"] = fields["learning_rate"]
         return fields
@@ -227,20 +196,6 @@ class ActorCritic:
     def experience(self) -> Replay:
         """What the agent learns from."""
         return Replay(self.batch_size, self.num_steps)
-
-    def observe(self, state: AgentState, observation: Array) -> AgentState:
-        """Takes new raw observations `[B, obs_dim]` into the running statistics."""
-        return state.replace(normalizer=normalization.update(state.normalizer, observation))
-
-    def policy(self, state: AgentState) -> Policy:
-        """Returns the policy by itself."""
-        return Policy(
-            parameters=state.policy,
-            normalizer=state.normalizer,
-            observation_size=self.observation_size,
-            network=self.policy_network,
-            normalize_observations=self.normalize_observations,
-        )
 
     def act(
         self, state: AgentState, key: Key, observation: Array, *, deterministic: bool = False
@@ -478,11 +433,6 @@ class ActorCritic:
             num_outputs=self.value_head.num_outputs,
             precision=self.matmul_precision,
         )
-
-    def _normalize(self, state: AgentState, observation: Array) -> Array:
-        if not self.normalize_observations:
-            return observation
-        return normalization.normalize(state.normalizer, observation)
 
     def _make_actor_optimizer(self) -> optax.GradientTransformation:
         # Built from the fields at every use, so that learning rate and epsilon can be traced.

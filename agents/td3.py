@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from agents.actor_critic import SATURATED, ActorCritic, AgentState
+from agents.actor_critic import ActorCritic, AgentState
+from agents.base import SATURATED
 from remac.hyperparameters import number, redeclared
 from remac.policies.distributions import Distribution
 from remac.policies.networks import PolicyNetwork

@@ -47,11 +47,12 @@ class Preset:
 
 @dataclasses.dataclass
 class Scale:
-    """How much of a preset to run."""
+    """How much of a preset to run; ``agents`` has further overrides for the arms of an agent, by its name."""
 
     seeds: list[int] = MISSING
     num_tasks: int = MISSING
     overrides: list[str] = field(default_factory=list)
+    agents: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -122,11 +123,13 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     planned = []
     for task in tasks:
         for arm in config.arms or preset.arms:
-            overrides = (f"env={config.suite}/{task}", *preset.arms[arm], *scale.overrides, *config.overrides)
+            start = (f"env={config.suite}/{task}", *preset.arms[arm])
             try:
+                of_agent = scale.agents.get(hydra.compose("train", list(start)).agent.name, []) if scale.agents else []
+                overrides = (*start, *scale.overrides, *of_agent, *config.overrides)
                 composed = hydra.compose("train", list(overrides))
             except BAD_INPUT as error:  # of the run's keys, not of this command's
-                line = describe(error, list(overrides))
+                line = describe(error, [*start, *scale.overrides, *config.overrides])
                 raise InvalidValueError("overrides", " ".join(config.overrides) or "none", line) from None
             for seed in seeds:
                 run = directory / task / arm / f"seed{seed}"

@@ -38,7 +38,7 @@ QUICK = (
 # Arguments, and what the line must contain.
 BAD = [
     # Names: the line lists what exists.
-    (["agent=ppo"], ["agent=ppo", "remac", "sac"]),
+    (["agent=a2c"], ["agent=a2c", "remac", "sac"]),
     (["env=mujoco/half_cheeta"], ["half_cheeta", "mujoco/half_cheetah", "brax/ant"]),
     (["env=atari/pong"], ["atari/pong", "mujoco/hopper"]),
     (["logger=tensorboard"], ["logger=tensorboard", "none", "wandb"]),
@@ -57,7 +57,7 @@ BAD = [
     (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
     (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
-    (["agent.name=ppo"], ["agent.name=ppo", "remac, sac, td3"]),
+    (["agent.name=a2c"], ["agent.name=a2c", "remac, sac, td3"]),
     # Keys: the line lists the keys that exist there.
     (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),
     (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
@@ -146,7 +146,7 @@ BAD = [
     (["agent.learning_rate=${nothing}"], ["agent.learning_rate"]),
     # Sweeps: before the first job.
     (["-m", "seed=1,x"], ["seed=1,x", "Integer"]),
-    (["-m", "agent=remac,ppo"], ["agent=ppo", "remac, sac"]),
+    (["-m", "agent=remac,a2c"], ["agent=a2c", "remac, sac"]),
     (["-m", "agent.num_retries=1,2,9"], ["agent.num_retries=9", "num_samples=8"]),
     (["checkpoint.keep=0"], ["checkpoint.keep=0", "at least 1"]),
     (["checkpoint.every_env_steps=0"], ["checkpoint.every_env_steps=0", "at least 1"]),
@@ -190,6 +190,7 @@ def test_bad_sweeps_are_refused_before_anything_is_made(call, tmp_path, argument
 
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
+    register_launcher()
     monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
     assert_refused(*call(arguments), expected, tmp_path)
 
@@ -251,7 +252,7 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
 
 
 PROCESSES = [
-    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=ppo", "--sed")),
+    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=a2c", "--sed")),
     ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
     ("sweep", ["experiment=fig7"], ["experiment=fig7", "adam_epsilon"]),
     ("plot", ["nowhere"], ["nowhere"]),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import envs
-from agents import SAC, TD3, ReMAC
+from agents import PPO, SAC, TD3, ReMAC
+from remac.hyperparameters import hyperparameters
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Episodes, summarize
 from remac.training.loop import TrainConfig, member, stack_members, train, train_population
@@ -54,6 +55,7 @@ SETTINGS = {
     "usual sizes": Setting("mujoco/half_cheetah", ReMAC, {"hidden_sizes": (64, 64), "batch_size": 256}, 1, 1),
     # On one device: split over several, the last bits of categorical critics depend on how many.
     "categories": Setting("probe/one_step", ReMAC, {"critic_head": "categorical", "num_atoms": 11, "num_steps": 3}),
+    "PPO": Setting("mujoco/hopper", PPO, {"rollout_length": 2, "num_epochs": 2, "num_minibatches": 2}, 3, 1),
     "Brax": Setting("brax/halfcheetah"),
 }
 
@@ -69,7 +71,9 @@ def assert_members_equal_runs(setting, populations):
         updates_per_round=setting.updates_per_round,
         num_eval_episodes=3,
     )
-    options = {"hidden_sizes": (8,), "batch_size": 8} | setting.options
+    options = {"hidden_sizes": (8,)} | setting.options
+    if "batch_size" in hyperparameters(setting.agent):
+        options = {"batch_size": 8} | options
     agents = [
         setting.agent.create(env.observation_size, env.action_size, learning_rate=3e-3 * (1 + index), **options)
         for index in range(max(populations)[0])

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,14 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     """Returns what a key of the agent or of the training is on the task, in the setting that is chosen.
 
     Of a hyperparameter that is ``env.tuned.<setting>.<agent>``'s value, ``env.tuned.<setting>.all``'s, or its default;
-    of a key of the training ``env.tuned.<setting>.training``'s, or its default. The gradient steps of a round are
-    its env steps times ``updates_per_env_step``.
+    of a key of the training that of ``env.tuned.<setting>.<agent>.training``, ``env.tuned.<setting>.training``, or its
+    default. The gradient steps of a round are its env steps times ``updates_per_env_step``; an agent that learns from
+    rollouts is updated once after each.
     """
     if key == "updates_per_round":
+        agent = _root_["agent"].get("name")
+        if "rollout_length" in (hyperparameters(AGENTS[agent]) if agent in AGENTS else ()):
+            return 1
         ratio = tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
         num_envs = _root_["num_envs"]
         of_round = num_envs * ratio
@@ -67,9 +71,14 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
         return round(of_round)
     setting, agent = _root_["setting"], _parent_.get("name")
     tuned = _root_["env"]["tuned"].get(setting) or {}
-    for owner in (TRAINING,) if agent is None else (agent, ALL):
-        if key in (tuned.get(owner) or {}):
-            return tuned[owner][key]
+    if agent is None:
+        of_agent = tuned.get(_root_["agent"].get("name")) or {}
+        owners = [of_agent.get(TRAINING), tuned.get(TRAINING)]
+    else:
+        owners = [tuned.get(agent), tuned.get(ALL)]
+    for values in owners:
+        if key in (values or {}):
+            return values[key]
     if agent is not None:
         return defaults(AGENTS[agent])[key]
     if key in TRAINING_DEFAULTS:
@@ -82,7 +91,7 @@ class EnvironmentConfig:
     """Which task, with which options, and the values that agents and training have on it unless others are given.
 
     ``tuned`` has these values by the name of a setting, and there a dictionary for ``all`` agents, for any agent by
-    name, which wins, and for the ``training``.
+    name, which wins, and for the ``training``, of which an agent may have its own in its dictionary.
     """
 
     suite: str = MISSING
@@ -345,6 +354,12 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 
 
+def _require_keys(prefix: str, values: dict[str, Any], known: Collection[str]) -> None:
+    for key, value in values.items():
+        if key not in known:
+            raise InvalidValueError(f"{prefix}{key}", value, f"no such key; there are {', '.join(sorted(known))}")
+
+
 def _require_schema(plain: dict[str, Any]) -> None:
     """Refuses keys that ``+key`` added, and the lack of those that ``~key`` took away."""
     require_one_of("agent.name", plain.get("agent", {}).get("name"), AGENTS)
@@ -355,10 +370,10 @@ def _require_schema(plain: dict[str, Any]) -> None:
             require_one_of(f"env.tuned.{setting}", owner, (ALL, TRAINING, *AGENTS))
             agents = [AGENTS[name] for name in AGENTS if owner in (ALL, name)]
             known = {key for agent in agents for key in hyperparameters(agent)} or TRAINING_KEYS
-            for key, value in values.items():
-                if key not in known:
-                    allowed = f"no such key; there are {', '.join(sorted(known))}"
-                    raise InvalidValueError(f"env.tuned.{setting}.{owner}.{key}", value, allowed)
+            own_training = values.get(TRAINING) if owner in AGENTS else None
+            _require_keys(f"env.tuned.{setting}.{owner}.{TRAINING}.", own_training or {}, TRAINING_KEYS)
+            others = {key: value for key, value in values.items() if owner not in AGENTS or key != TRAINING}
+            _require_keys(f"env.tuned.{setting}.{owner}.", others, known)
     for prefix, schema in schemas.items():
         names = [spec.name for spec in dataclasses.fields(schema)]
         node = plain

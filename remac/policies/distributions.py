@@ -55,6 +55,10 @@ class TanhGaussian:
             return jnp.tanh(pre_tanh), self.log_prob(pre_tanh)
         return jnp.tanh(pre_tanh), _log_prob(noise, pre_tanh, self.log_std[None])
 
+    def sample_pre_tanh(self, key: Key) -> Array:
+        """Draws u, of which tanh(u) is an action, `[..., action_dim]`. The key is consumed."""
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
     def log_prob(self, pre_tanh: Array) -> Array:
         """Returns log p(tanh(u)), `[N, ...]`, at given values u, `[N, ..., action_dim]`, of the underlying Gaussian."""
         log_std = self.log_std[None]

@@ -127,6 +127,30 @@ class PolicyNetwork(nn.Module):
         }
 
 
+class ValueNetwork(nn.Module):
+    """Multi-layer perceptron from observations to the value of being there.
+
+    Attributes:
+        hidden_sizes: Width of each hidden layer.
+        activation: Name in ``ACTIVATIONS``.
+        precision: Of the products, of ``PRECISIONS``.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    precision: str = PRECISIONS[0]
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        """Maps normalised observations `[..., obs_dim]` to values `[...]`."""
+        features = observation
+        for index, width in enumerate(self.hidden_sizes):
+            features = nn.Dense(width, name=f"hidden_{index}", precision=self.precision)(features)
+            features = ACTIVATIONS[self.activation](features)
+        value: Array = nn.Dense(1, name="value", precision=self.precision)(features)[..., 0]
+        return value
+
+
 class CriticNetworks(nn.Module):
     """Ensemble of C independent action-value networks on concat(observation, action).
 

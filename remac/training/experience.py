@@ -127,14 +127,19 @@ class Rollout:
 
     Attributes:
         steps_per_round: T.
+        num_minibatches: Equal parts that the steps of all environments are cut into.
     """
 
     steps_per_round: int
+    num_minibatches: int = 1
 
     split: ClassVar[Any] = ()
 
     def validate(self, capacity: int, num_envs: int) -> None:
-        """Requires nothing."""
+        """Requires equal parts."""
+        if self.steps_per_round * num_envs % self.num_minibatches:
+            allowed = f"must divide the {self.steps_per_round} steps of num_envs={num_envs} environments"
+            raise InvalidValueError("agent.num_minibatches", self.num_minibatches, allowed)
 
     def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:
         """Allocates nothing."""

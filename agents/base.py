@@ -1,0 +1,89 @@
+"""What agents of all kinds share: how they are made of their hyperparameters, and observations."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from flax import struct
+
+from remac.hyperparameters import Hyperparameter, check, hyperparameters
+from remac.policies import normalization
+from remac.policies.networks import PolicyNetwork
+from remac.policies.policy import Policy
+from remac.types import Array
+from remac.validation import InvalidValueError, require_int
+
+SATURATED = 0.99
+
+
+@struct.dataclass
+class BaseAgent:
+    """An agent whose state has the variables of a ``policy`` and a ``normalizer`` of its observations.
+
+    A subclass declares its hyperparameters, ``normalize_observations`` among them.
+
+    Attributes:
+        observation_size: obs_dim.
+        action_size: action_dim.
+    """
+
+    observation_size: int = struct.field(pytree_node=False)
+    action_size: int = struct.field(pytree_node=False)
+
+    ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {}
+
+    @classmethod
+    def create(cls, observation_size: int, action_size: int, **given: Any) -> Self:
+        """Builds an agent after checking every hyperparameter; numbers become strongly typed scalars.
+
+        Raises:
+            InvalidValueError: Naming the hyperparameter, its value and what is allowed.
+        """
+        require_int("observation_size", observation_size, 1)
+        require_int("action_size", action_size, 1)
+        values = {"observation_size": observation_size, "action_size": action_size}
+        values = cls.make_fields(values | check(cls, given))
+        declared = hyperparameters(cls)
+        for field in dataclasses.fields(cls):
+            name = field.name
+            if field.metadata.get("pytree_node", True):
+                if values[name] is None:
+                    raise InvalidValueError(name, None, f"{cls.__name__}.make_fields must make a number of it")
+                is_integer = name in declared and declared[name].type is int
+                values[name] = np.asarray(values[name], np.int32 if is_integer else np.float32)
+        return cls(**values)
+
+    @classmethod
+    def make_fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the agent's fields of the sizes and a value for every hyperparameter.
+
+        Raises:
+            InvalidValueError: If values do not fit each other.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        return {name: value for name, value in values.items() if name in names}
+
+    @property
+    def policy_network(self) -> PolicyNetwork:
+        """The policy's network."""
+        raise NotImplementedError
+
+    def observe(self, state: Any, observation: Array) -> Any:
+        """Takes new raw observations `[B, obs_dim]` into the running statistics."""
+        return state.replace(normalizer=normalization.update(state.normalizer, observation))
+
+    def policy(self, state: Any) -> Policy:
+        """Returns the policy by itself."""
+        return Policy(
+            parameters=state.policy,
+            normalizer=state.normalizer,
+            observation_size=self.observation_size,
+            network=self.policy_network,
+            normalize_observations=self.normalize_observations,
+        )
+
+    def _normalize(self, state: Any, observation: Array) -> Array:
+        if not self.normalize_observations:
+            return observation
+        return normalization.normalize(state.normalizer, observation)

@@ -32,6 +32,8 @@ class BaseAgent:
     action_size: int = struct.field(pytree_node=False)
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {}
+    # Training values that come with the kind of agent, whatever is tuned for a suite.
+    TRAINING: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def create(cls, observation_size: int, action_size: int, **given: Any) -> Self:

@@ -1,5 +1,7 @@
 """Proximal policy optimisation (Schulman et al., 2017, arXiv 1707.06347)."""
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -80,10 +82,12 @@ class PPO(BaseAgent):
         True, "whether networks see observations less their running mean, over their deviation"
     ).field()
 
+    TRAINING: ClassVar[dict[str, Any]] = {"updates_per_round": 1, "prefill_env_steps": 0}
+
     @property
     def experience(self) -> Rollout:
         """What the agent learns from."""
-        return Rollout(self.rollout_length, self.num_minibatches)
+        return Rollout(self.rollout_length, self.num_minibatches, on_policy=True)
 
     @property
     def policy_network(self) -> PolicyNetwork:

@@ -125,11 +125,13 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
         for arm in config.arms or preset.arms:
             start = (f"env={config.suite}/{task}", *preset.arms[arm])
             try:
-                of_agent = scale.agents.get(hydra.compose("train", list(start)).agent.name, []) if scale.agents else []
-                overrides = (*start, *scale.overrides, *of_agent, *config.overrides)
+                overrides = (*start, *scale.overrides, *config.overrides)
+                if scale.agents:
+                    of_agent = scale.agents.get(hydra.compose("train", [*start, *config.overrides]).agent.name, [])
+                    overrides = (*start, *scale.overrides, *of_agent, *config.overrides)
                 composed = hydra.compose("train", list(overrides))
             except BAD_INPUT as error:  # of the run's keys, not of this command's
-                line = describe(error, [*start, *scale.overrides, *config.overrides])
+                line = describe(error, list(overrides))
                 raise InvalidValueError("overrides", " ".join(config.overrides) or "none", line) from None
             for seed in seeds:
                 run = directory / task / arm / f"seed{seed}"

@@ -57,6 +57,8 @@ BAD = [
     (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
     (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
+    (["+env.tuned.modern.ppo.training=abc"], ["env.tuned.modern.ppo.training=abc", "must have keys"]),
+    (["agent=ppo", "updates_per_round=2"], ["updates_per_round=2", "must be 1"]),
     (["agent.name=a2c"], ["agent.name=a2c", "remac, sac, td3"]),
     # Keys: the line lists the keys that exist there.
     (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),

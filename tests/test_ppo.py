@@ -175,6 +175,22 @@ def test_a_rollout_that_cannot_be_cut_is_refused():
         train(agent, env, TrainConfig(total_env_steps=300, updates_per_round=1, prefill_env_steps=0), jax.random.key(0))
 
 
+def test_what_comes_with_rollouts_cannot_be_changed():
+    register_schemas()
+    with hydra_anew():
+        config = hydra.compose("train", ["agent=ppo", "env=probe/action"])
+    assert (config.updates_per_round, config.prefill_env_steps) == (1, 0), "whatever the suite has for other agents"
+    env = envs.make("probe/action", num_envs=4)
+    agent = PPO.create(env.observation_size, env.action_size, **OPTIONS)
+    for changed, message in (
+        ({"updates_per_round": 2}, "updates_per_round=2: must be 1"),
+        ({"prefill_env_steps": 24}, "prefill_env_steps=24: must be 0"),
+    ):
+        given_values = {"total_env_steps": 300, "updates_per_round": 1, "prefill_env_steps": 0} | changed
+        with pytest.raises(InvalidValueError, match=message):
+            train(agent, env, TrainConfig(**given_values), jax.random.key(0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("probe", ["action", "truncation", "termination"])
 def test_probes_are_learned(probe):

@@ -18,6 +18,7 @@ from experiments.comparing.statistics import interquartile_interval, interquarti
 PASS, FAIL, NOT_ENOUGH = "pass", "fail", "not enough data"
 RETRIES, EPSILONS, EPSILON = (1, 2, 4, 8), (1e-8, 1e-2, 1e-1, 1.0), 1e-8
 FEWEST_SEEDS = 2
+ROUNDS = ("num_envs", "updates_per_round", "prefill_env_steps", "replay_capacity")
 Reduce = Callable[[Run, str], float]
 
 
@@ -110,22 +111,33 @@ class Judgement:
 def comparable(runs: Runs) -> tuple[Runs, dict[str, str]]:
     """Keeps of each task the arms that share all settings but the agent's; the longest finished training counts.
 
-    A training that no arm has finished on ``FEWEST_SEEDS`` seeds counts only if there is no other.
+    A training that no arm has finished on ``FEWEST_SEEDS`` seeds counts only if there is no other. An agent of rollouts
+    has other rounds; it is compared where everything but those is shared.
 
     Returns:
         The runs, and for each task that lost some what was left out.
     """
     kept, left_out = [], {}
     for task in runs.tasks:
+        cells = list(runs.on(task))
+        replaying = [cell for cell in cells if "rollout_length" not in cell.agent]
         groups: dict[str, list[Cell]] = {}
-        for cell in runs.on(task):
+        for cell in replaying or cells:
             groups.setdefault(str(sorted(cell.training.items())), []).append(cell)
         best = max(groups.values(), key=_length)
-        kept += best
-        if others := [group for group in groups.values() if group is not best]:
-            arms = ", ".join(cell.arm for group in others for cell in group)
+        same = [id(cell) for cell in best]
+        if replaying:
+            of_rollouts = [cell for cell in cells if "rollout_length" in cell.agent]
+            same += [id(cell) for cell in of_rollouts if _but_rounds(cell) == _but_rounds(best[0])]
+        kept += [cell for cell in cells if id(cell) in same]
+        if others := [cell for cell in cells if id(cell) not in same]:
+            arms = ", ".join(cell.arm for cell in others)
             left_out[task] = f"left out, since they train differently: {arms}"
     return dataclasses.replace(runs, cells=kept), left_out
+
+
+def _but_rounds(cell: Cell) -> dict[str, Any]:
+    return {key: value for key, value in cell.training.items() if key not in ROUNDS}
 
 
 def _length(cells: Sequence[Cell]) -> tuple[bool, int, int]:

@@ -55,13 +55,14 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
 
     Of a hyperparameter that is ``env.tuned.<setting>.<agent>``'s value, ``env.tuned.<setting>.all``'s, or its default;
     of a key of the training that of ``env.tuned.<setting>.<agent>.training``, ``env.tuned.<setting>.training``, or its
-    default. The gradient steps of a round are its env steps times ``updates_per_env_step``; an agent that learns from
-    rollouts is updated once after each.
+    default. What comes with the kind of agent (``BaseAgent.TRAINING``) wins. The gradient steps of a round are its env
+    steps times ``updates_per_env_step``.
     """
+    name = OmegaConf.select(_root_, "agent.name", default=None)
+    of_kind = AGENTS[name].TRAINING if name in AGENTS and _parent_.get("name") is None else {}
+    if key in of_kind:
+        return of_kind[key]
     if key == "updates_per_round":
-        agent = _root_["agent"].get("name")
-        if "rollout_length" in (hyperparameters(AGENTS[agent]) if agent in AGENTS else ()):
-            return 1
         ratio = tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
         num_envs = _root_["num_envs"]
         of_round = num_envs * ratio
@@ -72,12 +73,12 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     setting, agent = _root_["setting"], _parent_.get("name")
     tuned = _root_["env"]["tuned"].get(setting) or {}
     if agent is None:
-        of_agent = tuned.get(_root_["agent"].get("name")) or {}
+        of_agent = tuned.get(name) or {}
         owners = [of_agent.get(TRAINING), tuned.get(TRAINING)]
     else:
         owners = [tuned.get(agent), tuned.get(ALL)]
     for values in owners:
-        if key in (values or {}):
+        if isinstance(values, DictConfig) and key in values:
             return values[key]
     if agent is not None:
         return defaults(AGENTS[agent])[key]
@@ -354,7 +355,9 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
 
 
-def _require_keys(prefix: str, values: dict[str, Any], known: Collection[str]) -> None:
+def _require_keys(prefix: str, values: Any, known: Collection[str]) -> None:
+    if not isinstance(values, dict):
+        raise InvalidValueError(prefix.rstrip("."), values, f"must have keys, of {', '.join(sorted(known))}")
     for key, value in values.items():
         if key not in known:
             raise InvalidValueError(f"{prefix}{key}", value, f"no such key; there are {', '.join(sorted(known))}")
@@ -371,7 +374,9 @@ def _require_schema(plain: dict[str, Any]) -> None:
             agents = [AGENTS[name] for name in AGENTS if owner in (ALL, name)]
             known = {key for agent in agents for key in hyperparameters(agent)} or TRAINING_KEYS
             own_training = values.get(TRAINING) if owner in AGENTS else None
-            _require_keys(f"env.tuned.{setting}.{owner}.{TRAINING}.", own_training or {}, TRAINING_KEYS)
+            _require_keys(
+                f"env.tuned.{setting}.{owner}.{TRAINING}.", {} if own_training is None else own_training, TRAINING_KEYS
+            )
             others = {key: value for key, value in values.items() if owner not in AGENTS or key != TRAINING}
             _require_keys(f"env.tuned.{setting}.{owner}.", others, known)
     for prefix, schema in schemas.items():

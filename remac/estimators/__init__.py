@@ -1,4 +1,4 @@
-"""Order statistics of samples: gradients, advantages and exact values; usable without the rest of this project."""
+"""Gradients, advantages and exact values of order statistics, and others; usable without the rest of this project."""
 
 from remac.estimators.advantages import (
     expected_improvement,
@@ -12,6 +12,7 @@ from remac.estimators.advantages import (
     score_function_loss,
 )
 from remac.estimators.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
+from remac.estimators.generalized import generalized_advantages
 from remac.estimators.order_statistics import Objective, lstat, lstat_weights, max_at_k, rank_weights, sample_weights
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "expected_improvement",
     "expected_lstat",
     "expected_max",
+    "generalized_advantages",
     "include_one",
     "leave_one_out",
     "leave_two_out_baseline",

@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-
-from remac.types import Array
+from jax import Array
 
 
 def generalized_advantages(

@@ -31,6 +31,11 @@ class Experience(Protocol):
         ...
 
     @property
+    def on_policy(self) -> bool:
+        """Whether an update has to be by the policy that acted, so that there is one a round, from the first."""
+        ...
+
+    @property
     def split(self) -> Any:
         """What ``init`` returns, with where each leaf lives in place of it (``remac.training.devices``)."""
         ...
@@ -88,6 +93,7 @@ class Replay:
     num_steps: int = 1
 
     steps_per_round: ClassVar[int] = 1
+    on_policy: ClassVar[bool] = False
     split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]
 
     def validate(self, capacity: int, num_envs: int) -> None:
@@ -128,10 +134,12 @@ class Rollout:
     Attributes:
         steps_per_round: T.
         num_minibatches: Equal parts that the steps of all environments are cut into.
+        on_policy: Whether an update has to be by the policy that acted, so that there is one a round, from the first.
     """
 
     steps_per_round: int
     num_minibatches: int = 1
+    on_policy: bool = False
 
     split: ClassVar[Any] = ()
 

@@ -90,6 +90,11 @@ class TrainConfig:
             raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least {name}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         experience.validate(self.replay_capacity, num_envs)
+        if experience.on_policy:
+            for name, value in (("updates_per_round", 1), ("prefill_env_steps", 0)):
+                if getattr(self, name) != value:
+                    allowed = f"must be {value} for an agent that learns from its own last rollout"
+                    raise InvalidValueError(name, getattr(self, name), allowed)
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one."""

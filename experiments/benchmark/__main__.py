@@ -7,7 +7,7 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profi
 ``environment``, ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of time that
 saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries,
 installed from the package index; ``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings,
-precision and a whole training of the protocol, on a GPU or TPU; ``parts=speed,learning,protocol`` chooses among
+precision and a whole training of the protocol, on a GPU; ``parts=speed,learning,protocol`` chooses among
 them), ``program`` (what a GPU would run, compiled without one).
 """
 

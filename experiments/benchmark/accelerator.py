@@ -1,8 +1,8 @@
 """Suite ``accelerator``: what members, XLA's settings and precision do to speed and to the learning curve.
 
-Everything is on ``brax/halfcheetah`` with the protocol's settings (arXiv 2606.05888), but for the replay of
-``SPEED_ROWS`` rows where speed is measured. XLA reads its settings once a process, so every case is a process of its
-own: all of them compile at the same time, and then are measured in turn.
+Everything is on ``brax/halfcheetah`` with the protocol's settings (arXiv 2606.05888), but for a replay of
+``SPEED_ROWS`` rows and episodes of 100 steps where speed is measured. XLA reads its settings once a process, so every case is a process of its
+own: several compile at the same time, and then all are measured in turn.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from remac.machine import available_cpus
 from remac.validation import InvalidValueError
 
 TASK = ("env=brax/halfcheetah",)
-SHORT_EPISODES = ("+env.options.episode_length=100",)  # of the speed's evaluation, which is not measured
+SHORT_EPISODES = ("+env.options.episode_length=100",)  # so that the first evaluation is over soon
 SMALL_TASK = ("env=probe/action", "agent.batch_size=8", "agent.hidden_sizes=[8]", "num_eval_episodes=2")
 SPEED_ROWS = 100_000
 DEFAULT = "default"
@@ -113,8 +113,8 @@ def measure_speed(cases: list[Case], task: tuple[str, ...], seconds: float, repe
         # Tracing and compiling keep a few cores busy each; so many more at once are slower together.
         with concurrent.futures.ThreadPoolExecutor(max(1, available_cpus() // 4)) as pool:
             preparing = [pool.submit(training.prepare) for training in trainings.values()]
-            for _ in tqdm(concurrent.futures.as_completed(preparing), "compiling", len(cases), dynamic_ncols=True):
-                pass
+            for one in tqdm(concurrent.futures.as_completed(preparing), "compiling", len(cases), dynamic_ncols=True):
+                one.result()
         rates: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
         for case in timing.turns([case for case in cases if not trainings[case].error], repeats):
             rates[case].append(trainings[case].ask("measure"))

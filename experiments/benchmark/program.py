@@ -58,9 +58,9 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
     Returns:
         Rows with ``kernels`` (of a gradient step, an action or an environment step of all members together), of them
         ``products``, ``reductions`` and ``copies``; ``temporary_mib`` and ``argument_mib``, the part of it that is
-        ``donated``; ``from_host``, operations that wait for the host; ``compile_seconds``; or ``error``.
+        donated, ``donated_mib``; ``from_host``, operations that wait for the host; ``compile_seconds``; or ``error``.
     """
-    directory = directory or Path("runs", "benchmark", "environments", "cuda")
+    directory = directory or Path("runs", "benchmark", "environments", f"cuda-{jax.__version__}")
     error = install_plugin(directory)
     cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3") for members in (1, 40, 160)]
     cases += [("act", "sac", 1), ("step", "brax/halfcheetah", 1), ("brax_step", "brax/halfcheetah", 1)]

@@ -1,8 +1,8 @@
 """Suite ``accelerator``: what members, XLA's settings and precision do to speed and to the learning curve.
 
 Everything is on ``brax/halfcheetah`` with the protocol's settings (arXiv 2606.05888), but for a replay of
-``SPEED_ROWS`` rows and episodes of 100 steps where speed is measured. XLA reads its settings once a process, so every case is a process of its
-own: several compile at the same time, and then all are measured in turn.
+``SPEED_ROWS`` rows and episodes of 100 steps where speed is measured. XLA reads its settings once a process, so every
+case is a process of its own: several compile at the same time, and then all are measured in turn.
 """
 
 import concurrent.futures

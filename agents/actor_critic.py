@@ -15,7 +15,7 @@ import optax
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from agents.base import SATURATED, BaseAgent
+from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import on_accelerator
 from remac.policies import normalization
@@ -86,7 +86,6 @@ class ActorCritic(BaseAgent):
 
     Adam is m_hat / (sqrt(v_hat) + epsilon): epsilon stands outside the root and after bias correction (Kingma and Ba,
     2015, algorithm 1, arXiv 1412.6980). That is what ``actor_adam_epsilon`` and ``critic_adam_epsilon`` set.
-
     """
 
     learning_rate: Array = number(3e-4, "learning rate of all networks", 0, open_minimum=True).field()
@@ -511,13 +510,7 @@ class StochasticActorCritic(ActorCritic):
         action, log_prob = distribution.sample(key, self.num_actor_samples(), reparameterize=self.reparameterizes())
         q_values = self.actor_values(state, batch.observation, action)
         objective = self.actor_objective(state, q_values, log_prob)
-        metrics = {
-            "actor/entropy": -jnp.mean(log_prob),
-            "actor/saturation": jnp.mean(jnp.abs(action) > SATURATED),
-            "actor/tanh_slope": jnp.mean(1.0 - action**2),
-            **distribution.metrics(),
-        }
-        return objective, jnp.mean(q_values, axis=0), metrics
+        return objective, jnp.mean(q_values, axis=0), policy_metrics(distribution, action, log_prob)
 
     def next_action(self, state: AgentState, key: Key, next_observation: Array) -> tuple[Array, Array]:
         """Draws one action of the policy just updated."""

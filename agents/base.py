@@ -4,17 +4,29 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from remac.hyperparameters import Hyperparameter, check, hyperparameters
 from remac.policies import normalization
+from remac.policies.distributions import Distribution
 from remac.policies.networks import PolicyNetwork
 from remac.policies.policy import Policy
-from remac.types import Array
+from remac.types import Array, Metrics
 from remac.validation import InvalidValueError, require_int
 
 SATURATED = 0.99
+
+
+def policy_metrics(distribution: Distribution, action: Array, log_prob: Array) -> Metrics:
+    """Returns what sampled actions `[..., action_dim]`, and their log-probabilities `[...]`, say of a policy."""
+    return {
+        "actor/entropy": -jnp.mean(log_prob),
+        "actor/saturation": jnp.mean(jnp.abs(action) > SATURATED),
+        "actor/tanh_slope": jnp.mean(1.0 - action**2),
+        **distribution.metrics(),
+    }
 
 
 @struct.dataclass

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from agents.base import SATURATED, BaseAgent
+from agents.actor_critic import ActorCritic, StochasticActorCritic
+from agents.base import BaseAgent, policy_metrics
 from remac.estimators.generalized import generalized_advantages
-from remac.hyperparameters import choice, flag, integer, number, widths
+from remac.hyperparameters import choice, flag, integer, number, redeclared
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork, ValueNetwork
+from remac.policies.networks import LOG_STD_RANGE, PRECISIONS, PolicyNetwork, ValueNetwork
 from remac.policies.normalization import RunningStatistics
-from remac.training.experience import Rollout
+from remac.training.experience import ON_POLICY_TRAINING, Rollout
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
 
@@ -51,7 +52,7 @@ class PPO(BaseAgent):
     """
 
     learning_rate: Array = number(3e-4, "learning rate of both networks", 0, open_minimum=True).field()
-    gamma: Array = number(0.99, "discount factor", 0, 1).field()
+    gamma: Array = redeclared(ActorCritic, "gamma", 0.99)
     gae_lambda: Array = number(0.95, "lambda of the generalised advantage", 0, 1).field()
     clip_range: Array = number(0.2, "c, how far the ratio may go from 1", 0, open_minimum=True).field()
     entropy_weight: Array = number(0.0, "weight of the entropy bonus", 0).field()
@@ -66,23 +67,15 @@ class PPO(BaseAgent):
     num_epochs: int = integer(10, "passes over a rollout").field()
     num_minibatches: int = integer(32, "parts of a rollout, one gradient step each").field()
     normalize_advantages: bool = flag(True, "whether advantages have mean 0 and deviation 1 in a minibatch").field()
-    hidden_sizes: tuple[int, ...] = widths((64, 64), "width of each hidden layer of both networks").field()
-    activation: str = choice("tanh", "activation after each hidden layer of both networks", ACTIVATIONS).field()
-    log_std_bounds: str = choice(
-        "clip", "how the log standard deviation is kept within its range", LOG_STD_BOUNDS
-    ).field()
-    log_std_max: float = number(
-        LOG_STD_RANGE[1], "greatest log standard deviation, before tanh", -9, LOG_STD_RANGE[1], is_leaf=False
-    ).field()
-    mean_max: float | None = number(
-        None, "bound of the policy's mean before tanh, on either side; null: none", 0, open_minimum=True, is_leaf=False
-    ).field()
+    hidden_sizes: tuple[int, ...] = redeclared(ActorCritic, "hidden_sizes", (64, 64))
+    activation: str = redeclared(ActorCritic, "activation", "tanh")
+    log_std_bounds: str = redeclared(StochasticActorCritic, "log_std_bounds", "clip")
+    log_std_max: float = redeclared(StochasticActorCritic, "log_std_max", LOG_STD_RANGE[1])
+    mean_max: float | None = redeclared(StochasticActorCritic, "mean_max", None)
     matmul_precision: str = choice("default", "precision of products, on accelerators", PRECISIONS).field()
-    normalize_observations: bool = flag(
-        True, "whether networks see observations less their running mean, over their deviation"
-    ).field()
+    normalize_observations: bool = redeclared(ActorCritic, "normalize_observations", True)
 
-    TRAINING: ClassVar[dict[str, Any]] = {"updates_per_round": 1, "prefill_env_steps": 0}
+    TRAINING: ClassVar[dict[str, Any]] = ON_POLICY_TRAINING
 
     @property
     def experience(self) -> Rollout:
@@ -188,19 +181,15 @@ class PPO(BaseAgent):
         values = self.value_network.apply({"params": value}, batch["observation"])
         value_loss = jnp.mean((values - batch["target"]) ** 2)
         action, log_prob = distribution.sample(key, 1)
-        entropy = -jnp.mean(log_prob)
         metrics = {
             "actor/loss": actor_loss,
-            "actor/entropy": entropy,
-            "actor/saturation": jnp.mean(jnp.abs(action) > SATURATED),
-            "actor/tanh_slope": jnp.mean(1.0 - action**2),
             "actor/kl": jnp.mean(ratio - 1.0 - log_ratio),
             "actor/clipped": jnp.mean(jnp.abs(ratio - 1.0) > self.clip_range),
             "critic/loss": value_loss,
             "critic/value_mean": jnp.mean(values),
-            **distribution.metrics(),
+            **policy_metrics(distribution, action, log_prob),
         }
-        return actor_loss + self.value_weight * value_loss - self.entropy_weight * entropy, metrics
+        return actor_loss + self.value_weight * value_loss - self.entropy_weight * metrics["actor/entropy"], metrics
 
     def _step(self, state: PPOState, key: Key, order: Array, rows: dict[str, Array]) -> tuple[PPOState, Metrics]:
         """Makes a gradient step from some of the rollout's rows."""

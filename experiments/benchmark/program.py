@@ -140,14 +140,7 @@ def _act(agent: str, num_members: int) -> Made:
 def _training(agent: str, num_members: int) -> tuple[Any, training.TrainState, training.Steps]:
     """Returns agents of half cheetah's sizes, their state, and a round's steps, as shapes."""
     agents = stack_members([update.make_agent(agent, 512, 64)] * num_members)
-    init = functools.partial(
-        training.init_train_state,
-        observation_size=update.OBSERVATION_SIZE,
-        action_size=update.ACTION_SIZE,
-        num_envs=update.NUM_ENVS,
-        replay_capacity=update.CAPACITY,
-    )
-    state, _ = jax.eval_shape(init, agents, jax.random.split(jax.random.key(0), num_members))
+    state, _ = jax.eval_shape(update.init_state, agents, jax.random.split(jax.random.key(0), num_members))
     return agents, state, jax.eval_shape(functools.partial(update.make_steps, num_members))
 
 

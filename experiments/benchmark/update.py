@@ -24,6 +24,13 @@ from remac.types import Transition
 
 # Half cheetah.
 OBSERVATION_SIZE, ACTION_SIZE, NUM_ENVS, CAPACITY = 17, 6, 128, 100_000
+init_state = functools.partial(
+    training.init_train_state,
+    observation_size=OBSERVATION_SIZE,
+    action_size=ACTION_SIZE,
+    num_envs=NUM_ENVS,
+    replay_capacity=CAPACITY,
+)
 # SAC, and ReMAC with N and M.
 AGENTS = ("sac", "remac 8,4", "remac 16,8")
 
@@ -89,13 +96,7 @@ def make_program(name: str, batch_size: int, width: int, num_members: int, num_u
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
     stacked = stack_members([make_agent(name, batch_size, width)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
-    sizes = {
-        "observation_size": OBSERVATION_SIZE,
-        "action_size": ACTION_SIZE,
-        "replay_capacity": CAPACITY,
-        "num_envs": NUM_ENVS,
-    }
-    state, _ = jax.jit(functools.partial(training.init_train_state, **sizes))(stacked, keys)
+    state, _ = jax.jit(init_state)(stacked, keys)
     learn = jax.jit(training.learn, static_argnames="num_updates", donate_argnums=1)
     new = make_steps(num_members)
     for _ in range(CAPACITY // NUM_ENVS // 10):

@@ -16,6 +16,8 @@ from remac.training.replay import ReplayState
 from remac.types import Array, Key, PyTree, Transition
 from remac.validation import InvalidValueError
 
+ON_POLICY_TRAINING = {"updates_per_round": 1, "prefill_env_steps": 0}  # what ``on_policy`` requires of a training
+
 
 class Experience(Protocol):
     """A kind of experience: static, and equal for all members of a population.

@@ -16,7 +16,7 @@ from remac.policies.policy import Policy
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.evaluation import Evaluator
-from remac.training.experience import Experience, transition_example
+from remac.training.experience import ON_POLICY_TRAINING, Experience, transition_example
 from remac.training.functions import (
     Steps,
     TrainState,
@@ -91,7 +91,7 @@ class TrainConfig:
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         experience.validate(self.replay_capacity, num_envs)
         if experience.on_policy:
-            for name, value in (("updates_per_round", 1), ("prefill_env_steps", 0)):
+            for name, value in ON_POLICY_TRAINING.items():
                 if getattr(self, name) != value:
                     allowed = f"must be {value} for an agent that learns from its own last rollout"
                     raise InvalidValueError(name, getattr(self, name), allowed)

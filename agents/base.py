@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -65,7 +66,8 @@ class BaseAgent:
                 if values[name] is None:
                     raise InvalidValueError(name, None, f"{cls.__name__}.make_fields must make a number of it")
                 is_integer = name in declared and declared[name].type is int
-                values[name] = np.asarray(values[name], np.int32 if is_integer else np.float32)
+                dtype = np.int32 if is_integer else np.float32
+                values[name] = jax.tree.map(lambda value, dtype=dtype: np.asarray(value, dtype), values[name])
         return cls(**values)
 
     @classmethod

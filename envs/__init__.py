@@ -7,7 +7,7 @@ from typing import Any
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_int, require_one_of
 
-SUITES = ("brax", "mujoco", "probe")
+SUITES = ("brax", "mujoco", "probe", "risk")
 
 
 def names() -> list[str]:

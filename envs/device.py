@@ -15,7 +15,8 @@ from remac.validation import InvalidValueError, require_bool, require_int
 class Task(Protocol):
     """One episode of one environment, as pure functions. This is what a new device environment has to provide.
 
-    It is hashable and does not change, like a frozen dataclass.
+    It is hashable and does not change, like a frozen dataclass. A task in which chance plays a part says so by an
+    attribute ``stochastic = True``; its ``advance`` then takes a key as well, which is consumed.
 
     Attributes:
         observation_size: obs_dim.
@@ -29,7 +30,9 @@ class Task(Protocol):
         """Draws a start: the simulator's state, and its observation `[obs_dim]`. The key is consumed."""
         ...
 
-    def advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array] | tuple[Any, ...]:
+    def advance(
+        self, physics: PyTree, action: Array, *key: Key
+    ) -> tuple[PyTree, Array, Array, Array] | tuple[Any, ...]:
         """Applies an action `[action_dim]` in [-1, 1].
 
         Returns:
@@ -102,18 +105,25 @@ class DeviceEnvironment:
         """What the task's steps are measured by."""
         physics, _ = jax.eval_shape(self.task.start, jax.random.key(0))
         action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
-        return tuple(sorted(jax.eval_shape(self._advance, physics, action)[4]))
+        chance = [jax.random.key(0)] if self._is_stochastic else []
+        return tuple(sorted(jax.eval_shape(self._advance, physics, action, *chance)[4]))
 
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggering."""
         return dataclasses.replace(self, num_envs=num_envs, stagger_first_episodes=False)
 
-    def reset(self, key: Key) -> EnvState:
-        """Starts new episodes in all environments. The key is consumed."""
+    def reset(self, key: Key, group_size: int = 1) -> EnvState:
+        """Starts new episodes in all environments, those of ``group_size`` neighbours from the same start.
+
+        The key is consumed.
+        """
         start_key, stagger_key, next_key = jax.random.split(key, 3)
         starts = jax.vmap(self.task.start)(jax.random.split(start_key, 2 * self.num_envs))
         usable = _is_sound(starts[1])
         rows = jnp.where(usable, jnp.arange(len(usable)), jnp.argmax(usable))
+        if group_size > 1:
+            first, waiting = jnp.split(rows, 2)
+            rows = jnp.concatenate([jnp.repeat(first[::group_size], group_size), waiting])
         starts = jax.tree.map(lambda leaf: leaf[rows], starts)
         physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
         waiting = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
@@ -139,9 +149,10 @@ class DeviceEnvironment:
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
-        next_key, start_key = jax.random.split(state.key)
+        next_key, start_key, *chance_keys = jax.random.split(state.key, 3 if self._is_stochastic else 2)
+        chances = [jax.random.split(key, self.num_envs) for key in chance_keys]
         physics, waiting, first = state.physics
-        physics, observation, reward, termination, metrics = jax.vmap(self._advance)(physics, action)
+        physics, observation, reward, termination, metrics = jax.vmap(self._advance)(physics, action, *chances)
         diverged = ~(_is_sound(reward[:, None]) & _is_sound(observation))
         reward = jnp.where(diverged, 0.0, reward)
         observation = jnp.where(diverged[:, None], state.observation, observation)
@@ -173,8 +184,12 @@ class DeviceEnvironment:
             metrics={name: jnp.where(diverged, 0.0, value) for name, value in metrics.items()},
         )
 
-    def _advance(self, physics: PyTree, action: Array) -> tuple[PyTree, Array, Array, Array, Metrics]:
-        outcome = self.task.advance(physics, action)
+    @property
+    def _is_stochastic(self) -> bool:
+        return getattr(self.task, "stochastic", False)
+
+    def _advance(self, physics: PyTree, action: Array, *key: Key) -> tuple[PyTree, Array, Array, Array, Metrics]:
+        outcome = self.task.advance(physics, action, *key)
         metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
         return *outcome[:4], metrics
 

@@ -175,17 +175,21 @@ class MujocoEnvironment:
             self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads, model=self.model
         )
 
-    def reset(self, key: Key) -> EnvState:
+    def reset(self, key: Key, group_size: int = 1) -> EnvState:
         """Starts new episodes in all environments.
 
         Args:
             key: Typed JAX keys `[...]`; consumed. Each gives the starts of E environments.
+            group_size: So many neighbours have the same start, but not the same next ones; divides E.
 
         Returns:
             State with leading axes `[..., E]`. Reward is 0, and nothing has ended.
         """
         lead, keys = self._environment_keys(key)
         start, counts, keys = self._draw_sound_starts(keys)
+        if group_size > 1:
+            first = np.arange(len(keys)) // group_size * group_size
+            start, counts = _Start(*(leaf[first] for leaf in start)), counts[first]
         return self._started(lead, start, counts if self._stagger else np.zeros_like(counts), keys)
 
     def state_from(self, key: Key, qpos: np.ndarray, qvel: np.ndarray) -> EnvState:

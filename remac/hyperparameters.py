@@ -84,8 +84,8 @@ def flag(default: bool, meaning: str) -> Hyperparameter:
     return Hyperparameter(default, meaning, bool, "true, false", require_bool, False)
 
 
-def choice(default: str | None, meaning: str, choices: Iterable[str]) -> Hyperparameter:
-    """One of some names; static. With None as default, None is allowed."""
+def choice(default: str | None, meaning: str, choices: Iterable[str], *, is_leaf: bool = False) -> Hyperparameter:
+    """One of some names; static, unless fields made from it are not. With None as default, None is allowed."""
     names = list(choices)
 
     def check(name: str, value: Any) -> None:
@@ -93,7 +93,7 @@ def choice(default: str | None, meaning: str, choices: Iterable[str]) -> Hyperpa
             require_one_of(name, value, names)
 
     kind = str if default is not None else str | None
-    return Hyperparameter(default, meaning, kind, ", ".join(names) + _or_null(default), check, False)
+    return Hyperparameter(default, meaning, kind, ", ".join(names) + _or_null(default), check, is_leaf)
 
 
 def widths(default: tuple[int, ...] | None, meaning: str) -> Hyperparameter:

@@ -127,8 +127,12 @@ class Environment(Protocol):
         """Returns the same task with another number of environments and no staggered starts."""
         ...
 
-    def reset(self, key: Key) -> EnvState:
-        """Starts new episodes in all environments. The key is consumed."""
+    def reset(self, key: Key, group_size: int = 1) -> EnvState:
+        """Starts new episodes in all environments, those of ``group_size`` neighbours from the same start.
+
+        What then happens by chance differs among them, and so do their next starts. ``group_size`` divides E. The key
+        is consumed.
+        """
         ...
 
     def step(self, state: EnvState, action: Array | np.ndarray) -> EnvState:

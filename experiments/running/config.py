@@ -26,7 +26,7 @@ from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_conf
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
-from remac.training.loop import TrainConfig
+from remac.training.loop import TrainConfig, round_bytes
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
@@ -243,6 +243,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
 
     hyperparameters = dict(plain["agent"])
     agent_class = AGENTS[hyperparameters.pop("name")]
+    if "episode_length" in hyperparameters and hyperparameters["episode_length"] is None:
+        hyperparameters["episode_length"] = env.episode_length
     with _named("agent."):
         agent = agent_class.create(env.observation_size, env.action_size, **hyperparameters)
 
@@ -427,6 +429,14 @@ def _require_memory(config: TrainConfig, agent: Agent, env: Environment) -> None
             f"{config.replay_rows} rows need {needed} bytes ({needed / 2**30:.1f} GiB), "
             f"and {available} are available; must be at most {fitting}",
         )
+    length, of_round = agent.experience.steps_per_round, round_bytes(agent, env)
+    if length > 1 and of_round > available:
+        allowed = (
+            f"a round of so many steps in num_envs={env.num_envs} environments needs {of_round} bytes "
+            f"({of_round / 2**30:.1f} GiB), and {available} are available; "
+            f"must be at most {length * available // of_round}"
+        )
+        raise InvalidValueError(agent.experience.length_key, length, allowed)
 
 
 def available_memory_bytes() -> int:

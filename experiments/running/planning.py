@@ -15,6 +15,7 @@ from experiments.records.run_directory import require_unused
 from experiments.running.config import Job, available_memory_bytes
 from experiments.running.resume import require_resumable
 from remac.training.functions import structure_of
+from remac.training.loop import round_bytes
 from remac.types import PyTree
 from remac.validation import InvalidValueError, require_number
 
@@ -113,14 +114,14 @@ def structure(job: Job) -> Any:
 
 
 def member_bytes(job: Job) -> int:
-    """Returns what one member needs: replay, agent, and the environments of suites on the device."""
+    """Returns what one member needs: replay, a round, agent, and the environments of suites on the device."""
     key = jax.random.key(0)
     held = [jax.eval_shape(job.agent.init, key)]
     if job.env.on_device:
         evaluation = job.env.for_evaluation(job.train_config.num_eval_episodes)
         both_modes = jax.eval_shape(lambda keys: jax.vmap(evaluation.reset)(keys), jax.random.split(key))
         held += [jax.eval_shape(job.env.reset, key), both_modes]
-    return job.train_config.replay_bytes(job.agent, job.env) + _num_bytes(held)
+    return job.train_config.replay_bytes(job.agent, job.env) + round_bytes(job.agent, job.env) + _num_bytes(held)
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -13,16 +13,20 @@ from remac.estimators.advantages import (
 )
 from remac.estimators.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
 from remac.estimators.generalized import generalized_advantages
+from remac.estimators.group_coefficients import ESTIMATORS, gap_weights, group_coefficients
 from remac.estimators.order_statistics import Objective, lstat, lstat_weights, max_at_k, rank_weights, sample_weights
 
 __all__ = [
+    "ESTIMATORS",
     "Objective",
     "exact_advantage",
     "exact_expected_improvement",
     "expected_improvement",
     "expected_lstat",
     "expected_max",
+    "gap_weights",
     "generalized_advantages",
+    "group_coefficients",
     "include_one",
     "leave_one_out",
     "leave_two_out_baseline",

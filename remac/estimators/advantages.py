@@ -79,7 +79,7 @@ def leave_one_out(rewards: Array, objective: Objective, k: int) -> Array:
     """
     rewards = check_samples("rewards", rewards)
     n = rewards.shape[-1]
-    _check_below(k, n)
+    require_below(k, n)
     group = SortedGroup(rewards)
     return _batch_value(group, objective, k) - (k / n) * _lstat_advantage(group, objective, k)
 
@@ -105,7 +105,7 @@ def lstat_advantage(rewards: Array, objective: Objective, k: int) -> Array:
         InvalidValueError: On a bad objective, k >= N, an empty group, or rewards known to be not finite.
     """
     rewards = check_samples("rewards", rewards)
-    _check_below(k, rewards.shape[-1])
+    require_below(k, rewards.shape[-1])
     return _lstat_advantage(SortedGroup(rewards), objective, k)
 
 
@@ -157,7 +157,7 @@ def leave_two_out_baseline(rewards: Array, k: int) -> Array:
     """
     rewards = check_samples("rewards", rewards)
     n = rewards.shape[-1]
-    _check_below(k, n)
+    require_below(k, n)
     # The share of the other samples that lie above gap m, when the sample left out lies above (below) it.
     # C(m, K-1) at m = N-1 would exceed the number of subsets, and its share is zero.
     m = np.arange(1, n)
@@ -351,7 +351,8 @@ def check_concrete(name: str, values: Array, test: Callable[[np.ndarray], np.nda
         raise InvalidValueError(name, float(bad.flat[0]), allowed)
 
 
-def _check_below(k: int, n: int) -> None:
+def require_below(k: int, n: int) -> None:
+    """Raises unless k retries are fewer than n samples."""
     if check_num_retries(k) >= n:
         raise InvalidValueError("k", k, f"must be below the number of samples, n={n}")
 

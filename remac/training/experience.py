@@ -24,6 +24,8 @@ class Experience(Protocol):
 
     Attributes:
         steps_per_round: T, steps of every environment in a round.
+        on_policy: Whether an update has to be by the policy that acted, so that there is one a round, from the first.
+        group_size: N, if every round begins with new episodes; otherwise None.
         split: What ``init`` returns, with where each leaf lives in place of it (``remac.training.devices``).
     """
 
@@ -35,6 +37,14 @@ class Experience(Protocol):
     @property
     def on_policy(self) -> bool:
         """Whether an update has to be by the policy that acted, so that there is one a round, from the first."""
+        ...
+
+    @property
+    def group_size(self) -> int | None:
+        """N, if every round begins with new episodes, those of N neighbouring environments from the same start.
+
+        None: environments go on where the round before has left them.
+        """
         ...
 
     @property
@@ -96,6 +106,7 @@ class Replay:
 
     steps_per_round: ClassVar[int] = 1
     on_policy: ClassVar[bool] = False
+    group_size: ClassVar[None] = None
     split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]
 
     def validate(self, capacity: int, num_envs: int) -> None:
@@ -137,12 +148,15 @@ class Rollout:
         steps_per_round: T.
         num_minibatches: Equal parts that the steps of all environments are cut into.
         on_policy: Whether an update has to be by the policy that acted, so that there is one a round, from the first.
+        length_key: What T is called on the command line.
     """
 
     steps_per_round: int
     num_minibatches: int = 1
     on_policy: bool = False
 
+    group_size: ClassVar[int | None] = None
+    length_key: ClassVar[str] = "agent.rollout_length"
     split: ClassVar[Any] = ()
 
     def validate(self, capacity: int, num_envs: int) -> None:
@@ -166,6 +180,27 @@ class Rollout:
     def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
         """Returns the member's last round, `[T, E, ...]`."""
         return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes(Rollout):
+    """A rollout that begins with new episodes, in groups of ``group_size`` from one start each.
+
+    An environment's first episode is what counts; the steps after its end are of others, from other starts.
+
+    Attributes:
+        group_size: N.
+    """
+
+    group_size: int = 1  # type: ignore[misc]
+    length_key: ClassVar[str] = "agent.episode_length"
+
+    def validate(self, capacity: int, num_envs: int) -> None:
+        """Requires whole groups and equal parts."""
+        if num_envs % self.group_size:
+            allowed = f"must be a multiple of agent.num_samples={self.group_size}, the episodes from one start"
+            raise InvalidValueError("num_envs", num_envs, allowed)
+        super().validate(capacity, num_envs)
 
 
 def transition_example(observation_size: int, action_size: int, extras: PyTree = ()) -> Transition:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from remac.training.functions import (
 )
 from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
-from remac.types import Array, Environment, EnvState, Key, PyTree
+from remac.types import Array, Environment, EnvState, Key, PyTree, Transition
 from remac.validation import InvalidValueError, require_int, require_number
 
 # Few steps say nothing about how often a simulation breaks down.
@@ -98,8 +99,17 @@ class TrainConfig:
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one."""
-        example = transition_example(env.observation_size, env.action_size, extras_of(agent, env.observation_size))
-        return agent.experience.num_bytes(example, self.replay_rows, num_members)
+        return agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
+
+
+def round_bytes(agent: Agent, env: Environment) -> int:
+    """Returns the size in bytes of a member's round: its steps as they are made, and as they are learned from."""
+    row = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_example(agent, env)))
+    return 2 * row * env.num_envs * agent.experience.steps_per_round
+
+
+def _example(agent: Agent, env: Environment) -> Transition:
+    return transition_example(env.observation_size, env.action_size, extras_of(agent, env.observation_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +346,7 @@ class _Loop:
         self.env_state: EnvState = reset(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
         self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
+        self._split_keys = split.program(_split_keys, (SPLIT,), SPLIT)
         self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
 
     @property
@@ -391,6 +402,10 @@ class _Loop:
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
         learning = self._learn(num_updates)
         for _ in range(num_rounds):
+            if (group_size := self.agents.experience.group_size) is not None:
+                keys, reset_keys = self._split_keys(self.state.key)
+                self.state = dataclasses.replace(self.state, key=keys)
+                self.env_state = self.env.reset(reset_keys, group_size)
             steps = []
             for _ in range(self.steps_per_round):
                 before = self.env_state
@@ -486,6 +501,12 @@ class _Loop:
             raise error
 
 
+def _split_keys(keys: Key) -> tuple[Key, Key]:
+    """Returns two keys for each `[P]`, which are consumed."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
 def _reset(keys: Key, *, env: Environment) -> EnvState:
     return map_members(env.reset, keys)
 
@@ -493,10 +514,14 @@ def _reset(keys: Key, *, env: Environment) -> EnvState:
 def _rounds(
     agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
 ) -> tuple[TrainState, EnvState]:
-    length = agents.experience.steps_per_round
+    length, group_size = agents.experience.steps_per_round, agents.experience.group_size
 
     def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
         state, before = carry
+        if group_size is not None:
+            keys, reset_keys = _split_keys(state.key)
+            state = dataclasses.replace(state, key=keys)
+            before = map_members(functools.partial(env.reset, group_size=group_size), reset_keys)
 
         def one_step(carry: tuple[Key, EnvState], _: None) -> tuple[tuple[Key, EnvState], Steps]:
             keys, before = carry

@@ -1,0 +1,208 @@
+"""What agents share that learn from their own last steps: epochs of shuffled minibatches, and the clipped surrogate."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from agents.actor_critic import ActorCritic, StochasticActorCritic
+from agents.base import BaseAgent, policy_metrics
+from remac.hyperparameters import choice, integer, number, redeclared
+from remac.policies import normalization
+from remac.policies.distributions import TanhGaussian
+from remac.policies.networks import LOG_STD_RANGE, PRECISIONS, PolicyNetwork, ValueNetwork
+from remac.policies.normalization import RunningStatistics
+from remac.training.experience import ON_POLICY_TRAINING
+from remac.types import Array, Key, Metrics, PyTree, Transition
+
+
+@struct.dataclass
+class OnPolicyState:
+    """Everything that the agent learns.
+
+    Attributes:
+        policy: Variables of the policy network.
+        value: Variables of the value network.
+        optimizer: State of the optimiser of both.
+        normalizer: Moments of the observations seen.
+    """
+
+    policy: PyTree
+    value: PyTree
+    optimizer: optax.OptState
+    normalizer: RunningStatistics
+
+
+@struct.dataclass
+class OnPolicyAgent(BaseAgent):
+    """Base of agents that learn from the steps that they have just made; a subclass says what a step was worth.
+
+    One update is ``num_epochs`` passes over the last round, each in ``num_minibatches`` gradient steps of
+
+        -mean(min(r A, clip(r, 1 - c, 1 + c) A)) + value_weight mean((V - R)^2) - entropy_weight H
+
+    (Schulman et al., 2017, arXiv 1707.06347, eq. 9), r the ratio of the action's probability to that when it was drawn,
+    found from its value before tanh, and H the action's entropy, estimated by one action drawn at each state. The
+    advantage A and the value function's target R are what ``rows`` says. With one epoch of one minibatch r is 1,
+    nothing is clipped, and the actor's gradient is that of mean(A log pi).
+
+    Note: the moments that normalise observations take in a round after its update, so that the first ratio is 1.
+    """
+
+    learning_rate: Array = number(3e-4, "learning rate of both networks", 0, open_minimum=True).field()
+    clip_range: Array = number(0.2, "c, how far the ratio may go from 1", 0, open_minimum=True).field()
+    entropy_weight: Array = number(0.0, "weight of the entropy bonus", 0).field()
+    value_weight: Array = number(0.5, "weight of the value network's squared error", 0).field()
+    max_gradient_norm: Array = number(
+        0.5, "largest norm of a gradient; longer ones are cut", 0, open_minimum=True
+    ).field()
+    adam_epsilon: Array = number(
+        1e-5, "epsilon of Adam: added to its denominator, outside the root", 0, open_minimum=True
+    ).field()
+    num_epochs: int = integer(10, "passes over a round's steps").field()
+    num_minibatches: int = integer(32, "parts of a round's steps, one gradient step each").field()
+    hidden_sizes: tuple[int, ...] = redeclared(ActorCritic, "hidden_sizes", (64, 64))
+    activation: str = redeclared(ActorCritic, "activation", "tanh")
+    log_std_bounds: str = redeclared(StochasticActorCritic, "log_std_bounds", "clip")
+    log_std_max: float = redeclared(StochasticActorCritic, "log_std_max", LOG_STD_RANGE[1])
+    mean_max: float | None = redeclared(StochasticActorCritic, "mean_max", None)
+    matmul_precision: str = choice("default", "precision of products, on accelerators", PRECISIONS).field()
+    normalize_observations: bool = redeclared(ActorCritic, "normalize_observations", True)
+
+    TRAINING: ClassVar[dict[str, Any]] = ON_POLICY_TRAINING
+
+    @property
+    def policy_network(self) -> PolicyNetwork:
+        """The policy's network."""
+        return PolicyNetwork(
+            action_size=self.action_size,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            log_std_bounds=self.log_std_bounds,
+            log_std_max=self.log_std_max,
+            mean_max=self.mean_max,
+            precision=self.matmul_precision,
+        )
+
+    @property
+    def value_network(self) -> ValueNetwork:
+        """The value function's network."""
+        return ValueNetwork(self.hidden_sizes, self.activation, self.matmul_precision)
+
+    def rows(self, state: OnPolicyState, experience: Transition) -> tuple[dict[str, Array], Metrics]:
+        """Says what every step of a round was worth.
+
+        Args:
+            state: Of the policy that made the steps.
+            experience: `[T, E, ...]`, raw.
+
+        Returns:
+            ``observation`` (normalised) and ``advantage``, and unless nothing is to be learned of values ``target`` and
+            how much each step counts there, ``weight``, `[T, E, ...]`; and metrics of the round.
+        """
+        raise NotImplementedError
+
+    def init(self, key: Key) -> OnPolicyState:
+        """Starts parameters, optimiser and statistics. The key is consumed."""
+        policy_key, value_key = jax.random.split(key)
+        observation = jnp.zeros((1, self.observation_size))
+        policy = self.policy_network.init(policy_key, observation)
+        value = self.value_network.init(value_key, observation)
+        return OnPolicyState(
+            policy=policy,
+            value=value,
+            optimizer=self._make_optimizer().init((policy["params"], value["params"])),
+            normalizer=normalization.init(self.observation_size),
+        )
+
+    def observe(self, state: OnPolicyState, observation: Array) -> OnPolicyState:
+        """Leaves the statistics as they are: ``update`` moves them."""
+        return state
+
+    def act(
+        self, state: OnPolicyState, key: Key, observation: Array, *, deterministic: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """Chooses actions `[B, action_dim]` at raw observations `[B, obs_dim]`. The key is consumed.
+
+        Returns:
+            The actions, and of each its value before tanh and its log-probability.
+        """
+        distribution = self.policy(state).distribution(observation)
+        assert isinstance(distribution, TanhGaussian)
+        pre_tanh = distribution.mean if deterministic else distribution.sample_pre_tanh(key)
+        return jnp.tanh(pre_tanh), {"pre_tanh": pre_tanh, "log_prob": distribution.log_prob(pre_tanh[None])[0]}
+
+    def update(self, state: OnPolicyState, key: Key, experience: Transition) -> tuple[OnPolicyState, Metrics]:
+        """Makes all gradient steps of a round `[T, E, ...]`, raw. The key is consumed."""
+        rows, of_round = self.rows(state, experience)
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows | experience.extras)
+
+        def epoch(state: OnPolicyState, key: Key) -> tuple[OnPolicyState, Metrics]:
+            order_key, *step_keys = jax.random.split(key, self.num_minibatches + 1)
+            order = jax.random.permutation(order_key, len(rows["advantage"])).reshape(self.num_minibatches, -1)
+            return jax.lax.scan(
+                lambda state, step: self._step(state, *step, rows), state, (jnp.stack(step_keys), order)
+            )
+
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, self.num_epochs))
+        normalizer = normalization.update(state.normalizer, experience.observation.reshape(-1, self.observation_size))
+        means = {name: jnp.mean(values) for name, values in metrics.items()}
+        return state.replace(normalizer=normalizer), means | of_round
+
+    def diagnostics(self, state: OnPolicyState) -> Metrics:
+        """Returns nothing."""
+        return {}
+
+    def loss(self, params: tuple[PyTree, PyTree], key: Key, batch: dict[str, Array]) -> tuple[Array, Metrics]:
+        """Returns what a gradient step makes smaller, and metrics of it.
+
+        Args:
+            params: Of the policy and of the value function.
+            key: Consumed.
+            batch: What ``rows`` gave and ``act`` added, `[B, ...]`.
+        """
+        policy, value = params
+        distribution = self.policy_network.apply({"params": policy}, batch["observation"])
+        log_ratio = distribution.log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
+        ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)
+        clipped = jnp.clip(ratio, 1.0 - self.clip_range, 1.0 + self.clip_range)
+        actor_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+        action, log_prob = distribution.sample(key, 1)
+        metrics = {
+            "actor/loss": actor_loss,
+            "actor/kl": jnp.mean(ratio - 1.0 - log_ratio),
+            "actor/clipped": jnp.mean(jnp.abs(ratio - 1.0) > self.clip_range),
+            **policy_metrics(distribution, action, log_prob),
+        }
+        loss = actor_loss - self.entropy_weight * metrics["actor/entropy"]
+        if "target" not in batch:
+            return loss, metrics
+        values = self.value_network.apply({"params": value}, batch["observation"])
+        value_loss = jnp.mean(batch["weight"] * (values - batch["target"]) ** 2)
+        metrics |= {"critic/loss": value_loss, "critic/value_mean": jnp.mean(batch["weight"] * values)}
+        return loss + self.value_weight * value_loss, metrics
+
+    def advantage(self, batch: dict[str, Array]) -> Array:
+        """Returns the advantages of a minibatch as they count in a gradient step, `[B]`."""
+        return batch["advantage"]
+
+    def _step(
+        self, state: OnPolicyState, key: Key, order: Array, rows: dict[str, Array]
+    ) -> tuple[OnPolicyState, Metrics]:
+        """Makes a gradient step from some of the round's rows."""
+        params = state.policy["params"], state.value["params"]
+        batch = jax.tree.map(lambda leaf: leaf[order], rows)
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(params, key, batch)
+        updates, optimizer = self._make_optimizer().update(gradient, state.optimizer, params)
+        policy, value = optax.apply_updates(params, updates)
+        metrics["actor/grad_norm"] = optax.tree.norm(gradient[0])
+        metrics["critic/grad_norm"] = optax.tree.norm(gradient[1])
+        return state.replace(policy={"params": policy}, value={"params": value}, optimizer=optimizer), metrics
+
+    def _make_optimizer(self) -> optax.GradientTransformation:
+        # Built from the fields at every use, so that numbers can be traced.
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate, eps=self.adam_epsilon)
+        )

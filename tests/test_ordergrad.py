@@ -1,0 +1,288 @@
+"""OrderGrad on whole episodes: coefficients, the gradient step, and its expectation against the exact gradient."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import envs
+from agents import OrderGrad
+from envs.risk import CLIMBS, PRIZES
+from remac.estimators import expected_lstat, gap_weights, group_coefficients, lstat_advantage, maxpo_advantage, pkpo
+from remac.estimators.group_coefficients import ESTIMATORS, UNBIASED
+from remac.training.functions import make_steps
+from remac.training.loop import TrainConfig, stack_members, train
+from remac.types import Transition
+from remac.validation import InvalidValueError
+
+DEFINITIONS = {
+    "ordergrad": lambda r, k: k / r.shape[-1] * lstat_advantage(r, "max", k),
+    "maxpo": lambda r, k: k / r.shape[-1] * maxpo_advantage(r, k),
+    "pkpo": lambda r, k: pkpo(r, k, "none"),
+    "pkpo_leave_one_out": lambda r, k: pkpo(r, k, "leave_one_out"),
+    "pkpo_leave_one_out_minus_one": lambda r, k: pkpo(r, k, "leave_one_out_minus_one"),
+    "rloo": lambda r, k: np.stack([r[:, i] - np.delete(r, i, 1).mean(1) for i in range(r.shape[1])], 1) / r.shape[1],
+    "mean": lambda r, k: (r - r.mean(1, keepdims=True)) / r.shape[1],
+    "grpo": lambda r, k: (r - r.mean(1, keepdims=True)) / (r.std(1, keepdims=True) + 1e-8) / r.shape[1],
+}
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 5, 8]), st.data())
+def test_every_estimator_is_its_definition(seed, n, data):
+    """Ties included, in float64."""
+    k = data.draw(st.integers(1, n - 1))
+    rewards = np.random.default_rng(seed).integers(-4, 5, (3, n)) / 2.0
+    with jax.enable_x64(True):
+        for estimator in ESTIMATORS:
+            found = group_coefficients(rewards, gap_weights(estimator, None, k, n))
+            np.testing.assert_allclose(found, DEFINITIONS[estimator](rewards, k), atol=1e-12, err_msg=estimator)
+
+
+@pytest.mark.parametrize("objective", ["median", "lower_tail_mean:0.25", "gini_mean_difference", [3.0, 0.0, -1.0, 2.0]])
+def test_ordergrad_takes_every_objective(objective):
+    rewards = np.random.default_rng(0).normal(size=(5, 7))
+    with jax.enable_x64(True):
+        found = group_coefficients(rewards, gap_weights("ordergrad", objective, 4, 7))
+        np.testing.assert_allclose(found, 4 / 7 * lstat_advantage(rewards, objective, 4), atol=1e-12)
+
+
+def test_large_returns_keep_small_differences():
+    """Coefficients that sum to zero are made of differences only."""
+    rewards = np.float32(2**20) + np.arange(8, dtype=np.float32)
+    for estimator in ("ordergrad", "rloo", "mean", "pkpo_leave_one_out_minus_one"):
+        weights = gap_weights(estimator, None, 3, 8)
+        if weights.first == 0:
+            moved = group_coefficients(rewards, weights)
+            np.testing.assert_array_equal(moved, group_coefficients(rewards - np.float32(2**20), weights))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("nothing", None, 2, 4), "estimator=nothing: must be one of"),
+        (("rloo", "max", 2, 4), "objective=max: must be mean or null for estimator=rloo"),
+        (("ordergrad", None, 4, 4), "k=4: must be below the number of samples, n=4"),
+    ],
+)
+def test_what_does_not_fit_is_refused(values, message):
+    with pytest.raises(InvalidValueError, match=message):
+        gap_weights(*values)
+
+
+# --- one update ---------------------------------------------------------------------------------------------------
+
+LENGTH, NUM_ENVS = 5, 6
+
+
+def make(**options):
+    options = {"episode_length": LENGTH, "num_samples": 3, "num_retries": 2, "hidden_sizes": (5,)} | options
+    return OrderGrad.create(2, 1, **options)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """A round in which episodes end by terminations and time limits, and new ones begin after them."""
+    agent, keys = make(), jax.random.split(jax.random.key(1), 6)
+    state = agent.init(keys[0])
+    observation, after = jax.random.normal(keys[1], (2, LENGTH, NUM_ENVS, 2))
+    action, extras = jax.vmap(lambda key, at: agent.act(state, key, at))(jax.random.split(keys[2], LENGTH), observation)
+    ended = jax.random.randint(keys[3], (LENGTH, NUM_ENVS), 0, 5)
+    reward = jax.random.normal(keys[4], (LENGTH, NUM_ENVS))
+    discount = 1.0 - (ended == 0).astype(jnp.float32)
+    return state, Transition(observation, action, reward, discount, after, ended == 1, extras)
+
+
+def plain_gradient(agent, state, steps, baseline):
+    """Minus the mean over starts of sum_i c_i sum_t grad log pi, episode by episode."""
+    returns, lengths = np.zeros(NUM_ENVS), np.zeros(NUM_ENVS, int)
+    for env in range(NUM_ENVS):
+        for t in range(LENGTH):
+            returns[env] += float(agent.return_gamma) ** t * float(steps.reward[t, env])
+            lengths[env] += 1
+            if steps.discount[t, env] == 0 or steps.truncation[t, env]:
+                break
+    assert len(set(lengths)) > 2, "episodes of different lengths"
+    coefficients = np.concatenate(
+        [2 / 3 * np.asarray(lstat_advantage(group, "max", 2)) for group in returns.reshape(2, 3)]
+    )
+
+    def objective(params):
+        total = 0.0
+        for env in range(NUM_ENVS):
+            for t in range(lengths[env]):
+                distribution = agent.policy_network.apply({"params": params}, steps.observation[t, env][None])
+                log_prob = distribution.log_prob(steps.extras["pre_tanh"][t, env][None, None])[0, 0]
+                total += (coefficients[env] - baseline[t, env] / 3) * log_prob
+        return -total / 2
+
+    return jax.grad(objective)(state.policy["params"]), coefficients, lengths
+
+
+@pytest.mark.parametrize("baseline", ["none", "value"])
+def test_the_gradient_is_the_plain_one(steps, baseline):
+    state, steps = steps
+    agent = make(baseline=baseline, return_gamma=0.9, normalize_observations=False)
+    rows, metrics = agent.rows(state, steps)
+    batch = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
+    params = state.policy["params"], state.value["params"]
+    (found, by_value), of_loss = jax.grad(agent.loss, has_aux=True)(params, jax.random.key(0), batch)
+    values = agent.value_network.apply(state.value, steps.observation)
+    expected, coefficients, lengths = plain_gradient(agent, state, steps, values if baseline == "value" else 0 * values)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
+    assert metrics["actor/coefficient"] == pytest.approx(np.abs(coefficients).mean(), rel=1e-5)
+    if baseline == "value":
+        errors = [
+            (float(values[t, env]) - 3 * coefficients[env]) ** 2 for env in range(NUM_ENVS) for t in range(lengths[env])
+        ]
+        assert of_loss["critic/loss"] == pytest.approx(np.mean(errors), rel=1e-4)
+    else:
+        assert "critic/loss" not in of_loss and all(not leaf.any() for leaf in jax.tree.leaves(by_value))
+
+
+# --- its expectation ----------------------------------------------------------------------------------------------
+
+
+def exact_objective(params, agent, objective, k):
+    """Expected order statistic of K episodes of risk/ladder, whose outcomes are few: stop or fall at a rung."""
+    distribution = agent.policy_network.apply({"params": params}, jnp.eye(len(PRIZES)))
+    climb = jax.scipy.stats.norm.cdf(distribution.mean[:, 0] * jnp.exp(-distribution.log_std[:, 0]))
+    reach, prizes, probabilities = 1.0, [], []
+    for rung, holds in enumerate(CLIMBS):
+        prizes += [PRIZES[rung], 0.0]
+        probabilities += [reach * (1 - climb[rung]), reach * climb[rung] * (1 - holds)]
+        reach = reach * climb[rung] * holds
+    return expected_lstat(jnp.array([*prizes, PRIZES[-1]]), jnp.stack([*probabilities, reach]), objective, k)
+
+
+def sampled_gradients(agents, state, num_rounds=60):
+    """Gradients of many rounds, for stacked agents that differ in numbers, all from the same episodes."""
+    env = envs.make("risk/ladder", num_envs=4096)
+    one = jax.tree.map(lambda leaf: leaf[0], agents)
+
+    def gradients(key):
+        reset_key, loss_key, act_key = jax.random.split(key, 3)
+
+        def step(env_state, key):
+            action, extras = one.act(state, key, env_state.observation)
+            after = env.step(env_state, action)
+            return after, make_steps(env_state, action, extras, after).transition
+
+        start = env.reset(reset_key, one.num_samples)
+        _, steps = jax.lax.scan(step, start, jax.random.split(act_key, len(CLIMBS)))
+
+        def gradient(agent):
+            rows, _ = agent.rows(state, steps)
+            batch = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
+            params = state.policy["params"], state.value["params"]
+            return jax.grad(agent.loss, has_aux=True)(params, loss_key, batch)[0][0]
+
+        return jax.vmap(gradient)(agents)
+
+    return jax.jit(lambda keys: jax.lax.map(gradients, keys))(jax.random.split(jax.random.key(5), num_rounds))
+
+
+@pytest.mark.parametrize("baseline", ["none", "value"])
+def test_the_gradient_is_unbiased(baseline):
+    """All that claim it, for several objectives, and those that do not are told apart."""
+    cases = [("ordergrad", "median"), ("ordergrad", "lower_tail_mean:0.5"), *((name, None) for name in ESTIMATORS)]
+    options = {"num_samples": 4, "num_retries": 3, "hidden_sizes": (3,), "episode_length": len(CLIMBS)}
+    agents = [
+        OrderGrad.create(len(PRIZES), 1, **options, baseline=baseline, estimator=estimator, objective=objective)
+        for estimator, objective in cases
+    ]
+    state = agents[0].init(jax.random.key(3))
+    rounds = sampled_gradients(stack_members(agents), state)
+    found, errors = jax.tree.map(lambda leaf: leaf.mean(0), rounds), jax.tree.map(lambda leaf: leaf.std(0), rounds)
+    exact_of = {}
+    for index, (estimator, objective) in enumerate(cases):
+        target = ("mean", 1) if estimator in ("rloo", "mean", "grpo") else (objective or "max", 3)
+        if target not in exact_of:
+            exact_of[target] = jax.jit(
+                jax.grad(lambda params, target=target: exact_objective(params, agents[0], *target))
+            )(state.policy["params"])
+        share = {"mean": 3 / 4}.get(estimator, 1.0)
+        exact = -share * flat(exact_of[target])
+        mean, error = (flat(jax.tree.map(lambda leaf, index=index: leaf[index], tree)) for tree in (found, errors))
+        error = error / np.sqrt(60)
+        scores = np.abs(mean - exact)[error > 0] / error[error > 0]
+        assert (error > 0).sum() > 10 and np.abs(exact).max() > 6 * error.max(), "precise enough to tell"
+        if estimator == "grpo":
+            assert scores.max() > 10, "the biased one is told apart"
+        else:
+            assert scores.max() < 4.5, (estimator, objective)
+    assert set(UNBIASED) == set(ESTIMATORS) - {"mean", "grpo"}
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+# --- rounds of episodes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mujoco/reacher", "probe/action", "risk/ladder", "risk/hopper"])
+def test_a_group_starts_alike_and_goes_on_by_itself(name):
+    env = envs.make(name, num_envs=12)
+    key = jax.random.key(3)
+    state = env.reset(key if env.on_device else key[None], 4)
+    observation = np.asarray(state.observation).reshape(3, 4, -1)
+    np.testing.assert_array_equal(observation, np.repeat(observation[:, :1], 4, axis=1))
+    if name != "risk/ladder":
+        assert len({group[0].tobytes() for group in observation}) == (2 if name == "probe/action" else 3)
+    shape = np.shape(state.reward)
+    step = jax.jit(env.step) if env.on_device else env.step
+    rng, following = np.random.default_rng(0), []
+    for _ in range(env.episode_length):
+        state = step(state, np.full((*shape, env.action_size), 0.5, np.float32) + 0.1 * rng.normal(size=(*shape, 1)))
+        following.append(np.asarray(state.observation).reshape(3, 4, -1))
+    differ = [any((group[0] != group[i]).any() for i in range(1, 4)) for step in following for group in step]
+    assert any(differ), "afterwards they differ"
+
+
+def test_every_round_begins_with_new_groups(monkeypatch):
+    """On the host, where it can be watched; the agent sees what the environments say."""
+    env = envs.make("mujoco/reacher", num_envs=6, episode_length=4)
+    resets, seen = [], []
+    reset, rows = type(env).reset, OrderGrad.rows
+    monkeypatch.setattr(type(env), "reset", lambda self, key, size=1: resets.append(size) or reset(self, key, size))
+    monkeypatch.setattr(
+        OrderGrad,
+        "rows",
+        lambda self, state, steps: jax.debug.callback(seen.append, steps.observation) or rows(self, state, steps),
+    )
+    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=3, num_retries=1)
+    config = TrainConfig(
+        total_env_steps=72, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=72, num_eval_episodes=2
+    )
+    train(agent, env, config, jax.random.key(0))
+    assert resets.count(3) == 3 and len(seen) == 3
+    starts = np.array([steps[0] for steps in seen]).reshape(6, 3, -1)
+    np.testing.assert_array_equal(starts, np.repeat(starts[:, :1], 3, axis=1))
+    assert len({start[0].tobytes() for start in starts}) == 6
+
+
+def test_episodes_have_to_fit():
+    env = envs.make("probe/action", num_envs=6)
+    with pytest.raises(InvalidValueError, match="episode_length=None: must be given"):
+        OrderGrad.create(1, 1)
+    with pytest.raises(InvalidValueError, match=r"num_retries=8: must be .* at most num_samples - 1=7"):
+        OrderGrad.create(1, 1, episode_length=5, num_retries=8)
+    agent = OrderGrad.create(1, 1, episode_length=5)
+    config = TrainConfig(total_env_steps=300, updates_per_round=1, prefill_env_steps=0)
+    with pytest.raises(InvalidValueError, match=r"num_envs=6: must be a multiple of agent.num_samples=8"):
+        train(agent, env, config, jax.random.key(0))
+
+
+def test_estimators_objectives_and_retries_are_numbers():
+    """Agents that differ in them are one program."""
+    trees = [
+        jax.tree.structure(make(**options))
+        for options in ({}, {"estimator": "pkpo"}, {"estimator": "grpo"}, {"objective": "median"}, {"num_retries": 1})
+    ]
+    assert len(set(trees)) == 1
+    assert jax.tree.structure(make(num_samples=6)) != trees[0]
+    assert all(dataclasses.is_dataclass(agent) for agent in (make(), make(estimator="rloo")))

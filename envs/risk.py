@@ -4,10 +4,10 @@
 
 | action | lot | pays | best for |
 |---|---|---|---|
-| [-1, -0.5) | likely | 1 with probability 0.7, otherwise -0.6 | median |
+| [-1, -0.5) | likely | 1 with probability 0.7, otherwise -1.2 | median |
 | [-0.5, 0) | certain | 0.6 | CVaR (lower_tail_mean:0.25) |
 | [0, 0.5) | mixed | 3 with probability 0.3, otherwise 0.1 | mean |
-| [0.5, 1] | long shot | 8 with probability 0.1, otherwise -0.5 | max |
+| [0.5, 1] | long shot | 8 with probability 0.1, otherwise -0.3 | max |
 
 ``ladder``, on the device: at every rung a positive action climbs; any other one takes the rung's prize and ends the
 episode. A climb fails with a probability that grows, which ends the episode with nothing; at the top the prize is
@@ -15,11 +15,11 @@ taken. The observation is the rung, one-hot, `[5]`. Of the policies that stop at
 
 | rung | prize | chance to get there | chance of the next climb | best for |
 |---|---|---|---|---|
-| 0 | 1 | 1 | 0.85 | CVaR (lower_tail_mean:0.25) |
-| 1 | 1.3 | 0.85 | 0.8 | |
-| 2 | 1.8 | 0.68 | 0.5 | median |
-| 3 | 4 | 0.34 | 0.3 | mean |
-| 4 | 9 | 0.102 | | max |
+| 0 | 1 | 1 | 0.9 | CVaR (lower_tail_mean:0.25) |
+| 1 | 1.3 | 0.9 | 0.85 | |
+| 2 | 1.9 | 0.765 | 0.5 | median |
+| 3 | 5 | 0.3825 | 0.3 | mean |
+| 4 | 12 | 0.11475 | | max |
 
 On the host, MuJoCo's tasks (``envs.mujoco_tasks``) in which something rare happens: in a share ``probability`` of the
 episodes, drawn unseen, every step beyond ``limit`` adds ``amount`` to the reward.
@@ -56,9 +56,9 @@ class Lot(NamedTuple):
     otherwise: float
 
 
-LOTS = (Lot(1.0, 0.7, -0.6), Lot(0.6, 1.0, 0.6), Lot(3.0, 0.3, 0.1), Lot(8.0, 0.1, -0.5))
-PRIZES = (1.0, 1.3, 1.8, 4.0, 9.0)
-CLIMBS = (0.85, 0.8, 0.5, 0.3)
+LOTS = (Lot(1.0, 0.7, -1.2), Lot(0.6, 1.0, 0.6), Lot(3.0, 0.3, 0.1), Lot(8.0, 0.1, -0.3))
+PRIZES = (1.0, 1.3, 1.9, 5.0, 12.0)
+CLIMBS = (0.9, 0.85, 0.5, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -363,12 +363,14 @@ def reward_groups(n):
 def worst_errors(groups, objective, k):
     """The largest error of each result, relative to its group's largest value or advantage."""
     n = groups.shape[-1]
-    actual = [
-        np.asarray(lstat(jnp.asarray(groups), rank_weights(objective, k, n)))[:, None],
-        include_one(groups, objective, k),
-        leave_one_out(groups, objective, k),
-        lstat_advantage(groups, objective, k),
-    ]
+    actual = jax.jit(  # one program, where each operation by itself would be one
+        lambda groups: [
+            lstat(groups, rank_weights(objective, k, n))[:, None],
+            include_one(groups, objective, k),
+            leave_one_out(groups, objective, k),
+            lstat_advantage(groups, objective, k),
+        ]
+    )(groups)
     errors = []
     for g, group in enumerate(groups):
         expected = exact_group(group, objective, k)

@@ -95,11 +95,13 @@ def test_critics_on_an_accelerator_are_the_same_function(norm, num_samples, num_
     found = {}
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr("jax.default_backend", lambda backend=backend: backend)
-        gradients = jax.grad(loss, argnums=(0, 1), allow_int=True)(variables, action)
-        found[backend] = (
-            everything(variables, action),
-            [leaf for leaf in jax.tree.leaves(gradients) if leaf.dtype == jnp.float32],
-        )
+        values, gradients = jax.jit(
+            lambda variables, action: (
+                everything(variables, action),
+                jax.grad(loss, argnums=(0, 1), allow_int=True)(variables, action),
+            )
+        )(variables, action)
+        found[backend] = values, [leaf for leaf in jax.tree.leaves(gradients) if leaf.dtype == jnp.float32]
     assert len(found["cpu"][1]) > 6
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5), found["cpu"], found["gpu"]

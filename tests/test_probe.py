@@ -94,11 +94,12 @@ def test_other_networks_find_values_and_actions_too(options):
     np.testing.assert_allclose(agent.policy(state)(jnp.array([[-1.0], [1.0]]))[:, 0], [-0.5, 0.5], atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_agent", "options", "answer"),
     [
-        pytest.param(AGENTS["sac"], {}, -0.5, marks=pytest.mark.slow),
-        pytest.param(AGENTS["remac"], {"num_retries": 1, "num_samples": 8}, -0.5, marks=pytest.mark.slow),
+        pytest.param(AGENTS["sac"], {}, -0.5),
+        pytest.param(AGENTS["remac"], {"num_retries": 1, "num_samples": 8}, -0.5),
         (AGENTS["remac"], {"num_retries": 8, "num_samples": 8}, 0.7),
     ],
     ids=["sac", "remac M=1", "remac M=8"],

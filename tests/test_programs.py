@@ -33,6 +33,7 @@ def running(request):
     return loop._Loop(stack_members(agents), env, CONFIG, keys, lambda event: None)
 
 
+@pytest.mark.slow
 def test_the_replay_is_never_copied(running):
     """Both programs write into the donated storage: what they need beside it is a fraction of its size."""
     replay_bytes = (

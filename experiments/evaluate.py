@@ -28,17 +28,21 @@ from remac.training.evaluation import Evaluator
 from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
-from remac.validation import InvalidValueError, require_int
+from remac.validation import InvalidValueError, require_divisor, require_int
 
 FRAME_SECONDS = 0.04
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
-    """What to evaluate and how long; ``render_steps`` and ``render_size`` (pixels) are the video's."""
+    """What to evaluate and how long: ``num_retries`` episodes from each start.
+
+    ``render_steps`` and ``render_size`` (pixels) are the video's.
+    """
 
     run: str = "???"
     num_episodes: int = 16
+    num_retries: int = 1
     eval_seed: int = 1_000_003
     render: bool = False
     render_steps: int = 300
@@ -49,6 +53,7 @@ def main(config: DictConfig) -> float:
     """Prints and stores the evaluation, and returns the deterministic return."""
     for key in ("num_episodes", "render_steps", "render_size"):
         require_int(key, config[key], 1)
+    require_divisor("num_retries", config.num_retries, config.num_episodes, "num_episodes")
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
     require_usable_jax()
     directory = as_path(config.run)
@@ -56,14 +61,14 @@ def main(config: DictConfig) -> float:
     if config.render and not env.name.startswith(("mujoco/", "brax/")):
         raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
     key = jax.random.key(config.eval_seed)
-    metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
+    metrics = Evaluator(env, MemberSplit(1), config.num_retries)(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
     env_steps = saved_env_steps(directory)
     age = "" if env_steps is None else f"policy after {env_steps:,} env steps, "
     print(f"{age}{config.num_episodes} episodes")
     for name, value in result.items():
         print(f"{name:24} {value:12.3f}")
-    settings = {"num_episodes": config.num_episodes, "eval_seed": config.eval_seed}
+    settings = {name: config[name] for name in ("num_episodes", "num_retries", "eval_seed")}
     content = {"env_steps": env_steps} | settings | {"metrics": result}
     file = directory / "evaluation.json"
     try:

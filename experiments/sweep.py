@@ -31,18 +31,22 @@ from experiments.running.planning import PlannedJob, require_own_directories
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_number, require_one_of
 
-SUITES = ("mujoco", "brax")
+DEFAULT_SUITE = "mujoco"
 # Keys of a run that the sweep decides itself.
 OWN_KEYS = ("env", "seed", "arm", "experiment", "hydra.run.dir")
 
 
 @dataclasses.dataclass
 class Preset:
-    """The runs of one figure: tasks by suite, arms as lists of overrides, and seeds where they are not the scale's."""
+    """The runs of one figure: tasks by suite, arms as lists of overrides, and what is not as the scale has it.
+
+    ``overrides`` are of scales, by name; they come after the scale's own.
+    """
 
     tasks: dict[str, list[str]] = MISSING
     arms: dict[str, list[str]] = MISSING
     seeds: list[int] | None = None
+    overrides: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -61,9 +65,9 @@ class SweepConfig:
 
     experiment: Preset = field(default_factory=Preset)
     scales: dict[str, Scale] = field(default_factory=dict)
-    suite: str = MISSING
+    suite: str | None = None
     scale: str = MISSING
-    directory: str = MISSING
+    directory: str | None = None
     tasks: list[str] | None = None
     arms: list[str] | None = None
     seeds: list[int] | None = None
@@ -75,11 +79,12 @@ def main(config: DictConfig) -> None:
     """Runs or continues what is not finished of a sweep, and draws its figures."""
     require_usable_jax()
     name = HydraConfig.get().runtime.choices["experiment"]
-    directory = Path(config.directory)
+    suite = _suite(config)
+    directory = Path(config.directory or f"runs/{name}_{suite}_{config.scale}")
     planned = plan(config, name, directory)
     require_own_directories(planned)
     take_folder("directory", directory)
-    write_plan(directory, planned, experiment=name, suite=config.suite, scale=config.scale)
+    write_plan(directory, planned, experiment=name, suite=suite, scale=config.scale)
     outcomes = run_jobs(planned, memory_gib=config.memory_gib)
     failed = [outcome for outcome in outcomes if outcome.score is None]
     if len(failed) < len(outcomes):
@@ -104,13 +109,13 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
         omegaconf.errors.OmegaConfBaseException: If an override does not fit.
     """
     preset, scales = config.experiment, config.scales
-    require_one_of("suite", config.suite, SUITES)
+    suite = _suite(config)
     require_one_of("scale", config.scale, scales)
     if config.memory_gib is not None:
         require_number("memory_gib", config.memory_gib, 0, open_minimum=True)
     scale = scales[config.scale]
-    tasks = config.tasks or preset.tasks[config.suite][: scale.num_tasks]
-    known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{config.suite}/")]
+    tasks = config.tasks or preset.tasks[suite][: scale.num_tasks]
+    known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{suite}/")]
     for task in tasks:
         require_one_of("tasks", task, known)
     for arm in config.arms or []:
@@ -123,12 +128,13 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     planned = []
     for task in tasks:
         for arm in config.arms or preset.arms:
-            start = (f"env={config.suite}/{task}", *preset.arms[arm])
+            start = (f"env={suite}/{task}", *preset.arms[arm])
             try:
-                overrides = (*start, *scale.overrides, *config.overrides)
+                of_scale = (*scale.overrides, *preset.overrides.get(config.scale, []))
+                overrides = (*start, *of_scale, *config.overrides)
                 if scale.agents:
                     of_agent = scale.agents.get(hydra.compose("train", [*start, *config.overrides]).agent.name, [])
-                    overrides = (*start, *scale.overrides, *of_agent, *config.overrides)
+                    overrides = (*start, *of_scale, *of_agent, *config.overrides)
                 composed = hydra.compose("train", list(overrides))
             except BAD_INPUT as error:  # of the run's keys, not of this command's
                 line = describe(error, list(overrides))
@@ -140,6 +146,19 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
                 told = (*overrides, f"seed={seed}")
                 planned.append(PlannedJob(job, run, directory.name, told, len(planned)))
     return planned
+
+
+def _suite(config: DictConfig) -> str:
+    """Returns the suite that is asked for, or the preset's.
+
+    Raises:
+        InvalidValueError: If it is none, or one that the preset has no tasks for while none are named.
+    """
+    tasks = config.experiment.tasks
+    if config.suite is None:
+        return DEFAULT_SUITE if DEFAULT_SUITE in tasks else next(iter(tasks))
+    require_one_of("suite", config.suite, envs.SUITES if config.tasks else tasks)
+    return config.suite
 
 
 def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None:

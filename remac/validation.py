@@ -33,6 +33,13 @@ def require_int(name: str, value: object, minimum: int, maximum: int | None = No
         raise InvalidValueError(name, value, allowed)
 
 
+def require_divisor(name: str, value: object, total: int, total_name: str) -> None:
+    """Requires an integer that divides another setting's value."""
+    require_int(name, value, 1, total, total_name)
+    if total % int(value):  # type: ignore[call-overload]
+        raise InvalidValueError(name, value, f"must divide {total_name}={total}")
+
+
 def require_number(
     name: str,
     value: object,

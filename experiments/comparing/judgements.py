@@ -184,7 +184,7 @@ def _by_retries(
     runs: Runs, task: str, metric: str, reduce: Reduce, num_samples: int | None = None
 ) -> dict[int, Value | None]:
     """Returns the value of every M of the protocol and of the runs, at epsilon 1e-8."""
-    present = {cell.num_retries for cell in runs.on(task) if cell.num_retries is not None}
+    present = {cell.num_retries for cell in runs.on(task) if cell.kind == "remac"}
     values = {}
     for retries in sorted({*RETRIES, *present}):
         samples = num_samples or (16 if retries >= 8 else 8)
@@ -236,7 +236,7 @@ def rises(num_samples: int | None, sign: int = 1) -> Judge:
 
 def above_one_at_every_epsilon(runs: Runs, task: str, metric: str, reduce: Reduce) -> Judgement:
     """Judges whether M = 8 exceeds M = 1 at every epsilon."""
-    present = {cell.agent.get("actor_adam_epsilon") for cell in runs.on(task) if cell.num_retries is not None}
+    present = {cell.agent.get("actor_adam_epsilon") for cell in runs.on(task) if cell.kind == "remac"}
     values: dict[str, Value | None] = {}
     pairs = []
     for epsilon in sorted({*EPSILONS, *(one for one in present if one is not None)}):

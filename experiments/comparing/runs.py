@@ -17,7 +17,7 @@ X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_cl
 # when a run gives up, and how it is measured.
 NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "setting", "max_diverged_fraction", *FREE_KEYS)
 SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
-MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes")
+MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes", "num_eval_retries")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,10 @@ class Run:
     @property
     def base_label(self) -> str:
         """The agent's name, or M."""
-        return self.agent["name"].upper() if self.num_retries is None else f"M={self.num_retries}"
+        name = self.agent["name"]
+        if self.num_retries is None:
+            return name.upper()
+        return f"M={self.num_retries}" if name == "remac" else f"{name.upper()} K={self.num_retries}"
 
     @property
     def experiment(self) -> str | None:

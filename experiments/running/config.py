@@ -150,6 +150,7 @@ class Config:
     prefill_env_steps: int = MISSING
     eval_every_env_steps: int = MISSING
     num_eval_episodes: int = MISSING
+    num_eval_retries: int = 1
     replay_capacity: int = MISSING
     max_diverged_fraction: float = MISSING
 
@@ -309,6 +310,7 @@ def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in not_used
     }
+    flat.setdefault("num_eval_retries", 1)  # of runs made before there were several
     if (agent := flat.get("agent.name")) in AGENTS:
         for key, default in defaults(AGENTS[agent]).items():
             flat.setdefault(f"agent.{key}", default)

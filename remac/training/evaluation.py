@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from remac.estimators.order_statistics import rank_weights
+from remac.estimators.order_statistics import lstat_weights, rank_weights
 from remac.policies.policy import Policy
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.functions import map_members
@@ -43,13 +43,16 @@ class Evaluator:
     the same starts. Programs are compiled once.
     """
 
-    def __init__(self, env: Environment, split: MemberSplit) -> None:
-        """Takes environments made for evaluation (E episodes at a time, none staggered), and where members live."""
-        self._env, self._split = env, split
+    def __init__(self, env: Environment, split: MemberSplit, num_retries: int = 1) -> None:
+        """Takes environments made for evaluation (E episodes at a time, none staggered), and where members live.
+
+        So many neighbouring episodes begin from the same start; the number divides E.
+        """
+        self._env, self._split, self._num_retries = env, split, num_retries
         self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
         if env.on_device:
             # Episodes start within the program: made outside, they would differ in sharding and compile a second one.
-            self._begin = split.program(_begin, (SPLIT,), SPLIT, env=env)
+            self._begin = split.program(_begin, (SPLIT,), SPLIT, env=env, num_retries=num_retries)
             self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
@@ -67,10 +70,10 @@ class Evaluator:
         reset_key, action_key = jax.random.split(key)
         reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         episodes = run(policies, reset_keys, action_key, pacer)
-        return summarize(self._split.members(jax.tree.map(np.asarray, episodes)))
+        return summarize(self._split.members(jax.tree.map(np.asarray, episodes)), self._num_retries)
 
     def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
-        env_state = self._env.reset(reset_keys)
+        env_state = self._env.reset(reset_keys, self._num_retries)
         episodes = _start(env_state, np)
         step = 0
         while episodes.alive.any():
@@ -92,8 +95,8 @@ class Evaluator:
         return episodes
 
 
-def _begin(reset_keys: Key, *, env: Environment) -> tuple[EnvState, Episodes]:
-    env_state = map_members(jax.vmap(env.reset), reset_keys)
+def _begin(reset_keys: Key, *, env: Environment, num_retries: int) -> tuple[EnvState, Episodes]:
+    env_state = map_members(jax.vmap(functools.partial(env.reset, group_size=num_retries)), reset_keys)
     return env_state, _start(env_state, jnp)
 
 
@@ -149,20 +152,22 @@ def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarr
     )
 
 
-def summarize(episodes: Episodes) -> dict[str, np.ndarray]:
+def summarize(episodes: Episodes, num_retries: int = 1) -> dict[str, np.ndarray]:
     """Reduces finished episodes to metrics, `[P]` each.
 
     ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
     ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the
-    unbiased estimate of the expected best of k episodes; a k above the number of episodes is left out.
+    unbiased estimate of the expected best of k episodes; a k above the number of episodes is left out. ``eval/median``
+    and ``eval/cvar_25``, the mean of the worst quarter, are of the same episodes. With several retries, R neighbouring
+    episodes from each start, ``eval/per_start/...`` are those three of the R, averaged over starts.
     ``eval/env/<name>`` is the mean over the deterministic policy's episodes of each one's mean over its steps.
     """
     members = range(len(episodes.alive))
-    rows = [_summarize_member(jax.tree.map(lambda leaf, one=one: leaf[one], episodes)) for one in members]
+    rows = [_summarize_member(jax.tree.map(lambda leaf, one=one: leaf[one], episodes), num_retries) for one in members]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summarize_member(episodes: Episodes) -> dict[str, np.float64]:
+def _summarize_member(episodes: Episodes, num_retries: int) -> dict[str, np.float64]:
     """Reduces one member's episodes `[2, E]`; always on contiguous rows, since NumPy's sums depend on the layout."""
     returns, stochastic = np.array(episodes.episode_return, np.float64)
     length, entropy = np.array(episodes.length), np.array(episodes.entropy)
@@ -173,9 +178,18 @@ def _summarize_member(episodes: Episodes) -> dict[str, np.float64]:
         "eval/entropy": entropy[1].sum() / length[1].sum(),
     }
     metrics |= {f"eval/env/{name}": (total[0] / length[0]).mean() for name, total in episodes.metrics.items()}
-    best_last, num_episodes = np.sort(stochastic), len(stochastic)
-    for k in MAX_AT_KS:
-        if k <= num_episodes:
-            # In NumPy: as a program this takes 0.7 s to compile. Not by BLAS, which chooses its sums by the layout.
-            metrics[f"eval/max_at_{k}"] = np.sum(best_last * rank_weights("max", k, num_episodes))
+    metrics |= {f"eval/{name}": values[0] for name, values in _order_statistics(stochastic[None]).items()}
+    if num_retries > 1:
+        per_start = _order_statistics(stochastic.reshape(-1, num_retries))
+        metrics |= {f"eval/per_start/{name}": values.mean() for name, values in per_start.items()}
     return metrics
+
+
+def _order_statistics(returns: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the order statistics of groups of returns `[groups, N]` that are recorded, `[groups]` each."""
+    ascending, number = np.sort(returns, axis=1), returns.shape[1]
+    # In NumPy: as a program this takes 0.7 s to compile. Not by BLAS, which chooses its sums by the layout.
+    weights = {f"max_at_{k}": rank_weights("max", k, number) for k in MAX_AT_KS if k <= number}
+    for name, objective in (("median", "median"), ("cvar_25", "lower_tail_mean:0.25")):
+        weights[name] = lstat_weights(objective, number)
+    return {name: np.sum(ascending * values, axis=1) for name, values in weights.items()}

@@ -33,7 +33,7 @@ from remac.training.functions import (
 from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
 from remac.types import Array, Environment, EnvState, Key, PyTree, Transition
-from remac.validation import InvalidValueError, require_int, require_number
+from remac.validation import InvalidValueError, require_divisor, require_int, require_number
 
 # Few steps say nothing about how often a simulation breaks down.
 _FEWEST_JUDGED_STEPS = 100
@@ -50,6 +50,7 @@ class TrainConfig:
         prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
         eval_every_env_steps: Environment steps between evaluations. There is one at step 0 and one at the end as well.
         num_eval_episodes: Episodes per evaluation and action mode.
+        num_eval_retries: Episodes from each of their starts; divides ``num_eval_episodes``.
         eval_seed: Evaluation randomness is a function of this and of the environment step alone.
         replay_capacity: Rows; no more than ``total_env_steps`` are allocated.
         max_diverged_fraction: Share of the environment steps so far, counted as at least 100, in which the simulation
@@ -62,6 +63,7 @@ class TrainConfig:
     prefill_env_steps: int = 1_000
     eval_every_env_steps: int = 10_000
     num_eval_episodes: int = 16
+    num_eval_retries: int = 1
     eval_seed: int = 1_000_003
     replay_capacity: int = 1_000_000
     max_diverged_fraction: float = 0.01
@@ -80,6 +82,7 @@ class TrainConfig:
         """
         for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
             require_int(field, getattr(self, field), 1)
+        require_divisor("num_eval_retries", self.num_eval_retries, self.num_eval_episodes, "num_eval_episodes")
         require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
         require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
         if self.checkpoint_every_env_steps is not None:
@@ -330,7 +333,7 @@ class _Loop:
         self.split = split = MemberSplit(keys.shape[0])
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
-        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split)
+        self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split, config.num_eval_retries)
         init = split.program(
             init_train_state,
             (SPLIT, SPLIT),

@@ -34,7 +34,7 @@ def test_a_schema_has_what_the_agent_declares(name):
     declared = hyperparameters(AGENTS[name])
     assert [field.name for field in dataclasses.fields(agent_config(name))] == ["name", *declared]
     with pytest.raises(Exception, match="not be converted"):
-        OmegaConf.merge(OmegaConf.structured(agent_config(name)), {"gamma": "much"})
+        OmegaConf.merge(OmegaConf.structured(agent_config(name)), {"learning_rate": "much"})
     for key, one in declared.items():
         one.check(key, one.default)  # a default is allowed
         assert one.meaning and one.allowed and "\n" not in one.meaning + one.allowed

@@ -13,8 +13,8 @@ import pytest
 
 import envs
 from agents import SAC, ReMAC
+from remac.training import evaluation, loop
 from remac.training import functions as training
-from remac.training import loop
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Episodes, Evaluator, summarize
 from remac.training.loop import (
@@ -379,17 +379,34 @@ def test_bad_configurations_are_named(changes, message):
         train(make_agent(env), env, dataclasses.replace(CONFIG, **changes), jax.random.key(0))
 
 
+@pytest.mark.parametrize("suite", ["host", pytest.param("device", marks=pytest.mark.slow)])
+def test_retries_of_an_evaluation_begin_from_the_same_start(suite, monkeypatch):
+    env = envs.make({"device": "probe/action", "host": "mujoco/reacher"}[suite], num_envs=2, episode_length=3)
+    seen = []
+    summarize = evaluation.summarize
+    monkeypatch.setattr(
+        evaluation, "summarize", lambda episodes, count: seen.append(episodes) or summarize(episodes, count)
+    )
+    agent = make_agent(env)
+    policy = jax.tree.map(lambda leaf: leaf[None], agent.policy(agent.init(jax.random.key(0))))
+    Evaluator(env.for_evaluation(24), MemberSplit(1), 3)(policy, jax.random.key(1), Pacer(lambda: None))
+    by_mean, sampled = seen[0].episode_return[0].reshape(2, 8, 3)
+    assert (by_mean == by_mean[:, :1]).all() and len(np.unique(by_mean)) > 1
+    assert len(np.unique(sampled)) == 24
+
+
 def test_k_above_the_episodes_is_left_out():
     env = make_env("device")
     metrics = train(make_agent(env), env, CONFIG, jax.random.key(0)).evaluations[0].metrics
     assert [name for name in metrics if "max_at" in name] == ["eval/max_at_1", "eval/max_at_2"]
 
 
-def test_summaries_of_episodes_equal_plain_averages():
-    returns = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
-    length = np.random.default_rng(1).integers(1, 9, (2, 2, 5)).astype(np.int32)
-    entropy = np.random.default_rng(2).normal(size=(2, 2, 5)).astype(np.float32)
-    metrics = summarize(Episodes(np.zeros((2, 2, 5), bool), returns, length, entropy, {}))
+@pytest.mark.parametrize("num_retries", [1, 3])
+def test_summaries_of_episodes_equal_plain_averages(num_retries):
+    returns = np.random.default_rng(0).normal(size=(2, 2, 6)).astype(np.float32)
+    length = np.random.default_rng(1).integers(1, 9, (2, 2, 6)).astype(np.int32)
+    entropy = np.random.default_rng(2).normal(size=(2, 2, 6)).astype(np.float32)
+    metrics = summarize(Episodes(np.zeros((2, 2, 6), bool), returns, length, entropy, {}), num_retries)
     for member in range(2):
         sampled = returns[member, 1]
         expected = {
@@ -400,4 +417,14 @@ def test_summaries_of_episodes_equal_plain_averages():
         }
         for k in (1, 2, 4):
             expected[f"eval/max_at_{k}"] = np.mean([max(group) for group in itertools.combinations(sampled, k)])
+        expected |= {"eval/median": np.median(sampled), "eval/cvar_25": np.mean(np.sort(sampled)[:2])}
+        if num_retries == 3:
+            tries = sampled.reshape(2, 3)
+            pairs = [[max(pair) for pair in itertools.combinations(group, 2)] for group in tries]
+            expected |= {
+                "eval/per_start/max_at_1": tries.mean(),
+                "eval/per_start/max_at_2": np.mean(pairs),
+                "eval/per_start/median": np.median(tries, axis=1).mean(),
+                "eval/per_start/cvar_25": tries.min(axis=1).mean(),
+            }
         assert {name: values[member] for name, values in metrics.items()} == pytest.approx(expected, rel=1e-6)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import envs
-from agents import PPO, SAC, TD3, ReMAC
+from agents import PPO, SAC, TD3, OrderGrad, ReMAC
 from remac.hyperparameters import hyperparameters
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Episodes, summarize
@@ -39,6 +39,7 @@ class Setting:
 
 
 # Every agent, optimiser, gradient, aggregate and probe, and sizes of one, in pairs with each other.
+EPISODES = {"episode_length": 3, "num_samples": 3, "num_retries": 2, "baseline": "value"}
 MEAN, SGD, ONE_CRITIC = {"critic_aggregate": "mean"}, {"actor_optimizer": "sgd"}, {"num_critics": 1}
 SETTINGS = {
     "retries of one": Setting("probe/one_step", options=ONE_CRITIC | {"num_samples": 1, "num_retries": 1}),
@@ -56,6 +57,8 @@ SETTINGS = {
     # On one device: split over several, the last bits of categorical critics depend on how many.
     "categories": Setting("probe/one_step", ReMAC, {"critic_head": "categorical", "num_atoms": 11, "num_steps": 3}),
     "PPO": Setting("mujoco/hopper", PPO, {"rollout_length": 2, "num_epochs": 2, "num_minibatches": 2}, 3, 1),
+    "OrderGrad": Setting("mujoco/hopper", OrderGrad, EPISODES | {"num_epochs": 2, "num_minibatches": 2}, 6, 1),
+    "OrderGrad on the device": Setting("risk/ladder", OrderGrad, EPISODES, 3, 1),
     "Brax": Setting("brax/halfcheetah"),
 }
 
@@ -64,12 +67,12 @@ def assert_members_equal_runs(setting, populations):
     """Compares the first and the last member of each population with the same runs alone."""
     MemberSplit.program.cache_clear()
     env = envs.make(setting.env, num_envs=setting.num_envs, episode_length=setting.episode_length)
+    values = {"prefill_env_steps": 2 * setting.num_envs, "updates_per_round": setting.updates_per_round}
     config = TrainConfig(
         total_env_steps=6 * setting.num_envs,
-        prefill_env_steps=2 * setting.num_envs,
         eval_every_env_steps=4 * setting.num_envs,
-        updates_per_round=setting.updates_per_round,
         num_eval_episodes=3,
+        **values | setting.agent.TRAINING,
     )
     options = {"hidden_sizes": (8,)} | setting.options
     if "batch_size" in hyperparameters(setting.agent):

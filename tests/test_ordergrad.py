@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import envs
-from agents import OrderGrad
+from agents import PPO, OrderGrad
 from envs.risk import CLIMBS, PRIZES
 from remac.estimators import expected_lstat, gap_weights, group_coefficients, lstat_advantage, maxpo_advantage, pkpo
 from remac.estimators.group_coefficients import ESTIMATORS, UNBIASED
 from remac.training.functions import make_steps
-from remac.training.loop import TrainConfig, stack_members, train
+from remac.training.loop import Checkpoint, TrainConfig, stack_members, train
 from remac.types import Transition
 from remac.validation import InvalidValueError
 
@@ -286,3 +286,42 @@ def test_estimators_objectives_and_retries_are_numbers():
     assert len(set(trees)) == 1
     assert jax.tree.structure(make(num_samples=6)) != trees[0]
     assert all(dataclasses.is_dataclass(agent) for agent in (make(), make(estimator="rloo")))
+
+
+@pytest.mark.parametrize(
+    ("agent_class", "name", "options"),
+    [
+        (OrderGrad, "risk/ladder", {"episode_length": 4, "num_samples": 4, "num_retries": 2, "baseline": "value"}),
+        pytest.param(
+            OrderGrad,
+            "mujoco/reacher",
+            {"episode_length": 4, "num_samples": 4, "num_retries": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(PPO, "mujoco/reacher", {"rollout_length": 4, "num_minibatches": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_continued_training_is_bitwise_the_one_never_stopped(agent_class, name, options):
+    env = envs.make(name, num_envs=8, episode_length=4)
+    agent = agent_class.create(env.observation_size, env.action_size, hidden_sizes=(8,), **options)
+    config = TrainConfig(
+        total_env_steps=160,
+        updates_per_round=1,
+        prefill_env_steps=0,
+        eval_every_env_steps=96,
+        num_eval_episodes=2,
+        checkpoint_every_env_steps=64,
+    )
+    saved = {}
+
+    def callback(event):
+        if isinstance(event, Checkpoint):
+            arrays = event.snapshot.member(0, replay=True)
+            saved[event.env_steps] = {name: np.array(array) for name, array in arrays.items()}
+
+    whole = train(agent, env, config, jax.random.key(1), callback)
+    again = train(agent, env, config, jax.random.key(9), start=saved[64])
+    jax.tree.map(np.testing.assert_array_equal, again.agent_state, whole.agent_state)
+    assert [event.env_steps for event in again.evaluations] == [96, 160]
+    for one, other in zip(again.evaluations[::-1], whole.evaluations[::-1], strict=False):
+        assert one.metrics == other.metrics

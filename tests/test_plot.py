@@ -507,3 +507,36 @@ def test_agents_that_have_no_colour_of_their_own_get_one_each(tmp_path):
 def test_names_of_others_are_found_among_our_tasks(tmp_path, env_name, task):
     (tmp_path / "x.csv").write_text(f"exp_name,env_name,seed,metric,env_step,value\na,{env_name},0,return,0,1\n")
     assert [run.task for run in read_runs(tmp_path / "x.csv")] == [task]
+
+
+def test_trained_objectives_stand_against_measured_ones(tmp_path):
+    """One objective is not best at its own measure, and the figure says so."""
+    values = {
+        "lower_tail_mean:0.25": {"cvar_25": 3.0, "median": 1.0, "max_at_8": 2.0, "mean": 1.0},
+        "median": {"cvar_25": 1.0, "median": 2.0, "max_at_8": 9.0, "mean": 2.0},
+        "max": {"cvar_25": 0.0, "median": 0.5, "max_at_8": 5.0, "mean": 3.0},
+    }
+    names = {"mean": "eval/return_stochastic"}
+    arms = [
+        {
+            "name": "ordergrad",
+            "retries": 8,
+            "objective": objective if objective != "max" else None,
+            "estimator": "maxpo",
+        }
+        | {"final": {names.get(name, f"eval/per_start/{name}"): value for name, value in row.items()}}
+        for objective, row in values.items()
+    ]
+    write_sweep(tmp_path, arms, seeds=(1, 2, 3))
+    drawings = {one.name: one for one in draw_all(load([tmp_path]), Look(("eval/return_stochastic",)), [])}
+    drawing = drawings["objectives"]
+    assert "2 of 3 objectives are best at their own measure" in drawing.description
+    assert len(drawing.rows) == 3 * 4
+    found = {(row["arm"], row["metric"]): row["iqm"] for row in drawing.rows}
+    assert sorted(value for (_, metric), value in found.items() if metric == "eval/per_start/max_at_8") == [2, 5, 9]
+    own = {row["arm"]: row["metric"].rpartition("/")[2] for row in drawing.rows if row["own"]}
+    assert sorted(own.values()) == ["cvar_25", "max_at_8", "median"]
+    assert all("K=8" in arm for arm in own)
+    without = [{"retries": m, "final": FINAL} for m in (1, 8)]
+    write_sweep(tmp_path / "others", without, seeds=(1,))
+    assert "objectives" not in {one.name for one in draw_all(load([tmp_path / "others"]), Look(("actor/entropy",)), [])}

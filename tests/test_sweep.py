@@ -1,6 +1,7 @@
 """Presets: that they are the protocol's grids, what a sweep plans, and that it runs and continues."""
 
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -39,6 +40,16 @@ GRIDS = {
     "speed": {(4, 8), (4, 16)},
     "published": {(4, 8)},
     "saturation": {(4, 8, None, 2), (4, 8, None, -1), (4, 8, 2, 0), (1, 8, None, 2)},
+    "risk_objectives": {(8, 16, objective) for objective in ("lower_tail_mean:0.25", "median", "mean", "max")},
+    "max_at_k_estimators": {
+        (k, n, estimator)
+        for n, k in itertools.product((4, 8, 16, 32), RETRIES)
+        for estimator in (
+            ("maxpo", "pkpo", "pkpo_leave_one_out", "pkpo_leave_one_out_minus_one")
+            + (("rloo", "grpo") if k == 1 else ())
+        )
+        if k < n
+    },
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
 VARIED = {
@@ -47,8 +58,12 @@ VARIED = {
     "sgd_actor": ["actor_optimizer"],
     "damping": ["actor_adam_epsilon"],
     "saturation": ["mean_max", "log_std_max"],
+    "risk_objectives": ["objective"],
+    "max_at_k_estimators": ["estimator"],
     "tune_learning_rate": ["learning_rate"],
 }
+TASKS = {"learning_rate_vs_epsilon": "swimmer", "sparse": "sparse_reacher"}
+OF_EPISODES = ("risk_objectives", "max_at_k_estimators")  # presets of OrderGrad, on the suite risk
 OTHERS = {  # agents beside ReMAC
     "return_and_entropy": {"sac", "ppo"},
     "sparse": {"sac", "td3"},
@@ -77,23 +92,22 @@ def test_every_preset_has_its_grid_written_here():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_the_protocols_grid(make_plan, name):
-    task = "swimmer" if name == "learning_rate_vs_epsilon" else "sparse_reacher" if name == "sparse" else None
-    tasks = [f"tasks=[{task}]"] if task else []
-    runs = make_plan(name, "scale=paper", "seeds=[1]", *(tasks or [f"tasks=[{'half_cheetah'}]"]))
+    runs = make_plan(name, "scale=paper", "seeds=[1]", f"tasks=[{TASKS.get(name, 'half_cheetah')}]")
+    main = "ordergrad" if name in OF_EPISODES else "remac"
     agents = {run.job.config["arm"]: run.job.config["agent"] for run in runs}
-    remacs = {
+    grid = {
         (agent["num_retries"], agent["num_samples"], *(agent[key] for key in VARIED.get(name, [])))
         for agent in agents.values()
-        if agent["name"] == "remac"
+        if agent["name"] == main
     }
-    assert remacs == GRIDS[name]
+    assert grid == GRIDS[name]
     others = OTHERS.get(name, set())
     assert len(runs) == len(GRIDS[name]) + len(others)
-    assert {agent["name"] for agent in agents.values()} == {"remac"} | others
+    assert {agent["name"] for agent in agents.values()} == {main} | others
     for run in runs:
         assert run.job.config["experiment"] == name
-        if "actor_adam_epsilon" not in VARIED.get(name, []) and run.job.config["agent"]["name"] != "ppo":
-            assert run.job.config["agent"]["actor_adam_epsilon"] == 1e-8
+        if "actor_adam_epsilon" not in VARIED.get(name, []):
+            assert run.job.config["agent"].get("actor_adam_epsilon", 1e-8) == 1e-8
 
 
 @pytest.mark.slow
@@ -117,7 +131,9 @@ def test_tuning_seeds_are_never_reported():
     tuning = presets["tune_learning_rate"]["seeds"]
     assert len(tuning) == 3 and len(scales["paper"]["seeds"]) == 10
     assert not reported & set(tuning)
-    assert all("seeds" not in preset for name, preset in presets.items() if name != "tune_learning_rate")
+    assert not {
+        seed for preset in presets.values() for seed in preset.get("seeds", []) if preset["seeds"] != tuning
+    } & set(tuning)
 
 
 def test_tasks_follow_the_scale(make_plan):

@@ -30,6 +30,8 @@ LABELS = {
     RETURN: "return (sampled actions)",
     "eval/return": "return (mean action)",
     ENTROPY: "entropy of the action (nats)",
+    "eval/median": "median return\n(sampled actions)",
+    "eval/cvar_25": "mean of the worst quarter\nof returns (sampled actions)",
     "eval/entropy": "entropy of the action,\nevaluation (nats)",
     GAUSSIAN_ENTROPY: "entropy before tanh (nats)",
     STD: "standard deviation\nbefore tanh",

@@ -61,7 +61,8 @@ def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     if not rows:
         return None
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    own_columns = {row["arm"]: columns.index(row["metric"]) for row in rows if row["own"]}
+    arms = sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: own_columns.get(arm, len(columns)))
     figure, axes = new_figure(1, len(tasks), panel=(1.15 * len(columns) + 1.2, 0.5 * len(arms) + 1.0))
     wins = []
     for task, panel in zip(tasks, axes.flat, strict=False):
@@ -83,7 +84,7 @@ def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
                 wins.append(row["is_best"])
         panel.set_xlim(-0.5, len(columns) - 0.5)
         panel.set_ylim(len(arms) - 0.5, -0.5)
-        panel.set_xticks(range(len(columns)), [metric.rpartition("/")[2].replace("_", " ") for metric in columns])
+        panel.set_xticks(range(len(columns)), [_name(metric) for metric in columns])
         panel.set_yticks(range(len(arms)), [readable(arm, 24) for arm in arms])
         panel.grid(False)
         label(panel, title=task, x="measured", y="trained for")
@@ -99,6 +100,11 @@ def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         columns,
         "interquartile mean over seeds with its 95% bootstrap interval",
     )
+
+
+def _name(metric: str) -> str:
+    name = metric.rpartition("/")[2]
+    return {"cvar_25": "CVaR, worst 25%", "return_stochastic": "mean"}.get(name, name.replace("max_at_", "best of "))
 
 
 def _cell(place: int, line: int, share: float, is_framed: bool) -> "Rectangle":

@@ -66,7 +66,7 @@ def test_backends_and_options():
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
-@pytest.mark.parametrize("task", ["halfcheetah", "swimmer"])
+@pytest.mark.parametrize("task", ["halfcheetah", pytest.param("swimmer", marks=pytest.mark.slow)])
 def test_building_and_tracing_are_quiet(task, capfd, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT
     caplog.set_level("INFO")

@@ -170,6 +170,7 @@ class Mine(StochasticActorCritic):
 """
 
 
+@pytest.mark.slow
 def test_a_new_agent_is_one_file_one_registry_line_and_one_yaml(tmp_path):
     for folder in ("agents", "conf", "envs", "experiments", "remac"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))

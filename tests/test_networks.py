@@ -74,7 +74,7 @@ def test_values_for_the_actor_have_the_plain_values_and_gradients(num_samples, b
 
 @pytest.mark.parametrize(
     ("norm", "num_samples", "num_outputs"),
-    [("none", 4, 3), ("layer", 4, None), ("batch", 1, 3)],
+    [("none", 4, 3), pytest.param("layer", 4, None, marks=pytest.mark.slow), ("batch", 1, 3)],
 )
 def test_critics_on_an_accelerator_are_the_same_function(norm, num_samples, num_outputs, monkeypatch):
     """There all critics' products are one, of observation and action together: values, gradients and statistics."""

@@ -254,6 +254,7 @@ def test_the_floor_of_the_standard_deviation_stands_under_what_shows_it(tmp_path
     assert shown.endswith("exp(-10) = 4.5e-05, a smooth bound.")
 
 
+@pytest.mark.slow
 def test_what_environments_measure_is_drawn_by_its_name(tmp_path, capsys):
     measured = {"env/forward_velocity": 2.0, "eval/env/forward_velocity": 3.0, "env/oddity": 1.0}
     arms = [{"retries": m, "actor_adam_epsilon": e, "final": FINAL | measured} for m in (1, 8) for e in (1e-8, 1.0)]

@@ -125,6 +125,7 @@ def kill_and_resume(run, moments, reference, arguments=QUICK):
     return steps
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_nothing_had_happened(whole, tmp_path):
     """The last restart is given the run directory alone."""
     moments = [("while the oldest checkpoint is removed", 1)]

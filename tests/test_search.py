@@ -81,7 +81,7 @@ def test_a_search_in_which_every_trial_is_bad_ends_with_their_reason(search):
     assert err.splitlines()[-1] == "critic/loss became non-finite"
 
 
-@pytest.mark.parametrize("batch_after", [1, 3])
+@pytest.mark.parametrize("batch_after", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_search_that_was_stopped_goes_on_with_the_trials_it_has(search, tmp_path, batch_after):
     status, _, _, before = search("hydra.sweeper.n_trials=6", SPACE, interrupted_in_batch=2)
     assert (status, [number for number, *_ in before]) == (130, [0, 1, 2, 3])

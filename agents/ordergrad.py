@@ -8,6 +8,7 @@ from flax import struct
 
 from agents.on_policy import OnPolicyAgent, OnPolicyState
 from remac.estimators.group_coefficients import ESTIMATORS, GapWeights, gap_weights, group_coefficients
+from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number, redeclared
 from remac.training.experience import Episodes
 from remac.types import Array, Metrics, Transition
@@ -28,7 +29,9 @@ class OrderGrad(OnPolicyAgent):
 
     With ``baseline=value`` a network learns to predict an episode's coefficient from its observations, and what it said
     before the round is taken off at every step. An action's probability does not depend on it, so this does not change
-    the expected gradient. Returns are sums over the first ``episode_length`` steps, discounted by ``return_gamma``.
+    the expected gradient. With ``sign_certificate`` steps count less, or not at all, where a small change of that
+    network's last layer would flip the sign of what is left (``remac.estimators.sign_certificate``), which is biased.
+    Returns are sums over the first ``episode_length`` steps, discounted by ``return_gamma``.
 
     Attributes:
         weights: The estimator, the objective and K, as numbers.
@@ -42,6 +45,15 @@ class OrderGrad(OnPolicyAgent):
     episode_length: int = integer(None, "T, steps that an episode is judged by; null: the task's time limit").field()
     num_samples: int = integer(8, "N, episodes from each start").field()
     baseline: str = choice("none", "what is taken off a step's coefficient", ("none", "value")).field()
+
+    sign_certificate: float | None = number(
+        None,
+        "baseline=value: share of steps that count, by how sure the sign of their advantage is; null: all",
+        0,
+        1,
+        open_minimum=True,
+        is_leaf=False,
+    ).field()
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {
         "num_retries": integer(4, "K: the objective is over the returns of K episodes, estimated from N", is_leaf=True),
@@ -59,6 +71,10 @@ class OrderGrad(OnPolicyAgent):
         """Makes the numbers of the estimator."""
         if values["episode_length"] is None:
             raise InvalidValueError("episode_length", None, "must be given: the task's time limit, or less")
+        if values["sign_certificate"] is not None and values["baseline"] != "value":
+            raise InvalidValueError(
+                "sign_certificate", values["sign_certificate"], "must be null unless baseline=value"
+            )
         require_int("num_retries", values["num_retries"], 1, values["num_samples"] - 1, "num_samples - 1")
         names = ("estimator", "objective", "num_retries", "num_samples")
         return super().make_fields(values) | {"weights": gap_weights(*(values[name] for name in names))}
@@ -90,5 +106,17 @@ class OrderGrad(OnPolicyAgent):
         target = jnp.broadcast_to(self.num_samples * coefficients, counts.shape)
         expected = self.value_network.apply(state.value, observation)
         advantage = length * counts * (target - expected)
+        if self.sign_certificate is not None:
+            certificate = certificate_weights(self._radii(state, observation, target - expected), self.sign_certificate)
+            advantage, metrics["actor/certificate"] = certificate * advantage, jnp.mean(certificate)
         weight = counts / jnp.mean(counts)
         return {"observation": observation, "advantage": advantage, "target": target, "weight": weight}, metrics
+
+    def _radii(self, state: OnPolicyState, observation: Array, advantage: Array) -> Array:
+        """Returns how far the value network's last layer is from flipping the sign of advantages `[T, E]`."""
+        params = state.value["params"]
+        width = params["value"]["kernel"].shape[0]
+        # With ones in the place of the last layer the network gives what goes into it.
+        ones = {"value": {"kernel": jnp.eye(width), "bias": jnp.zeros((width,))}}
+        features = self.value_network.clone(num_outputs=width).apply({"params": params | ones}, observation)
+        return radii(advantage, 1.0 + jnp.sum(features**2, axis=-1))  # the bias' feature is 1

@@ -9,9 +9,11 @@ import numpy as np
 from flax import struct
 
 from agents.actor_critic import AgentState, StochasticActorCritic
+from agents.base import policy_metrics
 from remac.estimators.advantages import score_coefficients
 from remac.estimators.order_statistics import lstat, rank_weights
 from remac.estimators.rescaling import with_length_of
+from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number
 from remac.policies.distributions import Distribution
 from remac.types import Array, Key, Metrics, Transition
@@ -41,6 +43,10 @@ class ReMAC(StochasticActorCritic):
     each state the length that the gradient of the mean over the same samples has (K = 1); its direction stays. Lengths
     are Euclidean, over the mean and the log standard deviation of every action dimension.
 
+    With ``sign_certificate`` a sample of the score function counts less, or not at all, where a small change of the
+    critics' last layers would flip the sign of its Q minus the mean (``remac.estimators.sign_certificate``); how large
+    changes are is found from all samples of a minibatch.
+
     With ``num_retries_end`` the weights go in a straight line, over ``num_retries_steps`` gradient steps, from those of
     ``num_retries`` to its own, and stay there: a mixture of the two objectives on the way.
 
@@ -69,7 +75,14 @@ class ReMAC(StochasticActorCritic):
     ).field()
     target: str = choice("plain", "whether the critics' target has an entropy term", TARGETS).field()
     target_temperature: Array = number(0.2, "temperature of the entropy term of target=entropy", 0).field()
-
+    sign_certificate: float | None = number(
+        None,
+        "gradient=score_function: share of samples that count, by how sure the sign of their advantage is; null: all",
+        0,
+        1,
+        open_minimum=True,
+        is_leaf=False,
+    ).field()
     num_retries_steps: Array = number(
         100_000.0, "gradient steps until M is num_retries_end, where that is given", 0, open_minimum=True
     ).field()
@@ -94,6 +107,9 @@ class ReMAC(StochasticActorCritic):
         if is_score and values["gradient_length"] != "own":
             allowed = "must be own for gradient=score_function"
             raise InvalidValueError("gradient_length", values["gradient_length"], allowed)
+        if values["sign_certificate"] is not None and not (is_score and values["critic_head"] == "scalar"):
+            allowed = "must be null unless gradient=score_function and critic_head=scalar"
+            raise InvalidValueError("sign_certificate", values["sign_certificate"], allowed)
 
         def weights(name: str) -> np.ndarray:
             num_samples, num_retries = values["num_samples"], values[name]
@@ -129,6 +145,45 @@ class ReMAC(StochasticActorCritic):
         # Zero, with this gradient by the distribution.
         shift = jax.tree.map(lambda leaf, by: by * (leaf - jax.lax.stop_gradient(leaf)), distribution, gradient)
         return -jnp.mean(objective + sum(jnp.sum(leaf, axis=-1) for leaf in jax.tree.leaves(shift))), metrics
+
+    def sampled_objective(
+        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+    ) -> tuple[Array, Array, Metrics]:
+        """Draws actions and values them; see the base. With ``sign_certificate`` they count differently."""
+        if self.sign_certificate is None:
+            return super().sampled_objective(distribution, state, key, batch)
+        action, log_prob = distribution.sample(key, self.num_samples, reparameterize=False)
+        q_values, radius = self.certified_values(state, batch.observation, action)
+        certificate = certificate_weights(radius, self.sign_certificate)
+        objective = self.actor_objective(state, q_values, certificate * log_prob)
+        metrics = policy_metrics(distribution, action, log_prob) | {"actor/certificate": jnp.mean(certificate)}
+        return objective, jnp.mean(q_values, axis=0), metrics
+
+    def certified_values(self, state: AgentState, observation: Array, action: Array) -> tuple[Array, Array]:
+        """Returns the values of actions `[N, B, action_dim]`, and the radii of their advantages, `[N, B]` each.
+
+        A sample's value is a product of the last layers' weights of all critics, biases among them, with features of
+        which those of critics that do not give the minimum are 0.
+        """
+        params, last = state.critics["params"], f"_{len(self.critic_networks.hidden_sizes)}"
+        kernel, bias = params[f"kernel{last}"], params[f"bias{last}"]
+        num_critics, width, _ = kernel.shape
+        # With ones in the place of the last layer the networks give what goes into it.
+        ones = {f"kernel{last}": jnp.broadcast_to(jnp.eye(width), (num_critics, width, width))}
+        ones[f"bias{last}"] = jnp.zeros((num_critics, width))
+        networks = self.critic_networks.clone(num_outputs=width, precision="highest")
+        features = networks.apply({**state.critics, "params": params | ones}, observation, action)
+        features = jnp.concatenate([features, jnp.ones_like(features[..., :1])], axis=-1)
+        weights = jnp.concatenate([kernel[..., 0], bias], axis=-1)
+        values = jnp.einsum("cnbd,cd->cnb", features, weights, precision="highest")
+        if self.critic_aggregate == "min":
+            shares = jax.nn.one_hot(jnp.argmin(values, axis=0), num_critics, axis=0)
+        else:
+            shares = jnp.full_like(values, 1.0 / num_critics)
+        q_values = jnp.sum(shares * values, axis=0)
+        features = shares[..., None] * features
+        centred = features - jnp.mean(features, axis=1, keepdims=True)
+        return q_values, radii(q_values - jnp.mean(q_values, axis=0, keepdims=True), jnp.sum(centred**2, axis=(0, 3)))
 
     def actor_objective(self, state: AgentState, q_values: Array, log_prob: Array) -> Array:
         """Returns the order statistic of the values `[N, B]` over the samples, `[B]`, or its surrogate."""

@@ -15,10 +15,12 @@ from remac.estimators.exact import exact_advantage, exact_expected_improvement, 
 from remac.estimators.generalized import generalized_advantages
 from remac.estimators.group_coefficients import ESTIMATORS, gap_weights, group_coefficients
 from remac.estimators.order_statistics import Objective, lstat, lstat_weights, max_at_k, rank_weights, sample_weights
+from remac.estimators.sign_certificate import certificate_weights, sign_radii
 
 __all__ = [
     "ESTIMATORS",
     "Objective",
+    "certificate_weights",
     "exact_advantage",
     "exact_expected_improvement",
     "expected_improvement",
@@ -40,4 +42,5 @@ __all__ = [
     "sample_weights",
     "score_coefficients",
     "score_function_loss",
+    "sign_radii",
 ]

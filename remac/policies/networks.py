@@ -134,21 +134,23 @@ class ValueNetwork(nn.Module):
         hidden_sizes: Width of each hidden layer.
         activation: Name in ``ACTIVATIONS``.
         precision: Of the products, of ``PRECISIONS``.
+        num_outputs: Numbers that are given; None for one, without an axis.
     """
 
     hidden_sizes: tuple[int, ...]
     activation: str
     precision: str = PRECISIONS[0]
+    num_outputs: int | None = None
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
-        """Maps normalised observations `[..., obs_dim]` to values `[...]`."""
+        """Maps normalised observations `[..., obs_dim]` to values `[...]`, or `[..., num_outputs]`."""
         features = observation
         for index, width in enumerate(self.hidden_sizes):
             features = nn.Dense(width, name=f"hidden_{index}", precision=self.precision)(features)
             features = ACTIVATIONS[self.activation](features)
-        value: Array = nn.Dense(1, name="value", precision=self.precision)(features)[..., 0]
-        return value
+        outputs: Array = nn.Dense(self.num_outputs or 1, name="value", precision=self.precision)(features)
+        return outputs[..., 0] if self.num_outputs is None else outputs
 
 
 class CriticNetworks(nn.Module):

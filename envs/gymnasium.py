@@ -2,8 +2,8 @@
 
 The environments are Gymnasium's own and hold their state themselves, in this process or in worker processes. What
 ``EnvState.physics`` holds instead is how the running episodes came about: the seed that each was reset with, and the
-actions since. Every episode begins with a seed of its own, so an environment whose episodes are functions of their seeds
-and actions is brought back to any such state, bit for bit, in as many steps as its episode has made; see ``restored``.
+actions since. Every episode begins with a seed of its own, so an environment whose episodes are functions of seed and
+actions is brought back to any such state, bit for bit, in as many steps as its episode has made; see ``restored``.
 Whether it is such a one is tried on the first steps of an episode when it is made. Where it is not, ``restored`` begins
 new episodes.
 
@@ -317,7 +317,8 @@ class GymnasiumEnvironment:
             for array in (flat.termination, flat.truncation, flat.diverged):
                 array[rows] = False
             flat.observation[rows] = flat.final_observation[rows] = slots.observation[rows]
-            warnings.warn(f"{self.name}: {rows.size} of {count} episodes could not be resumed, and begin anew")
+            lost_ones = f"{rows.size} of {count} episodes could not be resumed, and begin anew"
+            warnings.warn(f"{self.name}: {lost_ones}", stacklevel=2)
         return self._returned(lead, flat)
 
     def render(
@@ -413,7 +414,9 @@ def _made(recipe: Recipe) -> Any:
             raise InvalidValueError("name", recipe.name, f"cannot be made ({reason})") from None
         module, _, env_id = recipe.env_id.rpartition(":")
         close = difflib.get_close_matches(env_id, gymnasium.registry, 5, 0.6)
-        listed = f"close to it are {', '.join(f'gymnasium/{_prefix(module)}{name}' for name in close)}; " if close else ""
+        listed = (
+            f"close to it are {', '.join(f'gymnasium/{_prefix(module)}{name}' for name in close)}; " if close else ""
+        )
         allowed = (
             f"is not registered; {listed}what a package registers is spelled gymnasium/<module>:<id>, such as "
             "gymnasium/gymnasium_robotics:FetchReach-v4"

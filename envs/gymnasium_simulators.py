@@ -129,7 +129,11 @@ class Slots(NamedTuple):
     @staticmethod
     def _layout(sizes: "Sizes") -> list[tuple[Any, tuple[int, ...]]]:
         count, of_observation, of_action, num_metrics = sizes
-        number, truth, observations = (np.float32, (count,)), (np.bool_, (count,)), (np.float32, (count, of_observation))
+        number, truth, observations = (
+            (np.float32, (count,)),
+            (np.bool_, (count,)),
+            (np.float32, (count, of_observation)),
+        )
         begins = [(np.int8, (count,)), (np.int64, (count,)), (np.float32, (count, of_action)), truth]
         return [*begins, observations, observations, number, truth, truth, truth, (np.float32, (count, num_metrics))]
 

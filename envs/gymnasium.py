@@ -20,6 +20,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import re
 import warnings
 from typing import Any, NamedTuple, Self
 
@@ -399,41 +400,26 @@ class GymnasiumEnvironment:
 
 def _made(recipe: Recipe) -> Any:
     """Makes one environment to look at; what is wrong with the id or an option is said by its name."""
-    import gymnasium
     from gymnasium import error as errors
 
     try:
         recipe.register()
         return recipe.make()
-    except (errors.UnregisteredEnv, errors.DeprecatedEnv, errors.Error) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, errors.DependencyNotInstalled):
-            allowed = f"needs a package that is not installed ({reason}); try {INSTALL}"
-            raise InvalidValueError("name", recipe.name, allowed) from None
-        if not isinstance(error, errors.UnregisteredEnv | errors.DeprecatedEnv):
-            raise InvalidValueError("name", recipe.name, f"cannot be made ({reason})") from None
-        module, _, env_id = recipe.env_id.rpartition(":")
-        close = difflib.get_close_matches(env_id, gymnasium.registry, 5, 0.6)
-        listed = (
-            f"close to it are {', '.join(f'gymnasium/{_prefix(module)}{name}' for name in close)}; " if close else ""
-        )
-        allowed = (
-            f"is not registered; {listed}what a package registers is spelled gymnasium/<module>:<id>, such as "
-            "gymnasium/gymnasium_robotics:FetchReach-v4"
-        )
-        raise InvalidValueError("name", recipe.name, allowed) from None
+    except errors.DependencyNotInstalled as error:
+        raise _lacks(recipe, error) from None
+    except (errors.UnregisteredEnv, errors.DeprecatedEnv):
+        raise InvalidValueError("name", recipe.name, f"is not registered; {_alternatives(recipe.env_id)}") from None
+    except errors.Error as error:
+        raise InvalidValueError("name", recipe.name, f"cannot be made ({_words(error)})") from None
     except ImportError as error:
-        module = recipe.import_module or recipe.env_id.rpartition(":")[0]
-        if error.name and module and error.name == module.partition(".")[0]:
-            allowed = f"the module {module} is not installed; try {INSTALL}, or pip install its package"
-        else:
-            allowed = f"needs a package that is not installed ({' '.join(str(error).split())}); try {INSTALL}"
-        raise InvalidValueError("name", recipe.name, allowed) from None
+        raise _lacks(recipe, error) from None
     except TypeError as error:
-        for option, value in recipe.options.items():
+        options = {**dict.fromkeys(re.findall(r"missing .* argument: '(\w+)'", str(error))), **recipe.options}
+        for option, value in options.items():
             if f"'{option}'" in str(error):
-                allowed = f"{recipe.env_id} takes no such option ({' '.join(str(error).split())[:300]})"
-                raise InvalidValueError(option, value, allowed) from None
+                raise InvalidValueError(
+                    option, value, f"{recipe.env_id} does not take this ({_words(error)})"
+                ) from None
         with told(recipe.name, "making it"):
             raise
     except Exception:
@@ -441,8 +427,30 @@ def _made(recipe: Recipe) -> Any:
             raise
 
 
-def _prefix(module: str) -> str:
-    return f"{module}:" if module else ""
+def _lacks(recipe: Recipe, error: Exception) -> InvalidValueError:
+    """Says which package is needed."""
+    module = recipe.import_module or recipe.env_id.rpartition(":")[0]
+    reason = _words(error)
+    if module and getattr(error, "name", None) == module.partition(".")[0]:
+        reason = f"there is no module {module}"
+    return InvalidValueError("name", recipe.name, f"needs a package that is not installed ({reason}); try {INSTALL}")
+
+
+def _alternatives(env_id: str) -> str:
+    """Lists the registered ids that are close to one that is not."""
+    import gymnasium
+
+    module, colon, name = env_id.rpartition(":")
+    close = difflib.get_close_matches(name, gymnasium.registry, 5, 0.6)
+    listed = f"close to it are {', '.join(f'gymnasium/{module}{colon}{one}' for one in close)}; " if close else ""
+    return (
+        f"{listed}what a package registers is spelled gymnasium/<module>:<id>, such as "
+        "gymnasium/gymnasium_robotics:FetchReach-v4"
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _require_spaces(env: Any) -> None:

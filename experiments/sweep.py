@@ -31,7 +31,6 @@ from experiments.running.planning import PlannedJob, require_own_directories
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_number, require_one_of
 
-SUITES = ("mujoco", "brax")
 # Keys of a run that the sweep decides itself.
 OWN_KEYS = ("env", "seed", "arm", "experiment", "hydra.run.dir")
 
@@ -104,14 +103,16 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
         omegaconf.errors.OmegaConfBaseException: If an override does not fit.
     """
     preset, scales = config.experiment, config.scales
-    require_one_of("suite", config.suite, SUITES)
+    require_one_of("suite", config.suite, envs.SUITES)
     require_one_of("scale", config.scale, scales)
     if config.memory_gib is not None:
         require_number("memory_gib", config.memory_gib, 0, open_minimum=True)
     scale = scales[config.scale]
-    tasks = config.tasks or preset.tasks[config.suite][: scale.num_tasks]
+    tasks = config.tasks or preset.tasks.get(config.suite, [])[: scale.num_tasks]
+    if not tasks:
+        raise InvalidValueError("tasks", None, f"must be given, since {name} names none of {config.suite}")
     known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{config.suite}/")]
-    for task in tasks:
+    for task in tasks if known else []:
         require_one_of("tasks", task, known)
     for arm in config.arms or []:
         require_one_of("arms", arm, preset.arms)

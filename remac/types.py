@@ -96,7 +96,7 @@ class Environment(Protocol):
 
     It is hashable and does not change: programs are compiled for it once, and equal ones share them. A suite whose
     simulators hold their state themselves steps the latest state only, and has a method ``restored(state) -> EnvState``
-    that brings them to one of another process, or begins new episodes where it cannot.
+    that brings them to one of another process, or begins new episodes where it cannot, and ``close()``.
 
     Attributes:
         name: Suite and task, for example ``mujoco/half_cheetah``.

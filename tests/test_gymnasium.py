@@ -323,15 +323,16 @@ BAD = [
     (["env=gymnasium/Pendulm-v1"], ["=gymnasium/Pendulm-v1: is not registered", "gymnasium/Pendulum-v1", "<module>"]),
     (["env=gymnasium/Pendulum-v7"], ["env=gymnasium/Pendulum-v7", "gymnasium/Pendulum-v1"]),
     (["env=gymnasium/ALE/Nothing-v5"], ["env=gymnasium/ALE/Nothing-v5: is not registered"]),
-    (["env=gymnasium/no_module:Walk-v0"], ["env=gymnasium/no_module:Walk-v0: the module no_module is not installed"]),
+    (["env=gymnasium/no_module:Walk-v0"], ["=gymnasium/no_module:Walk-v0: needs a", "no module no_module", "pip install"]),
     (["env=gymnasium/gymnasium_tasks:Wlk-v0"], ["gymnasium/gymnasium_tasks:Walk-v0"]),
     (["env=gymnasium"], ["env=gymnasium: no such file", "gymnasium/<id>"]),
     (["env=gymnasium/CartPole-v1"], ["env=gymnasium/CartPole-v1: has actions Discrete(2); must have continuous"]),
-    (["env=gymnasium/Pendulum-v1", "+env.options.gravity=1"], ["env.options.gravity=1: Pendulum-v1 takes no such"]),
+    (["env=gymnasium/Pendulum-v1", "+env.options.gravity=1"], ["env.options.gravity=1: Pendulum-v1 does not take"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.vectorization=gpu"], ["vectorization=gpu", "sync, processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),
+    (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=None", "missing 1 required"]),
     ([f"env=gymnasium/{ENDLESS}"], ["env.options.episode_length=None: must be given", "has no time limit"]),
     *(
         (["env=gymnasium/gymnasium_tasks:Spaces-v0", f"+env.options.which={which}"], [f"has {kind}", "must have"])

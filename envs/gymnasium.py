@@ -480,7 +480,7 @@ def _try(env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
     rows = [[*flat.observation(env.reset(seed=0)[0]), 0.0]]
     names: set[str] | None = None
     for _ in range(_TRIED_STEPS):
-        action = flat.action(rng.uniform(-1, 1, action_size).astype(np.float32))
+        (action,) = flat.actions(rng.uniform(-1, 1, (1, action_size)).astype(np.float32))
         observation, reward, termination, truncation, info = env.step(action)
         rows.append([*flat.observation(observation), reward])
         found = {name for name, value in info.items() if isinstance(name, str) and is_number(value)}

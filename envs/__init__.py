@@ -2,20 +2,34 @@
 
 import importlib
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remac.types import Environment
 from remac.validation import InvalidValueError, require_int, require_one_of
 
-SUITES = ("brax", "mujoco", "probe", "risk")
+if TYPE_CHECKING:
+    from remac.types import Environment
+
+SUITES = ("brax", "gymnasium", "mujoco", "probe", "risk")
+# Those whose tasks cannot be listed: any name may be one, and the suite's ``make`` refuses what is none.
+OPEN_SUITES = ("gymnasium",)
+
+
+class SimulatorError(RuntimeError):
+    """An environment raised an exception; the message is one line that names it."""
 
 
 def names() -> list[str]:
-    """Returns every environment, as ``suite/task``."""
-    return [f"{suite}/{task}" for suite in SUITES for task in _module(suite).TASKS]
+    """Returns every environment of the suites whose tasks can be listed, as ``suite/task``."""
+    return [f"{suite}/{task}" for suite in SUITES if suite not in OPEN_SUITES for task in _module(suite).TASKS]
 
 
-def make(name: str, *, num_envs: int, **options: Any) -> Environment:
+def is_open(name: str) -> bool:
+    """Whether a name is one that only its suite can judge."""
+    suite, _, task = name.partition("/")
+    return suite in OPEN_SUITES and bool(task)
+
+
+def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
     """Builds ``num_envs`` environments side by side.
 
     Args:
@@ -27,9 +41,10 @@ def make(name: str, *, num_envs: int, **options: Any) -> Environment:
     Raises:
         InvalidValueError: If the name, an option or its value is not allowed.
     """
-    require_one_of("name", name, names())
+    if not is_open(name):
+        require_one_of("name", name, [*names(), *(f"{suite}/<id>" for suite in OPEN_SUITES)])
     require_int("num_envs", num_envs, 1)
-    suite, task = name.split("/")
+    suite, _, task = name.partition("/")
     make_suite = _module(suite).make
     parameters = inspect.signature(make_suite).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -58,8 +58,8 @@ def main(config: DictConfig) -> float:
     require_usable_jax()
     directory = as_path(config.run)
     env, policy = load_run(directory, config.num_episodes)
-    if config.render and not env.name.startswith(("mujoco/", "brax/")):
-        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
+    if config.render and not (hasattr(env, "render") or env.name.startswith("brax/")):
+        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on another suite")
     key = jax.random.key(config.eval_seed)
     metrics = Evaluator(env, MemberSplit(1), config.num_retries)(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
@@ -108,7 +108,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
-    """Films one episode of the deterministic policy in real time: a GIF for MuJoCo, Brax's own HTML page for Brax.
+    """Films one episode of the deterministic policy in real time: a GIF, or Brax's own HTML page for Brax.
 
     Returns:
         The file, and how long and at which rate it shows the episode.
@@ -116,25 +116,36 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     Raises:
         RuntimeError: If this machine cannot render; the message says why.
     """
-    states = list(_states(env.for_evaluation(1), policy, num_steps))
-    if env.name.startswith("mujoco/"):
+    one = env.for_rendering() if hasattr(env, "for_rendering") else env.for_evaluation(1)
+    states = _states(one, policy, num_steps)
+    if hasattr(one, "render"):
         from PIL import Image
 
-        dt = env.dt
-        shown, milliseconds = film_times(len(states), dt)
-        frames = [Image.fromarray(env.render(states[index], (0, 0), size, size)) for index in shown]
+        dt, every, frames, num_states = one.dt, film_skip(one.dt), [], 0
+        for num_states, state in enumerate(states, 1):  # some environments draw only the state that they are in
+            if (num_states - 1) % every == 0:
+                frames.append(Image.fromarray(one.render(state, (0, 0), size, size)))
+        shown, milliseconds = film_times(num_states, dt)
+        first, *others = frames[: len(shown)]
         file = directory / "video.gif"
-        frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+        first.save(file, save_all=True, append_images=others, duration=milliseconds, loop=0)
     else:
         from brax.io import html
 
-        dt, shown = float(env.task.env.dt), range(len(states))
+        states = list(states)
+        num_states = len(states)
+        dt, shown = float(env.task.env.dt), range(num_states)
         system = env.task.env.sys.tree_replace({"opt.timestep": dt})
         physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
         file = directory / "video.html"
         file.write_text(html.render(system, physics), encoding="utf-8")
-    seconds = len(states) * dt
+    seconds = num_states * dt
     return f"{file} ({seconds:.2f} s in real time, {len(shown) / seconds:.1f} frames a second)"
+
+
+def film_skip(dt: float) -> int:
+    """Chooses of how many states a film shows one, ``dt`` seconds apart."""
+    return max(1, round(FRAME_SECONDS / dt))
 
 
 def film_times(num_states: int, dt: float) -> tuple[list[int], list[int]]:
@@ -150,7 +161,7 @@ def film_times(num_states: int, dt: float) -> tuple[list[int], list[int]]:
         The states' indices, about 25 in a second or all if there are fewer, and the milliseconds of each; together
         they last as long as the simulation, to 10 ms.
     """
-    skip = max(1, round(FRAME_SECONDS / dt))
+    skip = film_skip(dt)
     shown = [skip * number for number in range(max(1, num_states // skip))]
     ends = np.round(np.array([*shown, num_states]) * dt * 100).astype(int)  # the last one takes the rest
     return shown, [10 * max(2, int(time)) for time in np.diff(ends)]

@@ -114,9 +114,11 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     if config.memory_gib is not None:
         require_number("memory_gib", config.memory_gib, 0, open_minimum=True)
     scale = scales[config.scale]
-    tasks = config.tasks or preset.tasks[suite][: scale.num_tasks]
+    tasks = config.tasks or preset.tasks.get(suite, [])[: scale.num_tasks]
+    if not tasks:
+        raise InvalidValueError("tasks", None, f"must be given, since {name} names none of {suite}")
     known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{suite}/")]
-    for task in tasks:
+    for task in tasks if known else []:
         require_one_of("tasks", task, known)
     for arm in config.arms or []:
         require_one_of("arms", arm, preset.arms)
@@ -149,15 +151,11 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
 
 
 def _suite(config: DictConfig) -> str:
-    """Returns the suite that is asked for, or the preset's.
-
-    Raises:
-        InvalidValueError: If it is none, or one that the preset has no tasks for while none are named.
-    """
+    """Returns the suite that is asked for, or the preset's."""
     tasks = config.experiment.tasks
     if config.suite is None:
         return DEFAULT_SUITE if DEFAULT_SUITE in tasks else next(iter(tasks))
-    require_one_of("suite", config.suite, envs.SUITES if config.tasks else tasks)
+    require_one_of("suite", config.suite, envs.SUITES)
     return config.suite
 
 

@@ -94,7 +94,9 @@ class Environment(Protocol):
     arrays `[E, ...]`, and callers vmap it over members. A suite on the host takes and returns NumPy arrays with any
     leading axes: ``reset(key)`` with keys `[P]` returns arrays `[P, E, ...]`, all stepped in one call.
 
-    It is hashable and does not change: programs are compiled for it once, and equal ones share them.
+    It is hashable and does not change: programs are compiled for it once, and equal ones share them. A suite whose
+    simulators hold their state themselves steps the latest state only, and has a method ``restored(state) -> EnvState``
+    that brings them to one of another process, or begins new episodes where it cannot, and ``close()``.
 
     Attributes:
         name: Suite and task, for example ``mujoco/half_cheetah``.

@@ -136,6 +136,11 @@ def test_tuning_seeds_are_never_reported():
     } & set(tuning)
 
 
+def test_a_sweep_takes_tasks_of_a_suite_that_cannot_list_them(make_plan):
+    runs = make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "suite=gymnasium", "tasks=[Pendulum-v1]")
+    assert [run.job.env.name for run in runs] == ["gymnasium/Pendulum-v1"]
+
+
 def test_tasks_follow_the_scale(make_plan):
     runs = make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=laptop")
     assert [run.job.env.name for run in runs] == ["mujoco/half_cheetah", "mujoco/hopper", "mujoco/reacher"]
@@ -146,7 +151,9 @@ def test_tasks_follow_the_scale(make_plan):
     ("overrides", "expected"),
     [
         (["scale=huge"], ["scale=huge", "paper", "laptop", "smoke"]),
-        (["suite=probe"], ["suite=probe", "mujoco", "brax"]),
+        (["suite=atari"], ["suite=atari", "mujoco", "brax"]),
+        (["suite=probe"], ["tasks=None: must be given", "probe"]),
+        (["suite=gymnasium", "tasks=[Pendulm-v1]"], ["env=gymnasium/Pendulm-v1: is not registered"]),
         (["tasks=[hoper]"], ["tasks=hoper", "hopper"]),
         (["arms=[m3]"], ["arms=m3", "sac", "m8"]),
         (["memory_gib=0"], ["memory_gib=0"]),

@@ -16,8 +16,9 @@ from remac.types import Environment
 
 TASKS = (
     *("mujoco/half_cheetah", "mujoco/hopper", "mujoco/ant", "mujoco/humanoid"),
-    *("brax/halfcheetah", "brax/ant", "probe/action"),
+    *("brax/halfcheetah", "brax/ant", "probe/action", "gymnasium/HalfCheetah-v5", "gymnasium/Pendulum-v1"),
 )
+VECTORIZATIONS = ("sync", "processes")  # of Gymnasium's
 SECONDS = 1.0
 
 
@@ -30,9 +31,13 @@ def run(size: str, repeats: int) -> list[Row]:
     for task, (num_envs, num_members) in itertools.product(tasks, shapes):
         if task.startswith("brax/") and (num_envs, num_members) != shapes[0]:
             continue  # half a minute of compilation each
-        env, name = envs.make(task, num_envs=num_envs), f"{task}, {num_envs} envs, {num_members} members"
-        measures[name] = make_measurement(env, num_members, SECONDS if size == "full" else 0.01)
-        rows[name] = {"task": task, "envs": num_envs, "members": num_members}
+        for vectorization in VECTORIZATIONS if task.startswith("gymnasium/") else (None,):
+            options = {} if vectorization is None else {"vectorization": vectorization}
+            env = envs.make(task, num_envs=num_envs, **options)
+            told = f"{task} {vectorization}" if vectorization else task
+            name = f"{told}, {num_envs} envs, {num_members} members"
+            measures[name] = make_measurement(env, num_members, SECONDS if size == "full" else 0.01)
+            rows[name] = {"task": told, "envs": num_envs, "members": num_members}
     rates = timing.interleave(measures, repeats)
     return [row | timing.summary(rates[name], "env_steps_per_second") for name, row in rows.items()]
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -16,6 +17,7 @@ import hydra
 import jax
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +25,7 @@ import envs
 from agents import AGENTS
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
+from experiments.running.open_suites import OpenSuites
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
@@ -164,10 +167,13 @@ def _variable(name: str, default: str | None) -> str | None:
 
 
 OmegaConf.register_new_resolver("variable", _variable, replace=True)
+# A task's name may hold what separates folders, or what not every file system takes.
+OmegaConf.register_new_resolver("file_name", lambda name: re.sub(r"[/:\\]", "_", str(name)), replace=True)
 
 
 def register_schemas() -> None:
-    """Makes the schemas known to Hydra."""
+    """Makes the schemas, and tasks that no file lists, known to Hydra."""
+    Plugins.instance().register(OpenSuites)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
     OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
@@ -193,6 +199,11 @@ class Job:
     env: Environment
     train_config: TrainConfig
     resume: bool = False
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know of the environments before they are trained on, a line each."""
+        return getattr(self.env, "remarks", ())
 
     @property
     def inputs(self) -> dict[str, bytes]:
@@ -412,11 +423,10 @@ def _make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, 
     key = json.dumps(asked, sort_keys=True, default=str)
     if key not in _environments:
         name = f"{config['suite']}/{config['task']}"
-        require_one_of("env", name, envs.names())
         require_int("num_envs", num_envs, 1)
         for option in RESERVED_OPTIONS & set(config["options"]):
             raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")
-        with _named("env.options."):
+        with _named("env.options.", name="env"):
             _environments[key] = envs.make(name, num_envs=num_envs, **with_inputs(config["options"], kept))
     return _environments[key]
 
@@ -451,9 +461,10 @@ def available_memory_bytes() -> int:
 
 
 @contextlib.contextmanager
-def _named(prefix: str) -> Iterator[None]:
-    """Gives the name in an InvalidValueError the prefix that its key has on the command line."""
+def _named(prefix: str, **others: str) -> Iterator[None]:
+    """Gives the name in an InvalidValueError the prefix that its key has on the command line, or another name."""
     try:
         yield
     except InvalidValueError as error:
-        raise InvalidValueError(prefix + error.name, error.value, error.allowed) from None
+        name = others.get(error.name, prefix + error.name)
+        raise InvalidValueError(name, error.value, error.allowed) from None

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+import envs
 from experiments.console.pasting import pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY, causes, hydra_anew
@@ -111,4 +112,6 @@ def listing(group: str) -> str:
         for path in folder.rglob("*.yaml")
         if not path.name.startswith("_")
     )
+    if group == "env":
+        names += [f"{suite}/<id>" for suite in envs.OPEN_SUITES]
     return ", ".join(names)

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from envs import SimulatorError
 from experiments.console.messages import file_error, leave
 from experiments.console.pasting import as_path, override, pasted
 from experiments.console.pipes import outlive_readers
@@ -66,7 +67,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
             leave(2, describe(error, sys.argv[1:], config_name))
         if isinstance(error, StoppedError):
             leave(3, str(error))
-        if isinstance(error, OutputError):
+        if isinstance(error, OutputError | SimulatorError):
             leave(1, str(error))
         if line := file_error(error):
             leave(*line)

@@ -152,6 +152,9 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) 
     except BaseException as error:  # of a signal
         recorder.close("interrupted", {KeyboardInterrupt: "SIGINT", SystemExit: "SIGTERM"}.get(type(error)))
         raise
+    finally:
+        if close := getattr(first.env, "close", None):  # the simulators of some suites take memory, or processes
+            close()
     return failures
 
 

@@ -27,10 +27,11 @@ def announcement(planned: Sequence[PlannedJob]) -> str:
         memory += f"; continuing at {start.env_steps:,} env steps"
     if count > 1:
         memory += f"; with agents and environments {count * member_bytes(first) / 2**20:,.1f} MiB"
-    return (
+    line = (
         f"{first.config['agent']['name']} on {first.env.name}, {devices[0].platform} ({devices[0].device_kind}), "
         f"{count} member{'s' * (count > 1)}: {config.total_env_steps:,} env steps each; {memory}"
     )
+    return "\n".join([line, *first.remarks])
 
 
 def report(planned: PlannedJob, outcome: Outcome) -> str:

@@ -367,7 +367,9 @@ class _Loop:
     def restore(self, members: Sequence[Arrays]) -> None:
         """Goes back to where a snapshot was taken."""
         snapshot = self.snapshot().restored(members, self.split)
-        self.state, self.env_state = snapshot.state, snapshot.env_state
+        restored = getattr(self.env, "restored", None)
+        self.env_state = restored(snapshot.env_state) if restored else snapshot.env_state
+        self.state = snapshot.state
         self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
         self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 

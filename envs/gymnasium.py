@@ -1,0 +1,495 @@
+"""Any registered Gymnasium environment with continuous actions, on the host: ``gymnasium/<id>``.
+
+The environments are Gymnasium's own and hold their state themselves, in this process or in worker processes. What
+``EnvState.physics`` holds instead is how the running episodes came about: the seed that each was reset with, and the
+actions since. Every episode begins with a seed of its own, so an environment whose episodes are functions of seed and
+actions is brought back to any such state, bit for bit, in as many steps as its episode has made; see ``restored``.
+Whether it is such a one is tried on the first steps of an episode when it is made. Where it is not, ``restored`` begins
+new episodes.
+
+Actions in [-1, 1] are scaled to the range of the environment. Observations of any space that has a flat form (Dict,
+Tuple, Discrete, images) are flattened as ``gymnasium.spaces.flatten`` does. Numbers and truth values in the ``info`` of
+each of the first steps are ``metric_names``; where one is missing later, or is not finite, it counts as 0.
+
+An episode ends as a termination where the environment says so, and else as a truncation where the environment says so
+or the time limit is reached. A step to an observation or reward that is not finite, or huge, is handled as
+``EnvState.diverged`` says; a start with such an observation is drawn again.
+"""
+
+import copy
+import dataclasses
+import difflib
+import math
+import re
+import warnings
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from envs import SimulatorError
+from envs.gymnasium_simulators import (
+    BEGIN,
+    IDLE,
+    MAX_SEED,
+    STEP,
+    Flat,
+    Recipe,
+    Simulators,
+    Sizes,
+    Slots,
+    Workers,
+    is_number,
+    quiet_mujoco,
+    told,
+)
+from remac.machine import available_cpus
+from remac.types import HUGE, EnvState, Key
+from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
+
+VECTORIZATIONS = ("sync", "processes")
+INSTALL = "pip install -c constraints.txt -e '.[gymnasium]'"
+_TRIED_STEPS = 8
+_DEFAULT_FPS = 30
+
+
+class Episodes(NamedTuple):
+    """How the running episodes came about.
+
+    Attributes:
+        seed: What each was reset with, `[..., E]` int64.
+        next_seed: What the one after it will be reset with, `[..., E]` int64.
+        actions: Those of the episode so far, and zeros or, in a state that is not the latest, later ones,
+            `[..., E, episode_length, action_dim]` float32. Without a second axis if the environment does not repeat
+            itself.
+    """
+
+    seed: np.ndarray
+    next_seed: np.ndarray
+    actions: np.ndarray
+
+
+def make(
+    task: str,
+    *,
+    num_envs: int,
+    stagger_first_episodes: bool = False,
+    episode_length: int | None = None,
+    vectorization: str = "sync",
+    num_processes: int | None = None,
+    import_module: str | None = None,
+    **options: Any,
+) -> "GymnasiumEnvironment":
+    """Makes E environments of an id.
+
+    Args:
+        task: An id as ``gymnasium.make`` takes it, for example ``Pendulum-v1`` or ``gymnasium_robotics:FetchReach-v4``.
+        num_envs: E.
+        stagger_first_episodes: As in ``envs.mujoco.make``.
+        episode_length: Time limit in steps; by default the registered one.
+        vectorization: ``sync`` steps all environments in this process, ``processes`` in worker processes. What comes of
+            it is the same.
+        num_processes: Worker processes; by default one per CPU that the process may use.
+        import_module: A module that registers the id when it is imported.
+        **options: Keyword arguments of ``gymnasium.make``.
+
+    Raises:
+        InvalidValueError: Unknown id or option, a value that is not allowed, or an environment that has no time limit
+            or no continuous actions.
+        SimulatorError: The environment raised an exception.
+    """
+    require_bool("stagger_first_episodes", stagger_first_episodes)
+    if episode_length is not None:
+        require_int("episode_length", episode_length, 1)
+    require_one_of("vectorization", vectorization, VECTORIZATIONS)
+    if num_processes is not None:
+        require_int("num_processes", num_processes, 1)
+        if vectorization == "sync":
+            raise InvalidValueError("num_processes", num_processes, "needs vectorization=processes")
+    if "max_episode_steps" in options:
+        raise InvalidValueError("max_episode_steps", options["max_episode_steps"], "is set by episode_length")
+    recipe = Recipe(f"gymnasium/{task}", task, options, import_module, episode_length, HUGE)
+    processes = 0 if vectorization == "sync" else num_processes or available_cpus()
+    return GymnasiumEnvironment(recipe, num_envs, stagger_first_episodes, processes)
+
+
+class GymnasiumEnvironment:
+    """E environments of one id (see remac.types.Environment), stepped on the host with NumPy arrays.
+
+    It steps only the state that it returned last. Where termination and the time limit fall on the same step, it is a
+    termination and not a truncation.
+
+    Attributes:
+        name: For example ``gymnasium/Pendulum-v1``.
+        num_envs: E.
+        observation_size: obs_dim.
+        action_size: action_dim; actions are clipped to [-1, 1].
+        episode_length: Time limit in steps.
+        on_device: False.
+        metric_names: Sorted.
+        repeats: Whether an episode was the same, to the bit, with the same seed and actions.
+        dt: Time between two frames, in seconds, by the environment's ``render_fps``.
+    """
+
+    on_device = False
+
+    def __init__(self, recipe: Recipe, num_envs: int, stagger_first_episodes: bool, num_processes: int) -> None:
+        """See ``make``; with no processes, environments are in this one."""
+        require_int("num_envs", num_envs, 1)
+        self.name, self.num_envs = recipe.name, num_envs
+        self._stagger, self._num_processes = stagger_first_episodes, num_processes
+        env = _made(recipe)
+        if recipe.episode_length is None and env.spec.max_episode_steps is None:
+            allowed = f"must be given, as +env.options.episode_length=<steps>: {recipe.env_id} has no time limit"
+            raise InvalidValueError("episode_length", None, allowed)
+        self.episode_length = recipe.episode_length or env.spec.max_episode_steps
+        self._recipe = recipe
+        self.dt = 1 / env.metadata.get("render_fps", _DEFAULT_FPS)
+        self._render_modes = tuple(env.metadata.get("render_modes", ()))
+        _require_spaces(env)
+        self.action_size = math.prod(env.action_space.shape)
+        with told(self.name, "trying it"), quiet_mujoco():
+            first, names = _try(env, self.action_size)
+            again, _ = _try(env, self.action_size)
+            env.close()
+        self.metric_names = tuple(sorted(names))
+        self.observation_size = first.shape[1] - 1
+        self.repeats = first.tobytes() == again.tobytes()
+        self._simulators: Simulators | Workers | None = None
+        self._slots: Slots | None = None
+        self._latest: Episodes | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before training on it, a line each."""
+        if self.repeats:
+            return ()
+        return (
+            f"{self.name} does not repeat itself from a seed: the same command gives other numbers, and a run that is "
+            "resumed begins new episodes (all else goes on where it was)",
+        )
+
+    def for_evaluation(self, num_envs: int) -> Self:
+        """Returns the same task with another number of environments and no staggering."""
+        return self._changed(num_envs=num_envs, _stagger=False)
+
+    def for_rendering(self) -> Self:
+        """Returns one environment whose states ``render`` can draw, in this process.
+
+        Raises:
+            RuntimeError: It has no such render mode.
+        """
+        if "rgb_array" not in self._render_modes:
+            modes = ", ".join(str(mode) for mode in self._render_modes) or "none"
+            raise RuntimeError(f"{self.name} has no render mode rgb_array, which a film needs; it has {modes}")
+        options = {**self._recipe.options, "render_mode": "rgb_array"}
+        recipe = dataclasses.replace(self._recipe, options=options)
+        return self._changed(num_envs=1, _stagger=False, _recipe=recipe, _num_processes=0)
+
+    def _changed(self, **changes: Any) -> Self:
+        other = copy.copy(self)
+        for name, value in {**changes, "_simulators": None, "_slots": None, "_latest": None}.items():
+            setattr(other, name, value)
+        return other
+
+    def reset(self, key: Key, group_size: int = 1) -> EnvState:
+        """Starts new episodes in all environments. The key is consumed.
+
+        Args:
+            key: One key, or keys `[...]`; arrays of the state then have leading axes `[..., E]`.
+            group_size: So many neighbours begin with the same seed, but not their next episodes; divides E. Chance in
+                an environment that draws from that seed is then the same for all of them.
+
+        Raises:
+            SimulatorError: An environment raised an exception.
+        """
+        lead = (*key.shape, self.num_envs)
+        draw = jax.vmap(lambda one: jax.random.bits(one, (self.num_envs, 4), "uint32"))
+        keys = np.asarray(draw(key.reshape(-1))).view(np.uint64).reshape(-1, 2)
+        slots, count = self._opened(len(keys)), len(keys)
+        seed, counts, keys = self._draw_seeds(keys)
+        if group_size > 1:
+            first = np.arange(count) // group_size * group_size
+            seed, counts = seed[first], counts[first]
+        next_seed, _, keys = self._draw_seeds(keys)
+        slots.command[:], slots.seed[:] = BEGIN, seed
+        self._run()
+        logged = self.episode_length if self.repeats else 0
+        zeros, false = np.zeros(count, np.float32), np.zeros(count, bool)
+        return self._returned(
+            lead,
+            EnvState(
+                physics=Episodes(seed, next_seed, np.zeros((count, logged, self.action_size), np.float32)),
+                observation=slots.observation.copy(),
+                reward=zeros,
+                termination=false,
+                truncation=false,
+                diverged=false,
+                final_observation=slots.observation.copy(),
+                step_count=counts if self._stagger else np.zeros_like(counts),
+                key=keys,
+                episode_return=zeros,
+                episode_length=np.zeros(count, np.int32),
+                metrics=dict.fromkeys(self.metric_names, zeros),
+            ),
+        )
+
+    def step(self, state: EnvState, action: Any) -> EnvState:
+        """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
+
+        Raises:
+            ValueError: The action's shape is not that of the state's environments, or the state is not the latest.
+            SimulatorError: An environment raised an exception.
+        """
+        lead, count = state.reward.shape, state.reward.size
+        action = np.asarray(action)
+        if action.shape != (*lead, self.action_size):
+            raise ValueError(f"expected actions of shape {(*lead, self.action_size)}, got {action.shape}")
+        if state.physics is not self._latest or self._slots is None:
+            raise ValueError(f"{self.name} steps only the state that it returned last; restored(state) goes back")
+        slots = self._slots
+        action = np.clip(action.reshape(count, self.action_size).astype(np.float32), -1, 1)
+        seed, next_seed = (np.reshape(values, count) for values in state.physics[:2])
+        going_on = ~np.reshape(state.termination | state.truncation, count)
+        step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
+        episode_length = np.reshape(state.episode_length, count) * going_on + np.int32(1)
+        slots.command[:], slots.seed[:], slots.action[:] = STEP, next_seed, action
+        slots.last[:] = step_count >= self.episode_length
+        self._run()
+
+        reward, termination = slots.reward.copy(), slots.termination.copy()
+        truncation = (slots.truncation | slots.last) & ~termination
+        ended = np.flatnonzero(termination | truncation)
+        actions, key = np.reshape(state.physics.actions, (count, -1, self.action_size)), np.reshape(state.key, (-1, 2))
+        if self.repeats:  # in place: of earlier states these are beyond the end
+            actions[np.arange(count), episode_length - 1] = action
+        if ended.size:
+            actions, seed, next_seed, key = actions.copy(), seed.copy(), next_seed.copy(), key.copy()
+            actions[ended], seed[ended] = 0, next_seed[ended]
+            next_seed[ended], _, key[ended] = self._draw_seeds(key[ended])
+        return self._returned(
+            lead,
+            EnvState(
+                physics=Episodes(seed, next_seed, actions),
+                observation=slots.observation.copy(),
+                reward=reward,
+                termination=termination,
+                truncation=truncation,
+                diverged=slots.diverged.copy(),
+                final_observation=slots.final_observation.copy(),
+                step_count=step_count,
+                key=key,
+                episode_return=np.where(going_on, np.reshape(state.episode_return, count), 0) + reward,
+                episode_length=episode_length,
+                metrics=dict(zip(self.metric_names, slots.metrics.T.copy(), strict=True)),
+            ),
+        )
+
+    def restored(self, state: EnvState) -> EnvState:
+        """Brings the environments to a state that is not the latest, such as one of another process.
+
+        They are reset with the seeds of the running episodes, and make the actions since. An episode that does not come
+        to the observation in the state, to the bit, is given up for a new one; of all, if the environment does not
+        repeat itself.
+
+        Returns:
+            The state, but for the episodes given up.
+
+        Raises:
+            SimulatorError: An environment raised an exception.
+        """
+        lead, count = state.reward.shape, state.reward.size
+        slots = self._opened(count)
+        flat = jax.tree.map(lambda array: np.array(array).reshape(count, *array.shape[len(lead) :]), state)
+        seed, next_seed, actions = flat.physics
+        lengths = np.where(flat.termination | flat.truncation, 0, flat.episode_length)
+        lost = np.full(count, not self.repeats)
+        if self.repeats:
+            slots.command[:], slots.seed[:], slots.last[:] = BEGIN, seed, False
+            self._run()
+            for step in range(lengths.max(initial=0)):
+                slots.command[:], slots.action[:] = np.where(step < lengths, STEP, IDLE), actions[:, step]
+                self._run()
+                lost |= (step < lengths) & (slots.termination | slots.truncation)
+            lost |= (slots.observation != flat.observation).any(axis=1)
+        rows = np.flatnonzero(lost)
+        if rows.size:
+            seed[rows], actions[rows] = next_seed[rows], 0
+            next_seed[rows], _, flat.key[rows] = self._draw_seeds(flat.key[rows])
+            slots.command[:], slots.seed[:] = np.where(lost, BEGIN, IDLE), seed
+            self._run()
+            for array in (flat.reward, flat.step_count, flat.episode_return, flat.episode_length):
+                array[rows] = 0
+            for array in (flat.termination, flat.truncation, flat.diverged):
+                array[rows] = False
+            flat.observation[rows] = flat.final_observation[rows] = slots.observation[rows]
+            lost_ones = f"{rows.size} of {count} episodes could not be resumed, and begin anew"
+            warnings.warn(f"{self.name}: {lost_ones}", stacklevel=2)
+        return self._returned(lead, flat)
+
+    def render(
+        self, state: EnvState, index: int | tuple[int, ...] = 0, width: int = 480, height: int = 480
+    ) -> np.ndarray:
+        """Draws the latest state of an environment of ``for_rendering``.
+
+        Args:
+            state: The latest.
+            index: Not used: there is one.
+            width: In pixels, at most.
+            height: In pixels, at most; the picture keeps its shape.
+
+        Returns:
+            RGB image, uint8 `[height, width, 3]`.
+
+        Raises:
+            SimulatorError: It cannot be drawn here; the message says why.
+            ValueError: The state is not the latest.
+        """
+        from PIL import Image
+
+        if state.physics is not self._latest or not isinstance(self._simulators, Simulators):
+            raise ValueError(f"{self.name} draws only the state that it returned last")
+        with told(self.name, "render"), quiet_mujoco():
+            image = Image.fromarray(np.asarray(self._simulators.envs[0].render(), np.uint8))
+        image.thumbnail((width, height))
+        return np.asarray(image)
+
+    def close(self) -> None:
+        """Closes the environments and ends the worker processes; ``reset`` makes new ones."""
+        if self._simulators is not None:
+            self._simulators.close()
+        self._simulators = self._slots = self._latest = None
+
+    def _opened(self, count: int) -> Slots:
+        """Makes the environments, unless there are as many."""
+        if self._slots is not None and len(self._slots.command) == count:
+            return self._slots
+        self.close()
+        sizes = Sizes(count, self.observation_size, self.action_size, len(self.metric_names))
+        if self._num_processes:
+            self._simulators = Workers(self._recipe, self.metric_names, sizes, min(self._num_processes, count))
+            self._slots = self._simulators.slots
+        else:
+            self._slots = Slots.over(bytearray(Slots.num_bytes(sizes)), sizes)
+            self._simulators = Simulators(self._recipe, self.metric_names, self._slots, 0, count)
+        return self._slots
+
+    def _run(self) -> None:
+        self._latest = None
+        assert self._simulators is not None
+        try:
+            self._simulators.run()
+        except SimulatorError:
+            self.close()
+            raise
+
+    def _returned(self, lead: tuple[int, ...], state: EnvState) -> EnvState:
+        state = jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
+        self._latest = state.physics
+        return state
+
+    def _draw_seeds(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draws a seed for each key.
+
+        Args:
+            keys: Keys of NumPy's Philox generator, uint64 `[count, 2]`.
+
+        Returns:
+            Seeds `[count]` that any environment takes, random step counts `[count]` below the time limit, and the keys
+            of the next seeds.
+        """
+        words = np.array([np.random.Philox(key=key).random_raw(4) for key in keys], np.uint64).reshape(-1, 4)
+        seeds = (words[:, 2] % np.uint64(MAX_SEED + 1)).astype(np.int64)
+        return seeds, (words[:, 3] % np.uint64(self.episode_length)).astype(np.int32), words[:, :2].copy()
+
+
+def _made(recipe: Recipe) -> Any:
+    """Makes one environment to look at; what is wrong with the id or an option is said by its name."""
+    from gymnasium import error as errors
+
+    try:
+        recipe.register()
+        return recipe.make()
+    except errors.DependencyNotInstalled as error:
+        raise _lacks(recipe, error) from None
+    except (errors.UnregisteredEnv, errors.DeprecatedEnv):
+        raise InvalidValueError("name", recipe.name, f"is not registered; {_alternatives(recipe.env_id)}") from None
+    except errors.Error as error:
+        raise InvalidValueError("name", recipe.name, f"cannot be made ({_words(error)})") from None
+    except ImportError as error:
+        raise _lacks(recipe, error) from None
+    except TypeError as error:
+        options = {**dict.fromkeys(re.findall(r"missing .* argument: '(\w+)'", str(error))), **recipe.options}
+        for option, value in options.items():
+            if f"'{option}'" in str(error):
+                raise InvalidValueError(
+                    option, value, f"{recipe.env_id} does not take this ({_words(error)})"
+                ) from None
+        with told(recipe.name, "making it"):
+            raise
+    except Exception:
+        with told(recipe.name, "making it"):
+            raise
+
+
+def _lacks(recipe: Recipe, error: Exception) -> InvalidValueError:
+    """Says which package is needed."""
+    module = recipe.import_module or recipe.env_id.rpartition(":")[0]
+    reason = _words(error)
+    if module and getattr(error, "name", None) == module.partition(".")[0]:
+        reason = f"there is no module {module}"
+    return InvalidValueError("name", recipe.name, f"needs a package that is not installed ({reason}); try {INSTALL}")
+
+
+def _alternatives(env_id: str) -> str:
+    """Lists the registered ids that are close to one that is not."""
+    import gymnasium
+
+    module, colon, name = env_id.rpartition(":")
+    close = difflib.get_close_matches(name, gymnasium.registry, 5, 0.6)
+    listed = f"close to it are {', '.join(f'gymnasium/{module}{colon}{one}' for one in close)}; " if close else ""
+    return (
+        f"{listed}what a package registers is spelled gymnasium/<module>:<id>, such as "
+        "gymnasium/gymnasium_robotics:FetchReach-v4"
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _require_spaces(env: Any) -> None:
+    """Requires bounded Box actions, and observations that have a flat form."""
+    from gymnasium import spaces
+
+    name, space = f"gymnasium/{env.spec.id}", env.action_space
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.shape:
+        raise InvalidValueError("name", name, f"has actions {space}; must have continuous ones, a Box of numbers")
+    if not np.isfinite(space.low).all() or not np.isfinite(space.high).all() or not (space.low < space.high).all():
+        raise InvalidValueError("name", name, f"has actions {space}; must have bounded ones, since they are scaled")
+    try:
+        flat = spaces.flatten_space(env.observation_space)
+    except (NotImplementedError, ValueError):
+        flat = None
+    if not isinstance(flat, spaces.Box) or not flat.shape or not flat.shape[0]:
+        raise InvalidValueError("name", name, f"has observations {env.observation_space}; must have a flat form")
+
+
+def _try(env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
+    """Makes the first steps of one and the same episode.
+
+    Returns:
+        Observations and rewards, `[steps, obs_dim + 1]`, and the names of numbers in the ``info`` of every step.
+    """
+    flat, rng = Flat(env), np.random.default_rng(0)
+    rows = [[*flat.observation(env.reset(seed=0)[0]), 0.0]]
+    names: set[str] | None = None
+    for _ in range(_TRIED_STEPS):
+        (action,) = flat.actions(rng.uniform(-1, 1, (1, action_size)).astype(np.float32))
+        observation, reward, termination, truncation, info = env.step(action)
+        rows.append([*flat.observation(observation), reward])
+        found = {name for name, value in info.items() if isinstance(name, str) and is_number(value)}
+        names = found if names is None else names & found
+        if termination or truncation:
+            break
+    return np.array(rows, np.float64), names or set()

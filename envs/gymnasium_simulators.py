@@ -1,0 +1,387 @@
+"""Gymnasium's environments as rows of shared arrays: all in this process, or shared among worker processes.
+
+A row is one environment. A command says of every row whether it is left alone, begins an episode or makes a step; what
+comes of it is in the same arrays, in one exchange. One process holds many environments, since one process for each, as
+in Gymnasium's own ``AsyncVectorEnv``, is slower than no process at all where a step takes less than a millisecond, and
+a population has hundreds of them.
+"""
+
+import contextlib
+import importlib
+import mmap
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+import types
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+
+from envs import SimulatorError
+
+IDLE, BEGIN, STEP = 0, 1, 2
+MAX_SEED = 2**31 - 1
+_MAX_STARTS = 100
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an environment, in any process.
+
+    Attributes:
+        name: Suite and id, for messages.
+        env_id: As ``gymnasium.make`` takes it, with a module before a colon or without.
+        options: Keyword arguments of ``gymnasium.make``.
+        import_module: A module that registers the id when it is imported, or None.
+        episode_length: Time limit in steps; None for the registered one.
+        huge: Observations and rewards beyond this are those of a simulation that broke down.
+    """
+
+    name: str
+    env_id: str
+    options: dict[str, Any]
+    import_module: str | None
+    episode_length: int | None
+    huge: float
+
+    def make(self, **options: Any) -> Any:
+        """Makes one environment; the options go before the recipe's own.
+
+        Raises:
+            Exception: Whatever ``gymnasium.make`` and the environment raise.
+        """
+        import gymnasium
+
+        with quiet_mujoco():
+            self.register()
+            return gymnasium.make(
+                self.env_id,
+                max_episode_steps=self.episode_length,
+                disable_env_checker=True,
+                **{**self.options, **options},
+            )
+
+    def register(self) -> None:
+        """Imports what registers the id.
+
+        Raises:
+            ImportError: It cannot be imported.
+        """
+        for module in (self.import_module, self.env_id.rpartition(":")[0]):
+            if module:
+                importlib.import_module(module)
+                if module.partition(".")[0] == "gymnasium_robotics":
+                    _repair_robotics()
+
+
+class Slots(NamedTuple):
+    """One row for each of the ``count`` environments.
+
+    Attributes:
+        command: ``IDLE``, ``BEGIN`` or ``STEP``, `[count]` int8.
+        seed: Of the episode that begins, now or when the running one has ended, `[count]` int64.
+        action: In [-1, 1], `[count, action_dim]` float32.
+        last: Whether the episode ends with this step in any case, `[count]` bool.
+        observation: What the next action is for, of the next episode if one has ended, `[count, obs_dim]` float32.
+        final_observation: What the step led to, `[count, obs_dim]` float32.
+        reward: Of the step, `[count]` float32.
+        termination: Whether the environment has terminated, or the step diverged, `[count]` bool.
+        truncation: Whether the environment has truncated the episode, `[count]` bool.
+        diverged: As in ``remac.types.EnvState``, `[count]` bool.
+        metrics: Numbers of the step's ``info``; 0 for those that are missing or not finite, `[count, M]` float32.
+    """
+
+    command: np.ndarray
+    seed: np.ndarray
+    action: np.ndarray
+    last: np.ndarray
+    observation: np.ndarray
+    final_observation: np.ndarray
+    reward: np.ndarray
+    termination: np.ndarray
+    truncation: np.ndarray
+    diverged: np.ndarray
+    metrics: np.ndarray
+
+    @classmethod
+    def over(cls, buffer: Any, sizes: "Sizes") -> "Slots":
+        """Makes arrays over a buffer of at least ``Slots.num_bytes``, one after the other."""
+        arrays, offset = [], 0
+        for dtype, shape in cls._layout(sizes):
+            arrays.append(np.ndarray(shape, dtype, buffer, offset))
+            offset += -(-arrays[-1].nbytes // 64) * 64
+        return cls(*arrays)
+
+    @classmethod
+    def num_bytes(cls, sizes: "Sizes") -> int:
+        """Returns the size of all arrays."""
+        return sum(-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64 for dtype, shape in cls._layout(sizes))
+
+    @staticmethod
+    def _layout(sizes: "Sizes") -> list[tuple[Any, tuple[int, ...]]]:
+        count, of_observation, of_action, num_metrics = sizes
+        number, truth, observations = (
+            (np.float32, (count,)),
+            (np.bool_, (count,)),
+            (np.float32, (count, of_observation)),
+        )
+        begins = [(np.int8, (count,)), (np.int64, (count,)), (np.float32, (count, of_action)), truth]
+        return [*begins, observations, observations, number, truth, truth, truth, (np.float32, (count, num_metrics))]
+
+
+class Sizes(NamedTuple):
+    """Sizes of the arrays: rows, obs_dim, action_dim and the number of metrics M."""
+
+    count: int
+    observation: int
+    action: int
+    metrics: int
+
+
+class Simulators:
+    """The environments of some rows, in this process.
+
+    Attributes:
+        envs: Gymnasium's environments, one for each row.
+    """
+
+    def __init__(self, recipe: Recipe, metric_names: tuple[str, ...], slots: Slots, first: int, last: int) -> None:
+        """Makes the environments of rows ``first`` to ``last``.
+
+        Raises:
+            SimulatorError: One of them cannot be made.
+        """
+        self._recipe, self._metric_names = recipe, metric_names
+        self._slots = Slots(*(array[first:last] for array in slots))
+        with told(recipe.name, "making it"):
+            self.envs = [recipe.make() for _ in range(first, last)]
+            self._flat = Flat(self.envs[0])
+
+    def run(self) -> None:
+        """Does what the rows' commands say.
+
+        Raises:
+            SimulatorError: An environment raised an exception.
+        """
+        slots = self._slots
+        stepped = slots.command == STEP
+        with quiet_mujoco(), np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+            with told(self._recipe.name, "step"):
+                self._step(np.flatnonzero(stepped))
+            diverged = stepped & ~(self._is_sound(slots.reward[:, None]) & self._is_sound(slots.final_observation))
+            slots.diverged[stepped] = diverged[stepped]
+            if diverged.any():
+                slots.termination[diverged] = True
+                slots.final_observation[diverged] = slots.observation[diverged]
+                slots.reward[diverged] = slots.metrics[diverged] = 0
+            slots.metrics[~np.isfinite(slots.metrics)] = 0
+            over = stepped & (slots.termination | slots.truncation | slots.last)
+            going_on = stepped & ~over
+            slots.observation[going_on] = slots.final_observation[going_on]
+            with told(self._recipe.name, "reset"):
+                self._begin(np.flatnonzero(over | (slots.command == BEGIN)))
+
+    def close(self) -> None:
+        """Closes the environments, whatever they say."""
+        for env in self.envs:
+            with contextlib.suppress(Exception):
+                env.close()
+
+    def _step(self, rows: np.ndarray) -> None:
+        slots, envs, flatten, names = self._slots, self.envs, self._flat.observation, self._metric_names
+        actions = self._flat.actions(slots.action)
+        for row in rows:
+            observation, reward, termination, truncation, info = envs[row].step(actions[row])
+            slots.final_observation[row] = flatten(observation)
+            slots.reward[row], slots.termination[row], slots.truncation[row] = reward, termination, truncation
+            if names:
+                values = [info.get(name, 0) for name in names]
+                slots.metrics[row] = [value if is_number(value) else 0 for value in values]
+
+    def _begin(self, rows: np.ndarray) -> None:
+        """Begins episodes; a start that is not finite, or huge, is drawn again with the seed that follows."""
+        seeds, observations = self._slots.seed.tolist(), self._slots.observation
+        for row in rows:
+            for attempt in range(_MAX_STARTS):
+                observation, _ = self.envs[row].reset(seed=(seeds[row] + attempt) % (MAX_SEED + 1))
+                observations[row] = self._flat.observation(observation)
+                if self._is_sound(observations[row]):
+                    break
+            else:
+                raise ValueError(f"{_MAX_STARTS} starts in a row are not finite, or beyond {self._recipe.huge:g}")
+
+    def _is_sound(self, values: np.ndarray) -> np.ndarray:
+        return (np.abs(values) < self._recipe.huge).all(axis=-1)
+
+
+class Workers:
+    """The environments of all rows, shared among processes that end with this one, however it ends.
+
+    They are new programs and not forks, since a fork of a process that runs JAX can deadlock; nor do they import what
+    the program that they serve was started with. In sessions of their own, they do not get the signals of a terminal:
+    an interrupted training first ends its round.
+
+    Attributes:
+        slots: The rows.
+    """
+
+    def __init__(self, recipe: Recipe, metric_names: tuple[str, ...], sizes: Sizes, num_processes: int) -> None:
+        """Starts the processes, and waits until they have made their environments.
+
+        Raises:
+            SimulatorError: One of them cannot be made.
+        """
+        self._name = recipe.name
+        self._pipes: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._close = weakref.finalize(self, _end, self._pipes, self._processes)
+        variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with tempfile.TemporaryFile() as file:
+            file.truncate(Slots.num_bytes(sizes))
+            self.slots = Slots.over(mmap.mmap(file.fileno(), 0), sizes)
+            for index in range(num_processes):
+                rows = (sizes.count * index // num_processes, sizes.count * (index + 1) // num_processes)
+                pipe, other = multiprocessing.Pipe()
+                with other:
+                    numbers = (other.fileno(), file.fileno())
+                    command = [sys.executable, "-c", f"from {__name__} import serve; serve{numbers}"]
+                    process = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, env=variables, pass_fds=numbers, start_new_session=True
+                    )
+                self._pipes.append(pipe)
+                self._processes.append(process)
+                with contextlib.suppress(OSError):  # of a process that has ended, which is told below
+                    pipe.send((recipe, metric_names, sizes, rows))
+        self._wait()
+
+    def run(self) -> None:
+        """Does what the rows' commands say.
+
+        Raises:
+            SimulatorError: An environment raised an exception, or a process has ended.
+        """
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(None)
+        self._wait()
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._close()
+
+    def _wait(self) -> None:
+        failures = []
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            try:
+                failures.append(pipe.recv())
+            except (EOFError, OSError):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_CLOSE_SECONDS)
+                failures.append(f"{self._name}: a worker process has ended (exit code {process.returncode})")
+        if any(failures):
+            self.close()
+            raise SimulatorError(next(filter(None, failures)))
+
+
+def serve(pipe_number: int, file_number: int) -> None:
+    """Is a worker process: runs some rows until the other end of the pipe is closed, or its process is no more."""
+    pipe = Connection(pipe_number)
+    simulators = None
+    with contextlib.suppress(EOFError, OSError):
+        recipe, metric_names, sizes, rows = pipe.recv()
+        slots = Slots.over(mmap.mmap(file_number, 0), sizes)
+        os.close(file_number)
+        try:
+            simulators = Simulators(recipe, metric_names, slots, *rows)
+            while True:
+                pipe.send(None)
+                pipe.recv()
+                simulators.run()
+        except SimulatorError as error:
+            pipe.send(str(error))
+    if simulators is not None:
+        simulators.close()
+
+
+def _end(pipes: list[Connection], processes: list["subprocess.Popen[bytes]"]) -> None:
+    for pipe in pipes:
+        pipe.close()
+    for process in processes:
+        try:
+            process.wait(_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Flat:
+    """Translates between flat arrays and an environment's own actions and observations."""
+
+    def __init__(self, env: Any) -> None:
+        """Takes an environment with bounded Box actions and observations that can be flattened."""
+        self._spaces = importlib.import_module("gymnasium.spaces")
+        self._observation_space, self._action_space = env.observation_space, env.action_space
+        self._is_box = isinstance(env.observation_space, self._spaces.Box)
+        low, high = (np.asarray(bound, np.float64) for bound in (env.action_space.low, env.action_space.high))
+        self._centre, self._scale = (high + low) / 2, (high - low) / 2
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """Flattens an observation, `[obs_dim]`."""
+        if self._is_box:  # many times as fast, and the same
+            return np.asarray(observation, self._observation_space.dtype).ravel()
+        return np.asarray(self._spaces.flatten(self._observation_space, observation))
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """Scales actions `[B, action_dim]` in [-1, 1] to the range of the environment, in its shape and type."""
+        space = self._action_space
+        actions = actions.reshape(-1, *space.shape).astype(np.float64)
+        return (self._centre + self._scale * actions).astype(space.dtype)
+
+
+def is_number(value: Any) -> bool:
+    """Whether something in an ``info`` is a number or a truth value."""
+    if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+        return True
+    return isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf"
+
+
+@contextlib.contextmanager
+def told(name: str, what: str) -> Iterator[None]:
+    """Turns any exception of an environment into one line that names it.
+
+    Raises:
+        SimulatorError: With what was raised, and where.
+    """
+    try:
+        yield
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SimulatorError(f"{name}: {what} raised {words} (line {frame.lineno} of {frame.filename})") from error
+
+
+@contextlib.contextmanager
+def quiet_mujoco() -> Iterator[None]:
+    """Keeps MuJoCo from printing warnings, and from writing them to MUJOCO_LOG.TXT in the working directory."""
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(None)
+
+
+def _repair_robotics() -> None:
+    """Lets gymnasium-robotics 1.4 find a joint among MuJoCo's kinds of joints, which are no integers since 3.17."""
+    from gymnasium_robotics.utils import mujoco_utils
+
+    kinds = types.SimpleNamespace(**{name: kind.value for name, kind in mujoco.mjtJoint.__members__.items()})
+    mujoco_utils.mujoco = types.SimpleNamespace(**{**vars(mujoco), "mjtJoint": kinds})

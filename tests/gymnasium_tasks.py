@@ -1,0 +1,85 @@
+"""Small Gymnasium environments with every way to end, to fail and to be measured; importing this registers them."""
+
+import os
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Walk(gymnasium.Env):
+    """A point that an action in [-1, 3] x [0, 1] pushes, and that a draw of its own pushes as well.
+
+    ``at`` is the step of an episode at which ``event`` happens.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    action_space = spaces.Box(np.float32([-1, 0]), np.float32([3, 1]))
+    observation_space = spaces.Dict(
+        {"position": spaces.Box(-np.inf, np.inf, (2,), np.float64), "phase": spaces.Discrete(3)}
+    )
+
+    def __init__(self, render_mode=None, event=None, at=3, period=4):
+        self.render_mode, self.event, self.at, self.period = render_mode, event, at, period
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.steps = self.np_random.normal(size=2), 0
+        if self.event == "noise":
+            self.position[0] += time.perf_counter_ns() % 1000
+        if self.event == "bad start" and self.position[0] > 0:
+            self.position[0] = np.nan
+        return self._observation(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        self.position = self.position + 0.1 * action + 0.01 * self.np_random.normal(size=2)
+        reward, now = float(self.position[0] - self.position[1]), self.steps == self.at
+        terminated = truncated = False
+        if now and self.event == "raise":
+            raise ZeroDivisionError("the walk\nfell over")
+        if now and self.event == "exit":
+            os._exit(7)
+        if now and self.event == "nan":
+            self.position[1] = np.nan
+        if now and self.event == "huge":
+            reward = 1e11
+        terminated = bool(now and self.event in ("terminate", "both"))
+        truncated = bool(now and self.event in ("truncate", "both"))
+        info = {"x": self.position[0], "far": bool(abs(self.position[0]) > 1), "text": "no number", "two": np.ones(2)}
+        if self.event == "odd info" and self.steps > 8:
+            info["x"] = np.inf
+            del info["far"]
+        if self.steps % 2:
+            info["sometimes"] = 1.0
+        return self._observation(), reward, terminated, truncated, info
+
+    def render(self):
+        return np.full((40, 80, 3), self.steps, np.uint8)
+
+    def _observation(self):
+        return {"position": self.position.copy(), "phase": self.steps % 3}
+
+
+class Spaces(Walk):
+    """A walk with other spaces, by name; it is never begun."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.metadata = {}
+        box = self.action_space
+        self.action_space = {
+            "discrete": spaces.Discrete(2),
+            "unbounded": spaces.Box(-np.inf, np.inf, (2,)),
+            "integers": spaces.Box(0, 3, (2,), np.int32),
+            "empty range": spaces.Box(0.0, 0.0, (2,)),
+        }.get(which, box)
+        if which == "sequence":
+            self.observation_space = spaces.Sequence(spaces.Box(0, 1, (2,)))
+
+
+gymnasium.register("Walk-v0", Walk, max_episode_steps=10)
+gymnasium.register("tests/Endless-v0", Walk)
+gymnasium.register("Spaces-v0", Spaces, max_episode_steps=10)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import envs
 from agents import PPO, OrderGrad
 from envs.risk import CLIMBS, PRIZES
-from remac.estimators import expected_lstat, gap_weights, group_coefficients, lstat_advantage, maxpo_advantage, pkpo
+from experiments.toy.episodes import exact_gradient, flat, sampled_gradients
+from remac.estimators import gap_weights, group_coefficients, lstat_advantage, maxpo_advantage, pkpo
 from remac.estimators.group_coefficients import ESTIMATORS, UNBIASED
-from remac.training.functions import make_steps
-from remac.training.loop import Checkpoint, TrainConfig, stack_members, train
+from remac.training.loop import Checkpoint, Progress, TrainConfig, train
 from remac.types import Transition
 from remac.validation import InvalidValueError
 
@@ -146,45 +146,6 @@ def test_the_gradient_is_the_plain_one(steps, baseline):
 # --- its expectation ----------------------------------------------------------------------------------------------
 
 
-def exact_objective(params, agent, objective, k):
-    """Expected order statistic of K episodes of risk/ladder, whose outcomes are few: stop or fall at a rung."""
-    distribution = agent.policy_network.apply({"params": params}, jnp.eye(len(PRIZES)))
-    climb = jax.scipy.stats.norm.cdf(distribution.mean[:, 0] * jnp.exp(-distribution.log_std[:, 0]))
-    reach, prizes, probabilities = 1.0, [], []
-    for rung, holds in enumerate(CLIMBS):
-        prizes += [PRIZES[rung], 0.0]
-        probabilities += [reach * (1 - climb[rung]), reach * climb[rung] * (1 - holds)]
-        reach = reach * climb[rung] * holds
-    return expected_lstat(jnp.array([*prizes, PRIZES[-1]]), jnp.stack([*probabilities, reach]), objective, k)
-
-
-def sampled_gradients(agents, state, num_rounds=60):
-    """Gradients of many rounds, for stacked agents that differ in numbers, all from the same episodes."""
-    env = envs.make("risk/ladder", num_envs=4096)
-    one = jax.tree.map(lambda leaf: leaf[0], agents)
-
-    def gradients(key):
-        reset_key, loss_key, act_key = jax.random.split(key, 3)
-
-        def step(env_state, key):
-            action, extras = one.act(state, key, env_state.observation)
-            after = env.step(env_state, action)
-            return after, make_steps(env_state, action, extras, after).transition
-
-        start = env.reset(reset_key, one.num_samples)
-        _, steps = jax.lax.scan(step, start, jax.random.split(act_key, len(CLIMBS)))
-
-        def gradient(agent):
-            rows, _ = agent.rows(state, steps)
-            batch = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
-            params = state.policy["params"], state.value["params"]
-            return jax.grad(agent.loss, has_aux=True)(params, loss_key, batch)[0][0]
-
-        return jax.vmap(gradient)(agents)
-
-    return jax.jit(lambda keys: jax.lax.map(gradients, keys))(jax.random.split(jax.random.key(5), num_rounds))
-
-
 @pytest.mark.parametrize("baseline", ["none", "value"])
 def test_the_gradient_is_unbiased(baseline):
     """All that claim it, for several objectives, and those that do not are told apart."""
@@ -195,30 +156,19 @@ def test_the_gradient_is_unbiased(baseline):
         for estimator, objective in cases
     ]
     state = agents[0].init(jax.random.key(3))
-    rounds = sampled_gradients(stack_members(agents), state)
-    found, errors = jax.tree.map(lambda leaf: leaf.mean(0), rounds), jax.tree.map(lambda leaf: leaf.std(0), rounds)
-    exact_of = {}
+    rounds = flat(sampled_gradients(agents, state, jax.random.key(5), 4096, 60), 2)
     for index, (estimator, objective) in enumerate(cases):
         target = ("mean", 1) if estimator in ("rloo", "mean", "grpo") else (objective or "max", 3)
-        if target not in exact_of:
-            exact_of[target] = jax.jit(
-                jax.grad(lambda params, target=target: exact_objective(params, agents[0], *target))
-            )(state.policy["params"])
         share = {"mean": 3 / 4}.get(estimator, 1.0)
-        exact = -share * flat(exact_of[target])
-        mean, error = (flat(jax.tree.map(lambda leaf, index=index: leaf[index], tree)) for tree in (found, errors))
-        error = error / np.sqrt(60)
-        scores = np.abs(mean - exact)[error > 0] / error[error > 0]
+        exact = -share * flat(exact_gradient(agents[0], state.policy, *target))
+        error = rounds[:, index].std(0) / np.sqrt(60)
+        scores = np.abs(rounds[:, index].mean(0) - exact)[error > 0] / error[error > 0]
         assert (error > 0).sum() > 10 and np.abs(exact).max() > 6 * error.max(), "precise enough to tell"
         if estimator == "grpo":
             assert scores.max() > 10, "the biased one is told apart"
         else:
             assert scores.max() < 4.5, (estimator, objective)
     assert set(UNBIASED) == set(ESTIMATORS) - {"mean", "grpo"}
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 # --- rounds of episodes -------------------------------------------------------------------------------------------
@@ -263,6 +213,22 @@ def test_every_round_begins_with_new_groups(monkeypatch):
     starts = np.array([steps[0] for steps in seen]).reshape(6, 3, -1)
     np.testing.assert_array_equal(starts, np.repeat(starts[:, :1], 3, axis=1))
     assert len({start[0].tobytes() for start in starts}) == 6
+
+
+def test_progress_is_told_within_a_round(monkeypatch):
+    """Rounds may take minutes; within one there is nothing that training could be continued from."""
+    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
+    env = envs.make("mujoco/reacher", num_envs=2, episode_length=4)
+    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=2, num_retries=1)
+    config = TrainConfig(
+        total_env_steps=16, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=16, num_eval_episodes=2
+    )
+    events = []
+    train(agent, env, config, jax.random.key(0), events.append)
+    told = [event for event in events if isinstance(event, Progress) and not event.evaluating and event.env_steps]
+    assert [event.env_steps for event in told if event.within_round] == [2, 4, 6, 10, 12, 14]
+    assert {event.env_steps for event in told if not event.within_round} == {8, 16}
+    assert all((event.snapshot is None) == event.within_round for event in told)
 
 
 def test_episodes_have_to_fit():

@@ -82,7 +82,7 @@ class Recorder:
             has_learned = event.gradient_steps > self._first_gradient_steps
             phase = "evaluating" if event.evaluating else "training" if has_learned else "compiling"
             self._bar.update(env_steps, phase)
-            if self._signals.is_requested:
+            if self._signals.is_requested and not event.within_round:
                 if event.snapshot is not None and self._save(event.env_steps, event.snapshot):
                     self._say_how_to_continue(event.env_steps)
                 self._signals.end()

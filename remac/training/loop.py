@@ -123,13 +123,15 @@ class Progress:
         env_steps: Environment steps made by each member.
         gradient_steps: Gradient steps made by each member.
         evaluating: Whether an evaluation is under way.
-        snapshot: What training could be continued from; valid while the callback runs. None while an empty replay is
-            being filled again.
+        within_round: Whether a round of several steps is under way, which cannot be left and continued.
+        snapshot: What training could be continued from; valid while the callback runs. None within a round, and while
+            an empty replay is being filled again.
     """
 
     env_steps: int
     gradient_steps: int
     evaluating: bool = False
+    within_round: bool = False
     snapshot: Snapshot | None = None
 
 
@@ -325,6 +327,7 @@ class _Loop:
         self.evaluations: list[Evaluation] = []
         self.failures: dict[int, StoppedError] = {}
         self.evaluating = self.filling_again = False
+        self.steps_of_round = 0  # made of a round that is under way
         self.pacer = Pacer(self._on_tick)
         self.steps_per_round = agents.experience.steps_per_round
         self.env_steps_per_round = env.num_envs * self.steps_per_round
@@ -419,6 +422,10 @@ class _Loop:
                 self.env_state = self.env.step(before, action)
                 self.state = dataclasses.replace(self.state, key=keys)
                 steps.append(make_steps(before, action, jax.device_get(extras), self.env_state))
+                if len(steps) < self.steps_per_round:
+                    self.steps_of_round = len(steps)
+                    self.pacer.tick()
+            self.steps_of_round = 0
             self.state = learning(self.agents, self.state, jax.tree.map(lambda *leaves: np.stack(leaves, 1), *steps))
             self.rounds_done += 1
             self.pacer.tick()
@@ -487,8 +494,10 @@ class _Loop:
 
     def _on_tick(self) -> None:
         self._note_failures()
-        snapshot = None if self.filling_again else self.snapshot()
-        self.callback(Progress(self.env_steps, self.gradient_steps, self.evaluating, snapshot))
+        within = self.steps_of_round > 0
+        snapshot = None if self.filling_again or within else self.snapshot()
+        env_steps = self.env_steps + self.steps_of_round * self.env.num_envs
+        self.callback(Progress(env_steps, self.gradient_steps, self.evaluating, within, snapshot))
 
     def _note_failures(self) -> None:
         sums = self.state.metrics

@@ -38,7 +38,7 @@ GRIDS = {
     "damping": {(m, samples_of(m), e) for m in RETRIES for e in (1e-8, 1.0)},
     "sparse": {(m, samples_of(m)) for m in RETRIES},
     "speed": {(4, 8), (4, 16)},
-    "published": {(4, 8)},
+    "published": {(2, 8), (4, 8)},
     "saturation": {(4, 8, None, 2), (4, 8, None, -1), (4, 8, 2, 0), (1, 8, None, 2)},
     "risk_objectives": {(8, 16, objective) for objective in ("lower_tail_mean:0.25", "median", "mean", "max")},
     "max_at_k_estimators": {

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from remac.types import HUGE, Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
 
+_MOST_TRIES = 100
+
 
 class Task(Protocol):
     """One episode of one environment, as pure functions. This is what a new device environment has to provide.
@@ -118,13 +120,11 @@ class DeviceEnvironment:
         The key is consumed.
         """
         start_key, stagger_key, next_key = jax.random.split(key, 3)
-        starts = jax.vmap(self.task.start)(jax.random.split(start_key, 2 * self.num_envs))
-        usable = _is_sound(starts[1])
-        rows = jnp.where(usable, jnp.arange(len(usable)), jnp.argmax(usable))
+        starts = self._draw_sound_starts(start_key, 2 * self.num_envs)
         if group_size > 1:
-            first, waiting = jnp.split(rows, 2)
-            rows = jnp.concatenate([jnp.repeat(first[::group_size], group_size), waiting])
-        starts = jax.tree.map(lambda leaf: leaf[rows], starts)
+            own, waiting = jnp.split(jnp.arange(2 * self.num_envs), 2)
+            rows = jnp.concatenate([jnp.repeat(own[::group_size], group_size), waiting])
+            starts = jax.tree.map(lambda leaf: leaf[rows], starts)
         physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
         waiting = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
         step_count = jnp.zeros((self.num_envs,), jnp.int32)
@@ -146,6 +146,21 @@ class DeviceEnvironment:
             episode_length=jnp.zeros((self.num_envs,), jnp.int32),
             metrics=dict.fromkeys(self.metric_names, zeros),
         )
+
+    def _draw_sound_starts(self, key: Key, number: int) -> tuple[PyTree, Array]:
+        """Draws starts, again where an observation is not sound; what never is, is left to the first step."""
+
+        def draw(carry: tuple[Array, Key, tuple[PyTree, Array]]) -> tuple[Array, Key, tuple[PyTree, Array]]:
+            tries, key, starts = carry
+            keys = jax.random.split(key, number + 1)
+            new = jax.vmap(self.task.start)(keys[:-1])
+            return tries + 1, keys[-1], _select(_is_sound(starts[1]) & (tries > 0), starts, new)
+
+        like = jax.eval_shape(jax.vmap(self.task.start), jax.random.split(jax.random.key(0), number))
+        # The task is traced once: compiling a start of Brax twice takes seconds.
+        blank = jax.tree.map(_blank, like)
+        going_on = lambda carry: (carry[0] == 0) | ((carry[0] < _MOST_TRIES) & ~jnp.all(_is_sound(carry[2][1])))  # noqa: E731
+        return jax.lax.while_loop(going_on, draw, (jnp.zeros((), jnp.int32), key, blank))[2]
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
@@ -192,6 +207,12 @@ class DeviceEnvironment:
         outcome = self.task.advance(physics, action, *key)
         metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
         return *outcome[:4], metrics
+
+
+def _blank(like: jax.ShapeDtypeStruct) -> Array:
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), like.shape)
+    return jnp.zeros(like.shape, like.dtype)
 
 
 def _is_sound(values: Array) -> Array:

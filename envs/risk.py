@@ -44,7 +44,7 @@ import numpy as np
 from envs.device import DeviceEnvironment
 from envs.mujoco import MujocoEnvironment
 from envs.mujoco_tasks import make_task
-from remac.types import Array, EnvState, Key
+from remac.types import HUGE, Array, EnvState, Key
 from remac.validation import InvalidValueError, require_number
 
 
@@ -176,7 +176,8 @@ def make(
     event = EVENTS[task]
     given = {name: options.pop(name) for name in ("limit", "probability", "amount") if name in options}
     for name, value in given.items():
-        require_number(name, value, *((0.0, 1.0) if name == "probability" else ()))
+        limits = {"probability": (0.0, 1.0), "amount": (-HUGE / 2, HUGE / 2)}
+        require_number(name, value, *limits.get(name, ()))
     num_threads, dtype = options.pop("num_threads", None), options.pop("dtype", np.float32)
     return RareEventEnvironment(
         f"risk/{task}",

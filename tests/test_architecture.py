@@ -57,3 +57,21 @@ def test_starting_loads_nothing_that_can_wait():
     command = [sys.executable, "-c", textwrap.dedent(program)]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == f"{sorted(ALLOWED)}\n[]"
+
+
+# Each may import those before it; ``remac`` and the two packages below ``experiments`` are judged above.
+ROOMS = {
+    "remac": ["estimators", "policies", "training"],
+    "experiments": ["console", "records", "comparing", "running"],
+}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_those_below_them(package):
+    rooms = ROOMS[package]
+    for path in (ROOT / package).rglob("*.py"):
+        room = path.relative_to(ROOT / package).parts[0]
+        if room in rooms:
+            above = [f"{package}.{name}" for name in rooms[rooms.index(room) + 1 :]]
+            for name in imported(path):
+                assert not any(name == other or name.startswith(f"{other}.") for other in above), f"{path}: {name}"

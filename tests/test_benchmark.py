@@ -162,6 +162,10 @@ HloModule jit_f
   %p = f32[3]{0} parameter(0)
   ROOT %e = f32[3]{0} exponential(%p)
 }
+%gemm (p: f32[3,3]) -> f32[3,3] {
+  %p = f32[3,3]{1,0} parameter(0)
+  ROOT %d = f32[3,3]{1,0} dot(%p, %p), lhs_contracting_dims={1}, operand_precision={highest,highest}
+}
 %inner (t: (s32[], f32[3])) -> (s32[], f32[3]) {
   %t = (s32[], f32[3]{0}) parameter(0)
   %x = f32[3]{0} get-tuple-element(%t), index=1
@@ -172,7 +176,8 @@ HloModule jit_f
   %t = (s32[], f32[3]{0}) parameter(0)
   %w = (s32[], f32[3]{0}) while(%t), condition=%c, body=%inner, backend_config={"known_trip_count":{"n":"5"}}
   %g = f32[3]{0} fusion(%w), kind=kCustom, calls=%fused, backend_config={"kind":"__triton_gemm"}
-  ROOT %copy.1 = f32[3]{0} copy(%g)
+  %h = f32[3,3]{1,0} fusion(%g), kind=kCustom, calls=%gemm, backend_config={"kind":"__triton_gemm"}
+  ROOT %copy.1 = f32[3]{0} copy(%h)
 }
 ENTRY %main (a: f32[3]) -> f32[3] {
   %a = f32[3]{0} parameter(0)
@@ -180,7 +185,7 @@ ENTRY %main (a: f32[3]) -> f32[3] {
   ROOT %loop_add_fusion = f32[3]{0} fusion(%v), kind=kLoop, calls=%fused
 }
 """
-    turn = {"products": 1, "copies": 1, "reductions": 5}
+    turn = {"products": 2, "float32_products": 1, "copies": 1, "reductions": 5}
     assert program_suite.kernels(program, 8) == turn
     assert program_suite.kernels(program) == {kind: 8 * number for kind, number in turn.items()} | {"others": 1}
 
@@ -191,5 +196,7 @@ def test_a_gradient_step_on_a_gpu_stays_as_short_as_it_is(tmp_path):
     for row in program_suite.run("small", 1, tmp_path):
         assert row["error"] == "" and row["from_host"] == 0
         assert row["kernels"] <= {"sac": 80, "remac 8,4": 92}[row["of"]]
+        # Values for the actor: two layers forward and two back; the last layer is no product, since it has one output.
+        assert row["float32_products"] == 4 < row["products"]
         assert row["donated_mib"] > 0.99 * row["argument_mib"]
         assert row["temporary_mib"] < {"sac": 100, "remac 8,4": 330}[row["of"]]

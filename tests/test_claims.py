@@ -138,15 +138,16 @@ def test_update_norms_may_fall_by_one_standard_deviation(tmp_path, last, verdict
     assert check(tmp_path, "f (update)").verdict == verdict
 
 
-def test_an_agent_of_rollouts_is_compared_though_its_rounds_differ(tmp_path):
+@pytest.mark.parametrize(("name", "length"), [("ppo", "rollout_length"), ("ordergrad", "episode_length")])
+def test_an_agent_of_rollouts_is_compared_though_its_rounds_differ(tmp_path, name, length):
     final = {"eval/return_stochastic": 1.0}
     remac = {"retries": 4, "top": {"num_envs": 16, "updates_per_round": 32, "prefill_env_steps": 1000}}
-    ppo = {"name": "ppo", "rollout_length": 8, "top": {"num_envs": 32, "updates_per_round": 1, "prefill_env_steps": 0}}
+    other = {"name": name, length: 8, "top": {"num_envs": 32, "updates_per_round": 1, "prefill_env_steps": 0}}
     for seed in (1, 2):
         write_run(tmp_path / f"remac_{seed}", seed=seed, final=final, **remac)
-        write_run(tmp_path / f"ppo_{seed}", seed=seed, final=final, **ppo)
+        write_run(tmp_path / f"{name}_{seed}", seed=seed, final=final, **other)
     kept, left_out = comparable(load([tmp_path]))
-    assert {cell.kind for cell in kept.cells} == {"remac", "ppo"} and not left_out
+    assert {cell.kind for cell in kept.cells} == {"remac", name} and not left_out
 
 
 def test_one_task_fails_a_claim_and_most_decide_against_ppo(tmp_path):

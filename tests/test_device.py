@@ -81,6 +81,29 @@ def test_a_start_is_used_again_within_its_time_only():
     assert not (starts[:-3] == starts[3:]).any()
 
 
+@dataclasses.dataclass(frozen=True)
+class UnsoundStarts(Walk):
+    """A walk of which half of all starts are not sound."""
+
+    unsound: float = np.nan
+
+    def start(self, key):
+        start_key, half_key = jax.random.split(key)
+        x, observation = super().start(start_key)
+        return x, jnp.where(jax.random.bernoulli(half_key), self.unsound, observation)
+
+
+@pytest.mark.parametrize(("num_envs", "unsound"), [(1, np.nan), (1, 1e25), (8, np.nan)])
+def test_a_start_that_is_not_sound_is_drawn_again(num_envs, unsound):
+    """By themselves, few environments often have none that is sound among their first draws; and none is used twice."""
+    env = DeviceEnvironment("test/walk", UnsoundStarts(unsound=unsound), num_envs=num_envs, episode_length=2)
+    keys = jax.random.split(jax.random.key(0), 500)
+    starts = np.asarray(jax.jit(jax.vmap(env.reset))(keys).observation)
+    assert (np.abs(starts) < 1).all() and len(np.unique(starts)) == starts.size
+    states = rollout(env, [-1.0] * 40)
+    assert not states.diverged.any() and (np.abs(states.observation) < 3).all()
+
+
 def test_staggering_moves_the_first_end_only():
     env = DeviceEnvironment("test/walk", Walk(), num_envs=200, episode_length=5, stagger_first_episodes=True)
     states = rollout(env, [-1.0] * 12)
@@ -109,7 +132,7 @@ def test_names_and_options_are_checked():
         envs.make("probe/action", num_envs=0)
     with pytest.raises(InvalidValueError, match=r"gravity=1: .*episode_length"):
         envs.make("probe/action", num_envs=1, gravity=1)
-    assert len(envs.names()) == len(set(envs.names())) == 11 + 15 + 6
+    assert len(envs.names()) == len(set(envs.names())) == 11 + 15 + 6 + 5
 
 
 @dataclasses.dataclass(frozen=True)

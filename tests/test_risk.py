@@ -116,6 +116,7 @@ def test_evaluation_environments_are_of_the_same_risk():
     ("task", "options", "message"),
     [
         ("hopper", {"probability": 1.5}, "probability=1.5: must be a finite number in"),
+        ("hopper", {"amount": 1e25}, "amount=1e.25: must be"),
         ("hopper", {"amount": "much"}, "amount=much: must be"),
         ("hopper", {"nothing": 1}, "nothing=1: mujoco/hopper has no such option"),
         ("lottery", {"probability": 0.5}, "probability=0.5: "),

@@ -57,8 +57,9 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
 
     Returns:
         Rows with ``kernels`` (of a gradient step, an action or an environment step of all members together), of them
-        ``products``, ``reductions`` and ``copies``; ``temporary_mib`` and ``argument_mib``, the part of it that is
-        donated, ``donated_mib``; ``from_host``, operations that wait for the host; ``compile_seconds``; or ``error``.
+        ``products`` (those that keep float32: ``float32_products``), ``reductions`` and ``copies``; ``temporary_mib``
+        and ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for
+        the host; ``compile_seconds``; or ``error``.
     """
     directory = directory or Path("runs", "benchmark", "environments", f"cuda-{jax.__version__}")
     error = install_plugin(directory)
@@ -112,8 +113,8 @@ def main(name: str, subject: str, num_members: int) -> None:
     kinds = kernels(compiled.as_text(), loop_length)
     mib = 2**20
     row = {
-        "kernels": sum(kinds.values()),
-        **{kind: kinds[kind] for kind in ("products", "reductions", "copies", "from_host")},
+        "kernels": sum(kinds.values()) - kinds["float32_products"],
+        **{kind: kinds[kind] for kind in ("products", "float32_products", "reductions", "copies", "from_host")},
         "temporary_mib": memory.temp_size_in_bytes / mib,
         "argument_mib": memory.argument_size_in_bytes / mib,
         "donated_mib": memory.alias_size_in_bytes / mib,
@@ -176,7 +177,8 @@ def kernels(text: str, loop_length: int = 1) -> collections.Counter[str]:
         loop_length: With more than 1, one turn is counted of the largest loop that turns so often.
 
     Returns:
-        Kinds ``products``, ``reductions``, ``copies``, ``from_host`` and ``others``.
+        Kinds ``products``, ``reductions``, ``copies``, ``from_host`` and ``others``; and ``float32_products``, those
+        among the products whose operands keep float32.
     """
     computations, entry = _computations(text)
 
@@ -194,7 +196,9 @@ def kernels(text: str, loop_length: int = 1) -> collections.Counter[str]:
             elif operation in ("call", "async-start"):
                 found += count(_named("to_apply|calls", line))
             elif operation not in _FREE:
-                found[_kind(operation, line)] += 1
+                found[kind := _kind(operation, line)] += 1
+                if kind == "products" and _is_float32(line, computations):
+                    found["float32_products"] += 1
         return found
 
     if loop_length == 1:
@@ -238,6 +242,13 @@ def _kind(operation: str, line: str) -> str:
     if "reduce" in name:
         return "reductions"
     return "copies" if re.search("copy|transpose|wrapped_slice", name) else "others"
+
+
+def _is_float32(line: str, computations: dict[str, list[tuple[str, str]]]) -> bool:
+    """Whether a product's operands keep float32, where the card's default is 11 bits of them."""
+    called = re.search(r"calls=%?([\w.\-]+)", line)
+    lines = [line, *(text for operation, text in computations[called[1]] if operation == "dot")] if called else [line]
+    return any("operand_precision={highest,highest}" in text for text in lines)
 
 
 if __name__ == "__main__":

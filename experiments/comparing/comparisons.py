@@ -95,7 +95,9 @@ def _draw(draw: Draw, runs: Runs, look: Look, notes: list[str]) -> Drawing | Non
         drawing = draw(runs, notes)
         if drawing is None:
             return None
-        floor = floor_of_std([run.config for run in runs.used]) if STD in drawing.metrics else ""
+        floor = (
+            floor_of_std([run.config for run in runs.used]) if {STD, GAUSSIAN_ENTROPY} & set(drawing.metrics) else ""
+        )
         caption(drawing.figure, _small_print(runs, look, drawing.statistic, floor))
         drawing.figure.draw_without_rendering()
         drawing.figure.set_layout_engine("none")  # it is found, which takes most of the time

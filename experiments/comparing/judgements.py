@@ -120,20 +120,24 @@ def comparable(runs: Runs) -> tuple[Runs, dict[str, str]]:
     kept, left_out = [], {}
     for task in runs.tasks:
         cells = list(runs.on(task))
-        replaying = [cell for cell in cells if "rollout_length" not in cell.agent]
+        replaying = [cell for cell in cells if not _is_of_rollouts(cell)]
         groups: dict[str, list[Cell]] = {}
         for cell in replaying or cells:
             groups.setdefault(str(sorted(cell.training.items())), []).append(cell)
         best = max(groups.values(), key=_length)
         same = [id(cell) for cell in best]
         if replaying:
-            of_rollouts = [cell for cell in cells if "rollout_length" in cell.agent]
+            of_rollouts = [cell for cell in cells if _is_of_rollouts(cell)]
             same += [id(cell) for cell in of_rollouts if _but_rounds(cell) == _but_rounds(best[0])]
         kept += [cell for cell in cells if id(cell) in same]
         if others := [cell for cell in cells if id(cell) not in same]:
             arms = ", ".join(cell.arm for cell in others)
             left_out[task] = f"left out, since they train differently: {arms}"
     return dataclasses.replace(runs, cells=kept), left_out
+
+
+def _is_of_rollouts(cell: Cell) -> bool:
+    return bool({"rollout_length", "episode_length"} & cell.agent.keys())
 
 
 def _but_rounds(cell: Cell) -> dict[str, Any]:

@@ -209,8 +209,8 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
     starts = []
     original = type(env).reset
 
-    def recorded(self, key):
-        state = original(self, key)
+    def recorded(self, key, *group_size):
+        state = original(self, key, *group_size)
         starts.append(state.observation)
         return state
 

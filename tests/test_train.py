@@ -35,7 +35,7 @@ QUICK = (
 )
 EVALUATION = {
     *("eval/return", "eval/return_stochastic", "eval/episode_length", "eval/entropy"),
-    *("eval/max_at_1", "eval/max_at_2", "eval/max_at_4"),
+    *("eval/max_at_1", "eval/max_at_2", "eval/max_at_4", "eval/median", "eval/cvar_25"),
 }
 MEASURED = {"forward_velocity", "control_cost", "healthy", "height"}
 EVALUATION |= {f"eval/env/{name}" for name in MEASURED}

@@ -53,8 +53,8 @@ def main(config: DictConfig) -> float:
     require_usable_jax()
     directory = as_path(config.run)
     env, policy = load_run(directory, config.num_episodes)
-    if config.render and not env.name.startswith(("mujoco/", "brax/")):
-        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco or brax")
+    if config.render and not (hasattr(env, "render") or env.name.startswith("brax/")):
+        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on mujoco, dmc or brax")
     key = jax.random.key(config.eval_seed)
     metrics = Evaluator(env, MemberSplit(1))(stack_members([policy]), key, Pacer(lambda: None))
     result = {name: float(values[0]) for name, values in metrics.items()}
@@ -103,7 +103,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
-    """Films one episode of the deterministic policy in real time: a GIF for MuJoCo, Brax's own HTML page for Brax.
+    """Films one episode of the deterministic policy in real time: a GIF where the environment draws itself, Brax's own HTML page for Brax.
 
     Returns:
         The file, and how long and at which rate it shows the episode.
@@ -112,7 +112,7 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
         RuntimeError: If this machine cannot render; the message says why.
     """
     states = list(_states(env.for_evaluation(1), policy, num_steps))
-    if env.name.startswith("mujoco/"):
+    if hasattr(env, "render"):
         from PIL import Image
 
         dt = env.dt

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac", "dm-control")
 NUMERICAL_PACKAGES = PACKAGES[:8]  # another version of these can give other numbers
 TRAINING_SOURCES = ("remac", "agents", "envs")
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from agents import AGENTS
+from envs import dmc
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
 from remac.hyperparameters import defaults, hyperparameters
@@ -173,6 +174,9 @@ def register_schemas() -> None:
     for name in AGENTS:
         store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
+    for task in dmc.TASKS:  # alike but for their names
+        node = {"defaults": ["dmc/_suite", "_self_"], "env": {"task": task}}
+        store.store(group="env/dmc", name=task, package="_global_", node=node)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,6 +413,7 @@ def _make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, 
     if key not in _environments:
         name = f"{config['suite']}/{config['task']}"
         require_one_of("env", name, envs.names())
+        envs.require_installed("env", name)
         require_int("num_envs", num_envs, 1)
         for option in RESERVED_OPTIONS & set(config["options"]):
             raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")

@@ -43,7 +43,8 @@ class TrainConfig:
     """How long and how often; everything counts for one member.
 
     Attributes:
-        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds.
+        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds. A step of
+            an environment with an ``action_repeat`` counts as so many of them.
         updates_per_round: Updates of the agent after each round, which is one step in every environment for agents that
             learn from replay, and a rollout in every environment for those that learn from rollouts.
         prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
@@ -314,7 +315,7 @@ class _Loop:
         self.evaluating = self.filling_again = False
         self.pacer = Pacer(self._on_tick)
         self.steps_per_round = agents.experience.steps_per_round
-        self.env_steps_per_round = env.num_envs * self.steps_per_round
+        self.env_steps_per_round = env.num_envs * self.steps_per_round * getattr(env, "action_repeat", 1)
         self.prefill_rounds = math.ceil(config.prefill_env_steps / self.env_steps_per_round)
         self.total_rounds = math.ceil(config.total_env_steps / self.env_steps_per_round)
         self.split = split = MemberSplit(keys.shape[0])

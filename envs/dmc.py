@@ -24,8 +24,8 @@ the same numbers.
 A step in which MuJoCo warns, and one whose observation or reward is not finite, or huge, ends the episode as a
 termination; see ``EnvState.diverged``. dm_control would raise there. A start like this is drawn again.
 
-Measured per step besides the reward: ``forward_velocity`` (m/s) of cheetah, hopper, walker, quadruped (of the torso) and
-dog, ``horizontal_speed`` (m/s) of humanoid and humanoid_CMU, all as the tasks' rewards use them.
+Measured per step besides the reward: ``forward_velocity`` (m/s) of cheetah, hopper, walker, quadruped (of the torso)
+and dog, ``horizontal_speed`` (m/s) of humanoid and humanoid_CMU, all as the tasks' rewards use them.
 
 Source: Tunyasuvunakool et al., 2020, arXiv 2006.12983.
 """
@@ -49,8 +49,8 @@ from remac.machine import available_cpus
 from remac.types import HUGE, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
-# Here, and not read from dm_control, so that they can be listed without it. All but its two linear-quadratic ones: their
-# models are drawn when they are loaded, their controls have no range, and their episodes no end.
+# Here, and not read from dm_control, so that they can be listed without it. All but its two linear-quadratic ones:
+# their models are drawn when they are loaded, their controls have no range, and their episodes no end.
 _DOMAINS = {
     "acrobot": ("swingup", "swingup_sparse"),
     "ball_in_cup": ("catch",),
@@ -74,16 +74,16 @@ _DOMAINS = {
 TASKS = tuple(f"{domain}-{task}" for domain, tasks in _DOMAINS.items() for task in tasks)
 NEEDS = "dm_control"  # installed by the extra that is named as the suite
 
-# Arrays of the model that the tasks of a domain draw at the start of an episode.
+# Arrays of the model that tasks draw at the start of an episode, by how the tasks' names begin.
 _DRAWN = {
-    "finger": ("site_pos",),
-    "fish": ("geom_pos",),
-    "manipulator": ("body_pos", "body_quat"),
-    "point_mass": ("wrap_prm",),
-    "quadruped": ("hfield_data",),
-    "reacher": ("geom_pos",),
-    "stacker": ("body_pos",),
-    "swimmer": ("geom_pos", "light_pos"),
+    "finger-turn": ("site_pos",),
+    "fish-swim": ("geom_pos",),
+    "manipulator-": ("body_pos", "body_quat"),
+    "point_mass-hard": ("wrap_prm",),
+    "quadruped-escape": ("hfield_data",),
+    "reacher-": ("geom_pos",),
+    "stacker-": ("body_pos",),
+    "swimmer-": ("geom_pos", "light_pos"),
 }
 _MEASURED: dict[str, tuple[str, Callable[[Any], float]]] = {
     "cheetah": ("forward_velocity", lambda physics: physics.speed()),
@@ -222,7 +222,7 @@ class DMCEnvironment:
         self.action_size = spec.shape[0]
         self._centre, self._scale = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
         model = first.physics.model.ptr
-        self._drawn = tuple(name for name in _DRAWN.get(domain, ()) if getattr(model, name).size)
+        self._drawn = next((names for start, names in _DRAWN.items() if task.startswith(start)), ())
         self._num_state = mujoco.mj_stateSize(model, _STATE)
         self.observation_size = _flat(first.task.get_observation(first.physics)).size
         self._measure = _MEASURED.get(domain)
@@ -344,7 +344,9 @@ class DMCEnvironment:
             model, data = physics.model.ptr, physics.data.ptr
             if self._renderer is None or self._renderer.size != (width, height):
                 self._renderer = Renderer(model, width, height, {}, camera=0)
-            self._restore(physics, jax.tree.map(lambda array: np.asarray(array)[index], state.physics))
+            for name, values in state.physics.model.items():
+                getattr(model, name)[...] = values[index]
+            mujoco.mj_setState(model, data, np.array(state.physics.state[index], np.float64), _STATE)
             mujoco.mj_forward(model, data)
             return self._renderer.draw(data)
 
@@ -408,10 +410,13 @@ class DMCEnvironment:
         """Steps rows ``first`` to ``last`` in one dm_control environment."""
         physics, task, num_physics_steps = worker.physics, worker.task, worker._n_sub_steps
         model, data = physics.model.ptr, physics.data.ptr
+        drawn = [(getattr(model, name), values) for name, values in before.model.items()]
         warnings_counted = data.warning.number
         with np.errstate(all="ignore"):
             for row in range(first, last):
-                self._restore(physics, Physics(before.state[row], {k: v[row] for k, v in before.model.items()}))
+                for array, values in drawn:
+                    array[...] = values[row]
+                mujoco.mj_setState(model, data, before.state[row], _STATE)
                 warnings_counted[:] = _NONE_NEW
                 for _ in range(self.action_repeat):
                     task.before_step(control[row], physics)
@@ -419,8 +424,8 @@ class DMCEnvironment:
                     mujoco.mj_step1(model, data)
                     task.after_step(physics)
                     after.reward[row] += task.get_reward(physics)
-                    after.ended[row] = task.get_termination(physics) == 0
-                    if after.ended[row]:
+                    if task.get_termination(physics) == 0:
+                        after.ended[row] = True
                         break
                 self._read(physics, task, after, row)
                 after.diverged[row] = (warnings_counted != _NONE_NEW).any()
@@ -458,11 +463,6 @@ class DMCEnvironment:
         batch.observation[row] = _flat(task.get_observation(physics))
         if self._measure is not None:
             batch.metrics[self._measure[0]][row] = self._measure[1](physics)
-
-    def _restore(self, physics: Any, to: Physics) -> None:
-        for name, values in to.model.items():
-            getattr(physics.model.ptr, name)[...] = values
-        mujoco.mj_setState(physics.model.ptr, physics.data.ptr, np.asarray(to.state, np.float64), _STATE)
 
 
 @functools.cache

@@ -103,7 +103,7 @@ def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
-    """Films one episode of the deterministic policy in real time: a GIF where the environment draws itself, Brax's own HTML page for Brax.
+    """Films one episode of the deterministic policy in real time: a GIF, or Brax's own HTML page for Brax.
 
     Returns:
         The file, and how long and at which rate it shows the episode.

@@ -224,7 +224,7 @@ class DMCEnvironment:
         model = first.physics.model.ptr
         self._drawn = next((names for start, names in _DRAWN.items() if task.startswith(start)), ())
         self._num_state = mujoco.mj_stateSize(model, _STATE)
-        self.observation_size = _flat(first.task.get_observation(first.physics)).size
+        self.observation_size = sum(np.size(part) for part in first.task.get_observation(first.physics).values())
         self._measure = _MEASURED.get(domain)
         self.metric_names = () if self._measure is None else (self._measure[0],)
 
@@ -412,6 +412,7 @@ class DMCEnvironment:
         model, data = physics.model.ptr, physics.data.ptr
         drawn = [(getattr(model, name), values) for name, values in before.model.items()]
         warnings_counted = data.warning.number
+        none_new = np.full_like(warnings_counted, _NONE_NEW).tobytes()
         with np.errstate(all="ignore"):
             for row in range(first, last):
                 for array, values in drawn:
@@ -427,8 +428,8 @@ class DMCEnvironment:
                     if task.get_termination(physics) == 0:
                         after.ended[row] = True
                         break
-                self._read(physics, task, after, row)
-                after.diverged[row] = (warnings_counted != _NONE_NEW).any()
+                self._read(physics, model, data, task, after, row)
+                after.diverged[row] = warnings_counted.tobytes() != none_new
 
     def _draw(
         self,
@@ -444,6 +445,7 @@ class DMCEnvironment:
         from dm_control.rl.control import PhysicsError
 
         physics, task = worker.physics, worker.task
+        model, data = physics.model.ptr, physics.data.ptr
         for row in range(first, last):
             task.random.seed(keys[row])
             is_sound = False
@@ -451,16 +453,16 @@ class DMCEnvironment:
                 with contextlib.suppress(PhysicsError), np.errstate(all="ignore"):
                     with physics.reset_context():
                         task.initialize_episode(physics)
-                    self._read(physics, task, start, row)
+                    self._read(physics, model, data, task, start, row)
                     is_sound = _is_sound(start.observation[row : row + 1]).all()
             for name, array in start.physics.model.items():
-                array[row] = getattr(physics.model.ptr, name)
+                array[row] = getattr(model, name)
             counts[row] = task.random.randint(self.episode_length)
             following[row] = task.random.randint(2**32, size=4, dtype=np.uint32)
 
-    def _read(self, physics: Any, task: Any, batch: _Batch, row: int) -> None:
-        mujoco.mj_getState(physics.model.ptr, physics.data.ptr, batch.physics.state[row], _STATE)
-        batch.observation[row] = _flat(task.get_observation(physics))
+    def _read(self, physics: Any, model: Any, data: Any, task: Any, batch: _Batch, row: int) -> None:
+        mujoco.mj_getState(model, data, batch.physics.state[row], _STATE)
+        np.concatenate(tuple(task.get_observation(physics).values()), axis=None, out=batch.observation[row])
         if self._measure is not None:
             batch.metrics[self._measure[0]][row] = self._measure[1](physics)
 
@@ -488,11 +490,6 @@ def _suite() -> Any:
     # dm_control logs MuJoCo's warnings, and MuJoCo itself writes a file. What matters of them is ``diverged``.
     mujoco.set_mju_user_warning(lambda message: None)
     return suite
-
-
-def _flat(observation: dict[str, Any]) -> np.ndarray:
-    """Puts the parts of an observation into one array, in their order."""
-    return np.concatenate([np.ravel(part) for part in observation.values()])
 
 
 def _is_sound(values: np.ndarray) -> np.ndarray:

@@ -371,9 +371,13 @@ class _Loop:
     def restore(self, members: Sequence[Arrays]) -> None:
         """Goes back to where a snapshot was taken."""
         snapshot = self.snapshot().restored(members, self.split)
-        restored = getattr(self.env, "restored", None)
-        self.env_state = restored(snapshot.env_state) if restored else snapshot.env_state
-        self.state = snapshot.state
+        self.state, self.env_state = snapshot.state, snapshot.env_state
+        if hasattr(self.env, "restored"):
+            self.env_state = self.env.restored(snapshot.env_state)
+            given_up = self.env_state.episode_length != snapshot.env_state.episode_length
+            if np.any(given_up):
+                kept = self.agents.experience.end_episodes(self.state.replay, given_up)
+                self.state = dataclasses.replace(self.state, replay=kept)
         self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
         self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 

@@ -1,6 +1,7 @@
 """Environments behind one interface (``remac.types.Environment``), one file per suite."""
 
 import importlib
+import importlib.util
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from remac.validation import InvalidValueError, require_int, require_one_of
 if TYPE_CHECKING:
     from remac.types import Environment
 
-SUITES = ("brax", "gymnasium", "mujoco", "probe", "risk")
+SUITES = ("brax", "dmc", "gymnasium", "mujoco", "probe", "risk")
 # Those whose tasks cannot be listed: any name may be one, and the suite's ``make`` refuses what is none.
 OPEN_SUITES = ("gymnasium",)
 
@@ -43,6 +44,7 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
     """
     if not is_open(name):
         require_one_of("name", name, [*names(), *(f"{suite}/<id>" for suite in OPEN_SUITES)])
+    require_installed("name", name)
     require_int("num_envs", num_envs, 1)
     suite, _, task = name.partition("/")
     make_suite = _module(suite).make
@@ -53,6 +55,23 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
             known = [option for option in parameters if option not in ("task", "num_envs")]
             raise InvalidValueError(option, options[option], f"no such option; there are {', '.join(known)}")
     return make_suite(task, num_envs=num_envs, **options)
+
+
+def require_installed(key: str, name: str) -> None:
+    """Requires the optional package that an environment needs, which its suite's module names in ``NEEDS``.
+
+    Args:
+        key: What the environment was given as.
+        name: ``suite/task``.
+
+    Raises:
+        InvalidValueError: With the command that installs it.
+    """
+    suite = name.partition("/")[0]
+    package = getattr(_module(suite), "NEEDS", None)
+    if package is not None and importlib.util.find_spec(package) is None:
+        install = f"pip install -c constraints.txt -e '.[{suite}]'"
+        raise InvalidValueError(key, name, f"needs the package {package}, which is not installed; {install}")
 
 
 def _module(suite: str) -> Any:

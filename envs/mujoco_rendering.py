@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Renderer:
-    """Draws one model at one size, seen by its camera ``track`` if it has one.
+    """Draws one model at one size, seen by the camera that is given, or by its camera ``track`` if it has one.
 
     mujoco.Renderer would take the OpenGL backend from MUJOCO_GL as it was when mujoco was imported, and without it
     one that needs a display. Here MUJOCO_GL is read when it is needed, and without it EGL is tried first.
@@ -20,14 +20,17 @@ class Renderer:
         size: Width and height in pixels.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int, height: int, view: dict[str, Any]) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, width: int, height: int, view: dict[str, Any], camera: int | None = None
+    ) -> None:
         """Makes an OpenGL context.
 
         Args:
             model: The model; its off-screen buffer grows to the size where it is smaller.
             width: In pixels.
             height: In pixels.
-            view: Attributes of the camera that is used where the model has no camera ``track``.
+            view: Attributes of the camera that is used where the model has none of these.
+            camera: Number of one of the model's cameras.
 
         Raises:
             RuntimeError: This machine cannot render; the message says why.
@@ -56,14 +59,16 @@ class Renderer:
         mujoco.mjv_defaultFreeCamera(model, self._camera)
         for name, value in view.items():
             setattr(self._camera, name, value)
-        track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, "track")
-        if track >= 0:
+        track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, "track") if camera is None else camera
+        if 0 <= track < model.ncam:
             self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, track
 
     def draw(self, data: mujoco.MjData) -> np.ndarray:
         """Draws a state on which mj_forward has run: RGB, uint8 `[height, width, 3]`."""
         width, height = self.size
         self._context.make_current()
+        for field in range(self._model.nhfield):  # which a task may draw at every start
+            mujoco.mjr_uploadHField(self._model, self._drawer, field)
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
         frame, image = mujoco.MjrRect(0, 0, width, height), np.empty((height, width, 3), np.uint8)

@@ -107,6 +107,8 @@ class Environment(Protocol):
         on_device: Whether ``step`` can be traced by JAX.
         metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
             recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
+
+    An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it.
     """
 
     name: str

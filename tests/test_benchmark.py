@@ -40,9 +40,12 @@ def test_flops_of_remac_beside_sacs():
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "profile", "start", "checkpoint")),
         "estimators",
         "environment",
+        "dmc",
     ],
 )
 def test_suites_write_what_they_print(suite, tmp_path, capsys):
+    if suite == "dmc":
+        pytest.importorskip("dm_control")
     out = tmp_path / "new" / "result.json"
     benchmark.main([f"suite={suite}", "size=small", "repeats=1", f"out={out}"])
     written = json.loads(out.read_text())

@@ -306,6 +306,37 @@ def test_a_training_is_resumed(event):
             assert_equal(one.metrics, other.metrics)
 
 
+def test_no_span_goes_on_from_an_episode_that_a_resume_gave_up():
+    config = TrainConfig(
+        total_env_steps=48, prefill_env_steps=48, eval_every_env_steps=48, num_eval_episodes=2,
+        checkpoint_every_env_steps=20,
+    )  # fmt: skip
+    saved = []
+
+    def run(start=None):
+        env = make(num_envs=4, event="noise", episode_length=9)
+        agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(4,), batch_size=4, num_steps=3)
+
+        def callback(event):
+            if isinstance(event, Checkpoint):
+                saved.append({name: np.array(array) for name, array in event.snapshot.member(0).items()})
+
+        train(agent, env, config, jax.random.key(0), callback, start)
+
+    run()
+    with pytest.warns(UserWarning, match="4 of 4 episodes"):
+        run(saved[0])
+    first, after = saved[0], saved[-1]
+    names = ("observation", "next_observation", "discount", "truncation")
+    rows = {name: after[f"state/replay/storage/{name}"].reshape(-1, 4, *first[f"state/replay/storage/{name}"].shape[1:])
+            for name in names}  # fmt: skip
+    jumps = (rows["next_observation"][:-1] != rows["observation"][1:]).any(axis=-1)
+    ended = (rows["discount"] == 0) | rows["truncation"]
+    resumed_after = int(first["state/replay/size"]) // 4 - 1
+    assert jumps[resumed_after].all(), "new episodes have begun there"
+    assert ended[:-1][jumps].all() and not ended[:-1][~jumps].any()
+
+
 def test_half_cheetah_is_that_of_the_mujoco_suite():
     ours, theirs = make_mujoco("half_cheetah", num_envs=3), make("HalfCheetah-v5")
     state = theirs.reset(jax.random.key(0))

@@ -241,7 +241,13 @@ def test_objectives_prefer_risk_by_their_attitude_to_it(tables):
     assert best["gains are rare", "max"] > best["losses are rare", "max"]
 
 
-SLOW = ("estimator_snr", "unbiasedness", "baselines")  # studies that take 10 s
+SLOW = (
+    "estimator_snr",
+    "unbiasedness",
+    "baselines",
+    "episode_estimators",
+    "sign_certificate",
+)  # studies that take 10 s
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ Prints a table and writes it as JSON, with the machine in it. Columns named ``_m
 one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profile`` (where its time goes),
-``environment``, ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of time that
-saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``peers`` (other libraries,
-installed from the package index; ``peers=sbx,rejax`` chooses among them), ``accelerator`` (members, XLA's settings,
-precision and a whole training of the protocol, on a GPU; ``parts=speed,learning,protocol`` chooses among
-them), ``program`` (what a GPU would run, compiled without one).
+``environment``, ``dmc`` (DeepMind Control's tasks beside dm_control and EnvPool), ``train`` (end to end), ``start`` (to
+the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against sorting),
+``population`` (members against time), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax``
+chooses among them), ``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
+``parts=speed,learning,protocol`` chooses among them), ``program`` (what a GPU would run, compiled without one).
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import NamedTuple
 from experiments.benchmark import (
     accelerator,
     checkpoint,
+    dmc,
     environment,
     estimators,
     peers,
@@ -41,6 +42,7 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "update": update.run,
     "profile": profile.run,
     "environment": environment.run,
+    "dmc": dmc.run,
     "train": train.run,
     "estimators": estimators.run,
     "start": start.run,

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +58,21 @@ def make_measurement(env: Environment, num_members: int, least_seconds: float) -
         state = env.reset(keys)
         step, steps_per_call = lambda state: env.step(state, actions), 1
 
-    def measure() -> float:
+    def advance() -> None:
         nonlocal state
+        state = jax.block_until_ready(step(state))
+
+    return repeatedly(advance, steps_per_call * num_members * env.num_envs, least_seconds)
+
+
+def repeatedly(advance: Callable[[], Any], steps_per_call: int, least_seconds: float) -> Callable[[], float]:
+    """Returns a measurement of steps per second that calls a function for so long, at least once."""
+
+    def measure() -> float:
         calls, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < least_seconds or not calls:
-            state = jax.block_until_ready(step(state))
+            advance()
             calls += 1
-        return calls * steps_per_call * num_members * env.num_envs / elapsed if elapsed else 0.0
+        return calls * steps_per_call / elapsed if elapsed else 0.0
 
     return measure

@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium", "hydra-core", "wandb", "remac")
-NUMERICAL_PACKAGES = PACKAGES[:8]  # another version of these can give other numbers
+# Another version of these can give other numbers.
+NUMERICAL_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium")
+PACKAGES = (*NUMERICAL_PACKAGES, "dm-control", "hydra-core", "wandb", "remac")
 TRAINING_SOURCES = ("remac", "agents", "envs")
 ROOT = Path(__file__).resolve().parents[2]
 _HERE = Path(__file__).resolve().relative_to(ROOT)

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from agents import AGENTS
+from envs import dmc
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
 from experiments.running.open_suites import OpenSuites
@@ -180,6 +181,9 @@ def register_schemas() -> None:
     for name in AGENTS:
         store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
+    for task in dmc.TASKS:  # alike but for their names
+        node = {"defaults": ["dmc/_suite", "_self_"], "env": {"task": task}}
+        store.store(group="env/dmc", name=task, package="_global_", node=node)
 
 
 @dataclasses.dataclass(frozen=True)

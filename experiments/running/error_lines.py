@@ -105,7 +105,9 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
 
 
 def listing(group: str) -> str:
-    """Lists the files of a configuration group."""
+    """Lists the choices of a configuration group: its files, and of ``env`` also the tasks without one."""
+    if group == "env":
+        return ", ".join(sorted(envs.names()))
     folder = CONFIG_DIRECTORY / group
     names = sorted(
         path.relative_to(folder).with_suffix("").as_posix()

@@ -13,7 +13,7 @@ import jax
 from experiments.comparing.drawing import Row, save
 from experiments.console.key_value import exit_with, parse, require_folder
 from experiments.running.jax_settings import require_usable_jax
-from experiments.toy import episodes, estimators, gaussian
+from experiments.toy import certificates, episodes, estimators, gaussian
 from remac.validation import require_one_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ STUDIES = {
     "unbiasedness": Study(estimators.unbiasedness, estimators.plot_unbiasedness),
     "baselines": Study(estimators.baselines, estimators.plot_baselines),
     "episode_estimators": Study(episodes.episode_estimators, episodes.plot_episode_estimators),
+    "sign_certificate": Study(certificates.sign_certificate, certificates.plot_sign_certificate),
     "objectives": Study(estimators.objectives, estimators.plot_objectives),
 }
 SIZES = ("full", "small")

@@ -72,6 +72,10 @@ class Experience(Protocol):
         """Takes in a round's steps, `[P, T, E, ...]`."""
         ...
 
+    def end_episodes(self, kept: PyTree, ended: Array) -> PyTree:
+        """Takes note of episodes that were given up after their newest step, `[P, E]` bool."""
+        ...
+
     def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
         """Returns what one member's update learns from. The key is consumed.
 
@@ -127,6 +131,10 @@ class Replay:
         """Takes in a round's steps, `[P, 1, E, ...]`."""
         return replay.add(kept, self._kept(_without_time(steps)))
 
+    def end_episodes(self, kept: PyTree, ended: Array) -> PyTree:
+        """Lets no span go on from those episodes into the next."""
+        return replay.end_episodes(kept, ended) if self.num_steps > 1 else kept
+
     def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
         """Returns a drawn batch, `[B, ...]`."""
         if self.num_steps == 1:
@@ -176,6 +184,10 @@ class Rollout:
     def add(self, kept: PyTree, steps: Transition) -> PyTree:
         """Keeps nothing."""
         return ()
+
+    def end_episodes(self, kept: PyTree, ended: Array) -> PyTree:
+        """Does nothing."""
+        return kept
 
     def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
         """Returns the member's last round, `[T, E, ...]`."""

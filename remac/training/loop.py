@@ -44,7 +44,8 @@ class TrainConfig:
     """How long and how often; everything counts for one member.
 
     Attributes:
-        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds.
+        total_env_steps: Environment steps, prefill included. Like all intervals, rounded up to whole rounds. A step of
+            an environment with an ``action_repeat`` counts as so many of them.
         updates_per_round: Updates of the agent after each round, which is one step in every environment for agents that
             learn from replay, and a rollout in every environment for those that learn from rollouts.
         prefill_env_steps: Environment steps before the first gradient step, by the untrained policy.
@@ -330,7 +331,7 @@ class _Loop:
         self.steps_of_round = 0  # made of a round that is under way
         self.pacer = Pacer(self._on_tick)
         self.steps_per_round = agents.experience.steps_per_round
-        self.env_steps_per_round = env.num_envs * self.steps_per_round
+        self.env_steps_per_round = env.num_envs * self.steps_per_round * getattr(env, "action_repeat", 1)
         self.prefill_rounds = math.ceil(config.prefill_env_steps / self.env_steps_per_round)
         self.total_rounds = math.ceil(config.total_env_steps / self.env_steps_per_round)
         self.split = split = MemberSplit(keys.shape[0])
@@ -370,9 +371,13 @@ class _Loop:
     def restore(self, members: Sequence[Arrays]) -> None:
         """Goes back to where a snapshot was taken."""
         snapshot = self.snapshot().restored(members, self.split)
-        restored = getattr(self.env, "restored", None)
-        self.env_state = restored(snapshot.env_state) if restored else snapshot.env_state
-        self.state = snapshot.state
+        self.state, self.env_state = snapshot.state, snapshot.env_state
+        if hasattr(self.env, "restored"):
+            self.env_state = self.env.restored(snapshot.env_state)
+            given_up = self.env_state.episode_length != snapshot.env_state.episode_length
+            if np.any(given_up):
+                kept = self.agents.experience.end_episodes(self.state.replay, given_up)
+                self.state = dataclasses.replace(self.state, replay=kept)
         self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
         self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 
@@ -496,7 +501,7 @@ class _Loop:
         self._note_failures()
         within = self.steps_of_round > 0
         snapshot = None if self.filling_again or within else self.snapshot()
-        env_steps = self.env_steps + self.steps_of_round * self.env.num_envs
+        env_steps = self.env_steps + self.steps_of_round * self.env_steps_per_round // self.steps_per_round
         self.callback(Progress(env_steps, self.gradient_steps, self.evaluating, within, snapshot))
 
     def _note_failures(self) -> None:

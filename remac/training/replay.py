@@ -7,6 +7,7 @@ Note: an item buffer of flashbax (0.1.3) would have to be mapped over; with one 
 per round (one add of 16, 16 samples of 256, 100,000 rows, 2-core CPU).
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -66,6 +67,19 @@ def add(state: ReplayState, batch: Transition) -> ReplayState:
         position=(state.position + batch_size) % capacity,
         size=jnp.minimum(state.size + batch_size, capacity),
     )
+
+
+def end_episodes(state: ReplayState, ended: Array) -> ReplayState:
+    """Makes the newest step of some environments the last of its episode, as a time limit does.
+
+    Args:
+        state: Holds ``truncation``; rows were added E at a time, in the environments' order, and at least once.
+        ended: Of which environments, `[P, E]` bool.
+    """
+    truncation = jnp.asarray(state.storage.truncation)
+    rows = (state.position - ended.shape[1] + jnp.arange(ended.shape[1])) % truncation.shape[1]
+    truncation = truncation.at[:, rows].set(truncation[:, rows] | ended)
+    return dataclasses.replace(state, storage=state.storage._replace(truncation=truncation))
 
 
 def sample(state: ReplayState, member: Array, key: Key, batch_size: int) -> Transition:

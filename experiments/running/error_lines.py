@@ -107,13 +107,11 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
 def listing(group: str) -> str:
     """Lists the choices of a configuration group: its files, and of ``env`` also the tasks without one."""
     if group == "env":
-        return ", ".join(sorted(envs.names()))
+        return ", ".join([*sorted(envs.names()), *(f"{suite}/<id>" for suite in envs.OPEN_SUITES)])
     folder = CONFIG_DIRECTORY / group
     names = sorted(
         path.relative_to(folder).with_suffix("").as_posix()
         for path in folder.rglob("*.yaml")
         if not path.name.startswith("_")
     )
-    if group == "env":
-        names += [f"{suite}/<id>" for suite in envs.OPEN_SUITES]
     return ", ".join(names)

@@ -159,8 +159,12 @@ class DeviceEnvironment:
         like = jax.eval_shape(jax.vmap(self.task.start), jax.random.split(jax.random.key(0), number))
         # The task is traced once: compiling a start of Brax twice takes seconds.
         blank = jax.tree.map(_blank, like)
-        going_on = lambda carry: (carry[0] == 0) | ((carry[0] < _MOST_TRIES) & ~jnp.all(_is_sound(carry[2][1])))  # noqa: E731
-        return jax.lax.while_loop(going_on, draw, (jnp.zeros((), jnp.int32), key, blank))[2]
+
+        def goes_on(carry: tuple[Array, Key, tuple[PyTree, Array]]) -> Array:
+            tries, _, (_, observation) = carry
+            return (tries == 0) | ((tries < _MOST_TRIES) & ~jnp.all(_is_sound(observation)))
+
+        return jax.lax.while_loop(goes_on, draw, (jnp.zeros((), jnp.int32), key, blank))[2]
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""

@@ -35,18 +35,17 @@ import copy
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import mujoco
 import numpy as np
 
+from envs import host
 from envs.mujoco_rendering import Renderer
 from remac.machine import available_cpus
-from remac.types import HUGE, EnvState, Key
+from remac.types import EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
 # Here, and not read from dm_control, so that they can be listed without it. All but its two linear-quadratic ones:
@@ -202,13 +201,11 @@ class DMCEnvironment:
     ) -> None:
         """See ``make``, which checks the values."""
         self.name, self.num_envs, self.action_repeat = f"dmc/{task}", num_envs, action_repeat
-        self._stagger, self._dtype, self.num_threads = stagger_first_episodes, np.dtype(dtype), num_threads
+        self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
         domain, self._task = task.split("-")
         self._domain = domain
         self._workers: list[Any] = []
-        self._lock = threading.Lock()
-        # The calling thread works too: for few environments the hand-over costs as much as the physics.
-        self._pool = ThreadPoolExecutor(max(1, num_threads - 1), "dmc")
+        self._threads = host.Threads(num_threads, "dmc")
         self._renderer: Renderer | None = None
         first = self._worker(0)
         if episode_length is None:
@@ -247,31 +244,15 @@ class DMCEnvironment:
         Returns:
             State with leading axes `[..., E]`. Reward is 0, and nothing has ended.
         """
-        lead = (*key.shape, self.num_envs)
-        draw = jax.vmap(lambda one: jax.random.bits(one, (self.num_envs, 4), "uint32"))
         # Each environment's own key, a seed of the task's np.random.RandomState.
-        start, counts, keys = self._start(np.asarray(draw(key.reshape(-1))).reshape(-1, 4))
-        count = len(keys)
+        lead, keys = host.draw_keys(key, self.num_envs)
+        start, counts, keys = self._start(keys)
         if group_size > 1:
-            first = np.arange(count) // group_size * group_size
+            first = host.first_of_groups(len(keys), group_size)
             start, counts = jax.tree.map(lambda leaf: leaf[first], (start, counts))
-        return _unflatten(
-            lead,
-            EnvState(
-                physics=start.physics,
-                observation=start.observation.astype(self._dtype),
-                reward=np.zeros(count, self._dtype),
-                termination=np.zeros(count, bool),
-                truncation=np.zeros(count, bool),
-                diverged=np.zeros(count, bool),
-                final_observation=start.observation.astype(self._dtype),
-                step_count=counts if self._stagger else np.zeros_like(counts),
-                key=keys,
-                episode_return=np.zeros(count, self._dtype),
-                episode_length=np.zeros(count, np.int32),
-                metrics={name: np.zeros(count, self._dtype) for name in self.metric_names},
-            ),
-        )
+        counts = counts if self._stagger else np.zeros_like(counts)
+        observation = start.observation.astype(self._dtype)
+        return host.unflatten(lead, host.beginning(start.physics, observation, keys, counts, self.metric_names))
 
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
@@ -280,23 +261,19 @@ class DMCEnvironment:
             ValueError: The action's shape is not that of the state's environments.
         """
         lead, count = state.reward.shape, state.reward.size
-        action = np.asarray(action)
-        if action.shape != (*lead, self.action_size):
-            raise ValueError(f"expected actions of shape {(*lead, self.action_size)}, got {action.shape}")
-        action = np.clip(action.reshape(count, self.action_size).astype(np.float64), -1, 1)
+        action = host.flat_actions(state, action, self.action_size, np.float64)
         before = jax.tree.map(lambda array: np.asarray(array).reshape(count, *array.shape[len(lead) :]), state.physics)
         after = self._new_batch(count, before.model)
         self._run(functools.partial(self._advance, before, self._centre + self._scale * action, after), count)
 
         with np.errstate(all="ignore"):  # too large for float32: found below
             reward, final_observation = after.reward.astype(self._dtype), after.observation.astype(self._dtype)
-        diverged = after.diverged | ~(_is_sound(reward[:, None]) & _is_sound(final_observation))
+        diverged = after.diverged | ~(host.is_sound(reward[:, None]) & host.is_sound(final_observation))
         reward[diverged] = 0
         final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
         termination = after.ended | diverged
 
-        going_on = ~np.reshape(state.termination | state.truncation, count)
-        step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
+        step_count, episode_length, episode_return = host.count_step(state)
         truncation = (step_count >= self.episode_length) & ~termination
         physics, observation, key = after.physics, final_observation.copy(), np.reshape(state.key, (count, 4))
         ended = np.flatnonzero(termination | truncation)
@@ -306,7 +283,7 @@ class DMCEnvironment:
             key = key.copy()
             jax.tree.map(lambda array, new: array.__setitem__(ended, new), physics, start.physics)
             observation[ended], key[ended] = start.observation, new_keys
-        return _unflatten(
+        return host.unflatten(
             lead,
             EnvState(
                 physics=physics,
@@ -318,8 +295,8 @@ class DMCEnvironment:
                 final_observation=final_observation,
                 step_count=step_count,
                 key=key,
-                episode_return=np.where(going_on, np.reshape(state.episode_return, count), 0) + reward,
-                episode_length=np.reshape(state.episode_length, count) * going_on + np.int32(1),
+                episode_return=episode_return + reward,
+                episode_length=episode_length,
                 metrics={
                     name: np.where(diverged, 0, value).astype(self._dtype) for name, value in after.metrics.items()
                 },
@@ -343,7 +320,7 @@ class DMCEnvironment:
         Raises:
             RuntimeError: This machine cannot render; the message says why.
         """
-        with self._lock:
+        with self._threads:
             physics = self._worker(0).physics
             model, data = physics.model.ptr, physics.data.ptr
             if self._renderer is None or self._renderer.size != (width, height):
@@ -392,23 +369,10 @@ class DMCEnvironment:
         return start, counts, following
 
     def _run(self, work: Callable[[Any, int, int], None], count: int) -> None:
-        """Shares the rows of a batch among the threads, in contiguous chunks.
-
-        Args:
-            work: ``_advance`` or ``_draw`` with inputs and outputs bound.
-            count: Number of rows.
-        """
-        num_chunks = min(self.num_threads, count)
-        first = [count * chunk // num_chunks for chunk in range(num_chunks + 1)]
-        with self._lock:
-            self._worker(num_chunks - 1)
-            futures = [
-                self._pool.submit(work, self._workers[chunk], first[chunk], first[chunk + 1])
-                for chunk in range(1, num_chunks)
-            ]
-            work(self._workers[0], first[0], first[1])
-            for future in futures:
-                future.result()
+        """Calls ``_advance`` or ``_draw``, with inputs and outputs bound, for chunks of the rows of a batch."""
+        with self._threads:
+            self._worker(min(self._threads.number, count) - 1)
+        self._threads.run(lambda thread, first, last: work(self._workers[thread], first, last), count)
 
     def _advance(self, before: Physics, control: np.ndarray, after: _Batch, worker: Any, first: int, last: int) -> None:
         """Steps rows ``first`` to ``last`` in one dm_control environment."""
@@ -458,7 +422,7 @@ class DMCEnvironment:
                     with physics.reset_context():
                         task.initialize_episode(physics)
                     self._read(physics, model, data, task, start, row)
-                    is_sound = _is_sound(start.observation[row : row + 1]).all()
+                    is_sound = host.is_sound(start.observation[row : row + 1]).all()
             for name, array in start.physics.model.items():
                 array[row] = getattr(model, name)
             counts[row] = task.random.randint(self.episode_length)
@@ -494,13 +458,3 @@ def _suite() -> Any:
     # dm_control logs MuJoCo's warnings, and MuJoCo itself writes a file. What matters of them is ``diverged``.
     mujoco.set_mju_user_warning(lambda message: None)
     return suite
-
-
-def _is_sound(values: np.ndarray) -> np.ndarray:
-    """Whether all numbers of each row `[B, n]` are finite and not huge, `[B]`."""
-    return (np.abs(values) < HUGE).all(axis=1)
-
-
-def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
-    """Gives every array of a flat state the leading axes."""
-    return jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from envs import SimulatorError
+from envs import SimulatorError, host
 from envs.gymnasium_simulators import (
     BEGIN,
     IDLE,
@@ -203,36 +203,20 @@ class GymnasiumEnvironment:
         Raises:
             SimulatorError: An environment raised an exception.
         """
-        lead = (*key.shape, self.num_envs)
-        draw = jax.vmap(lambda one: jax.random.bits(one, (self.num_envs, 4), "uint32"))
-        keys = np.asarray(draw(key.reshape(-1))).view(np.uint64).reshape(-1, 2)
+        lead, words = host.draw_keys(key, self.num_envs)
+        keys = words.view(np.uint64)
         slots, count = self._opened(len(keys)), len(keys)
         seed, counts, keys = self._draw_seeds(keys)
         if group_size > 1:
-            first = np.arange(count) // group_size * group_size
+            first = host.first_of_groups(count, group_size)
             seed, counts = seed[first], counts[first]
         next_seed, _, keys = self._draw_seeds(keys)
         slots.command[:], slots.seed[:] = BEGIN, seed
         self._run()
         logged = self.episode_length if self.repeats else 0
-        zeros, false = np.zeros(count, np.float32), np.zeros(count, bool)
-        return self._returned(
-            lead,
-            EnvState(
-                physics=Episodes(seed, next_seed, np.zeros((count, logged, self.action_size), np.float32)),
-                observation=slots.observation.copy(),
-                reward=zeros,
-                termination=false,
-                truncation=false,
-                diverged=false,
-                final_observation=slots.observation.copy(),
-                step_count=counts if self._stagger else np.zeros_like(counts),
-                key=keys,
-                episode_return=zeros,
-                episode_length=np.zeros(count, np.int32),
-                metrics=dict.fromkeys(self.metric_names, zeros),
-            ),
-        )
+        physics = Episodes(seed, next_seed, np.zeros((count, logged, self.action_size), np.float32))
+        counts = counts if self._stagger else np.zeros_like(counts)
+        return self._returned(lead, host.beginning(physics, slots.observation.copy(), keys, counts, self.metric_names))
 
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
@@ -242,17 +226,12 @@ class GymnasiumEnvironment:
             SimulatorError: An environment raised an exception.
         """
         lead, count = state.reward.shape, state.reward.size
-        action = np.asarray(action)
-        if action.shape != (*lead, self.action_size):
-            raise ValueError(f"expected actions of shape {(*lead, self.action_size)}, got {action.shape}")
+        action = host.flat_actions(state, action, self.action_size, np.float32)
         if state.physics is not self._latest or self._slots is None:
             raise ValueError(f"{self.name} steps only the state that it returned last; restored(state) goes back")
         slots = self._slots
-        action = np.clip(action.reshape(count, self.action_size).astype(np.float32), -1, 1)
         seed, next_seed = (np.reshape(values, count) for values in state.physics[:2])
-        going_on = ~np.reshape(state.termination | state.truncation, count)
-        step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
-        episode_length = np.reshape(state.episode_length, count) * going_on + np.int32(1)
+        step_count, episode_length, episode_return = host.count_step(state)
         slots.command[:], slots.seed[:], slots.action[:] = STEP, next_seed, action
         slots.last[:] = step_count >= self.episode_length
         self._run()
@@ -279,7 +258,7 @@ class GymnasiumEnvironment:
                 final_observation=slots.final_observation.copy(),
                 step_count=step_count,
                 key=key,
-                episode_return=np.where(going_on, np.reshape(state.episode_return, count), 0) + reward,
+                episode_return=episode_return + reward,
                 episode_length=episode_length,
                 metrics=dict(zip(self.metric_names, slots.metrics.T.copy(), strict=True)),
             ),
@@ -384,7 +363,7 @@ class GymnasiumEnvironment:
             raise
 
     def _returned(self, lead: tuple[int, ...], state: EnvState) -> EnvState:
-        state = jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
+        state = host.unflatten(lead, state)
         self._latest = state.physics
         return state
 

@@ -15,20 +15,18 @@ In float64 every observation equals Gymnasium's, whatever the task's options. Th
 bits: contact forces, the largest numbers (5,000 N in a humanoid's fall), then differ by up to 2.4e-4 N.
 """
 
+import copy
 import importlib.util
-import math
-import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-import jax
 import mujoco
 import numpy as np
 
+from envs import host
 from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
@@ -130,19 +128,18 @@ class MujocoEnvironment:
         stagger_first_episodes: bool = False,
         dtype: Any = np.float32,
         num_threads: int | None = None,
-        model: mujoco.MjModel | None = None,
     ) -> None:
-        """See ``make``; a compiled model takes the place of the task's."""
+        """See ``make``."""
         require_bool("stagger_first_episodes", stagger_first_episodes)
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise InvalidValueError("dtype", dtype, "must be float32 or float64")
         require_int("num_envs", num_envs, 1)
-        if num_threads is not None:
-            require_int("num_threads", num_threads, 1)
-        self.num_threads = available_cpus() if num_threads is None else num_threads
+        if num_threads is None:
+            num_threads = available_cpus()
+        require_int("num_threads", num_threads, 1)
         self.num_envs = num_envs
         self.name, self.task, self.episode_length = name, task, task.episode_length
-        self.model = _load_model(self.task.xml_file) if model is None else model
+        self.model = _load_model(self.task.xml_file)
         self.own_files = {"xml_file.mjb": _to_binary(self.model)} if _is_path(self.task.xml_file) else {}
         self.task.check(self.model)
         self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
@@ -150,10 +147,8 @@ class MujocoEnvironment:
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
         self.dt = self.model.opt.timestep * self.task.frame_skip
-        self._workers = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
-        # The calling thread works too: for few environments the hand-over costs as much as the physics.
-        self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "mujoco")
-        self._lock = threading.Lock()
+        self._workers = [mujoco.MjData(self.model) for _ in range(num_threads)]
+        self._threads = host.Threads(num_threads, "mujoco")
         self._renderer: Renderer | None = None
         self.action_size = self.model.nu
         _, rest = self._run(partial(self._settle, self.model.qpos0[None], np.zeros((1, self.model.nv))), 1)
@@ -164,16 +159,19 @@ class MujocoEnvironment:
             allowed = f"must be a model with what {name} reads ({' '.join(str(error).split())})"
             raise InvalidValueError("xml_file", self.task.xml_file, allowed) from None
         qpos, qvel, *_ = self._draw_starts(np.arange(32, dtype=np.uint64).reshape(16, 2))
-        if not _is_sound(self._settled(qpos, qvel).observation).all():
+        if not host.is_sound(self._settled(qpos, qvel).observation).all():
             option = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
             allowed = f"must give starts with observations below {HUGE:g}"
             raise InvalidValueError(option, getattr(self.task, option), allowed)
 
-    def for_evaluation(self, num_envs: int) -> "MujocoEnvironment":
-        """Returns the same task with another number of environments and no staggered starts."""
-        return MujocoEnvironment(
-            self.name, self.task, num_envs=num_envs, dtype=self._dtype, num_threads=self.num_threads, model=self.model
-        )
+    def for_evaluation(self, num_envs: int) -> Self:
+        """Returns the same task with another number of environments and no staggered starts.
+
+        They share the threads, which step one batch at a time.
+        """
+        env = copy.copy(self)
+        env.num_envs, env._stagger = num_envs, False
+        return env
 
     def reset(self, key: Key, group_size: int = 1) -> EnvState:
         """Starts new episodes in all environments.
@@ -188,7 +186,7 @@ class MujocoEnvironment:
         lead, keys = self._environment_keys(key)
         start, counts, keys = self._draw_sound_starts(keys)
         if group_size > 1:
-            first = np.arange(len(keys)) // group_size * group_size
+            first = host.first_of_groups(len(keys), group_size)
             start, counts = _Start(*(leaf[first] for leaf in start)), counts[first]
         return self._started(lead, start, counts if self._stagger else np.zeros_like(counts), keys)
 
@@ -216,10 +214,7 @@ class MujocoEnvironment:
             ValueError: The action's shape is not that of the state's environments.
         """
         lead, count = state.reward.shape, state.reward.size
-        action = np.asarray(action)
-        if action.shape != (*lead, self.action_size):
-            raise ValueError(f"expected actions of shape {(*lead, self.action_size)}, got {action.shape}")
-        action = np.clip(action.reshape(count, self.action_size).astype(np.float64), -1, 1)
+        action = host.flat_actions(state, action, self.action_size, np.float64)
         ctrl = self._ctrl_centre + self._ctrl_scale * action
         before = np.ascontiguousarray(state.physics.state, np.float64).reshape(count, self._num_state)
         diverged = np.zeros(count, bool)
@@ -232,17 +227,14 @@ class MujocoEnvironment:
             reward, termination, metrics = self.task.outcome(readings, velocity)
             reward = reward.astype(self._dtype)
             final_observation = self.task.observe(readings).astype(self._dtype)
-        diverged |= ~(_is_sound(reward[:, None]) & _is_sound(final_observation))
+        diverged |= ~(host.is_sound(reward[:, None]) & host.is_sound(final_observation))
         if diverged.any():
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
         # Copies, since what was measured may be a part of the state, where the next starts are put.
         metrics = {name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()}
 
-        going_on = ~np.reshape(state.termination | state.truncation, count)
-        step_count = np.reshape(state.step_count, count) * going_on + np.int32(1)
-        episode_length = np.reshape(state.episode_length, count) * going_on + np.int32(1)
-        episode_return = np.where(going_on, np.reshape(state.episode_return, count), 0) + reward
+        step_count, episode_length, episode_return = host.count_step(state)
         truncation = (step_count >= self.episode_length) & ~termination
 
         observation, key = final_observation.copy(), np.reshape(state.key, (count, 2))
@@ -250,7 +242,7 @@ class MujocoEnvironment:
         if ended.size:
             key = key.copy()
             (physics[ended], position[ended], observation[ended]), _, key[ended] = self._draw_sound_starts(key[ended])
-        return _unflatten(
+        return host.unflatten(
             lead,
             EnvState(
                 physics=Physics(physics, position),
@@ -262,7 +254,7 @@ class MujocoEnvironment:
                 final_observation=final_observation,
                 step_count=step_count,
                 key=key,
-                episode_return=episode_return,
+                episode_return=episode_return + reward,
                 episode_length=episode_length,
                 metrics=metrics,
             ),
@@ -270,9 +262,8 @@ class MujocoEnvironment:
 
     def _environment_keys(self, key: Key) -> tuple[tuple[int, ...], np.ndarray]:
         """Makes each environment's own key, uint64 `[count, 2]`, a key of NumPy's Philox generator."""
-        lead = (*key.shape, self.num_envs)
-        draw = jax.vmap(lambda one: jax.random.bits(one, (self.num_envs, 4), "uint32"))
-        return lead, np.asarray(draw(key.reshape(-1))).view(np.uint64).reshape(-1, 2)
+        lead, words = host.draw_keys(key, self.num_envs)
+        return lead, words.view(np.uint64)
 
     def _draw_starts(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draws a start for each key.
@@ -303,7 +294,7 @@ class MujocoEnvironment:
         """
         qpos, qvel, counts, keys = self._draw_starts(keys)
         start = self._settled(qpos, qvel)
-        again = ~_is_sound(start.observation)
+        again = ~host.is_sound(start.observation)
         if again.any():  # rarely: the constructor refuses tasks that often start like this
             drawn, counts[again], keys[again] = self._draw_sound_starts(keys[again])
             for array, new in zip(start, drawn, strict=True):
@@ -318,24 +309,8 @@ class MujocoEnvironment:
 
     def _started(self, lead: tuple[int, ...], start: "_Start", counts: np.ndarray, keys: np.ndarray) -> EnvState:
         """State at the beginning of episodes, with leading axes ``lead``."""
-        count = math.prod(lead)
-        return _unflatten(
-            lead,
-            EnvState(
-                physics=Physics(start.state, start.position),
-                observation=start.observation,
-                reward=np.zeros(count, self._dtype),
-                termination=np.zeros(count, bool),
-                truncation=np.zeros(count, bool),
-                diverged=np.zeros(count, bool),
-                final_observation=start.observation.copy(),
-                step_count=counts,
-                key=keys,
-                episode_return=np.zeros(count, self._dtype),
-                episode_length=np.zeros(count, np.int32),
-                metrics={name: np.zeros(count, self._dtype) for name in self.metric_names},
-            ),
-        )
+        physics = Physics(start.state, start.position)
+        return host.unflatten(lead, host.beginning(physics, start.observation, keys, counts, self.metric_names))
 
     def _run(self, work: Callable[..., None], count: int) -> tuple[np.ndarray, Readings]:
         """Shares the rows of a batch among the threads, in contiguous chunks, and collects what they find.
@@ -350,16 +325,7 @@ class MujocoEnvironment:
         data = self._workers[0]
         state = np.empty((count, self._num_state))
         derived = {name: np.empty((count, *getattr(data, name).shape)) for name in self.task.derived}
-        num_chunks = min(self.num_threads, count)
-        first = [count * chunk // num_chunks for chunk in range(num_chunks + 1)]
-        with self._lock:
-            futures = [
-                self._pool.submit(work, self._workers[chunk], first[chunk], first[chunk + 1], state, derived)
-                for chunk in range(1, num_chunks)
-            ]
-            work(data, first[0], first[1], state, derived)
-            for future in futures:
-                future.result()
+        self._threads.run(lambda thread, first, last: work(self._workers[thread], first, last, state, derived), count)
         end = 1 + self.model.nq
         qpos, qvel = state[:, 1:end], state[:, end : end + self.model.nv]
         return state, Readings(self.model, qpos, qvel, np.zeros((count, self.model.nu)), derived)
@@ -425,16 +391,6 @@ class MujocoEnvironment:
         mujoco.mj_setState(self.model, data, vector, _STATE)
         mujoco.mj_forward(self.model, data)
         return self._renderer.draw(data)
-
-
-def _is_sound(values: np.ndarray) -> np.ndarray:
-    """Whether all numbers of each row `[B, n]` are finite and not huge, `[B]`."""
-    return (np.abs(values) < HUGE).all(axis=1)
-
-
-def _unflatten(lead: tuple[int, ...], state: EnvState) -> EnvState:
-    """Gives every array of a flat state the leading axes."""
-    return jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), state)
 
 
 def _load_model(xml_file: str) -> mujoco.MjModel:

@@ -203,18 +203,6 @@ class RareEventEnvironment(MujocoEnvironment):
         self.event = event
         self.metric_names = tuple(sorted((*self.metric_names, "rare_event")))
 
-    def for_evaluation(self, num_envs: int) -> "RareEventEnvironment":
-        """Returns the same task with another number of environments and no staggered starts."""
-        return RareEventEnvironment(
-            self.name,
-            self.task,
-            num_envs=num_envs,
-            dtype=self._dtype,
-            num_threads=self.num_threads,
-            model=self.model,
-            event=self.event,
-        )
-
     def step(self, state: EnvState, action: Any) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
         after = super().step(state, action)

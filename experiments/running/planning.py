@@ -90,7 +90,7 @@ def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -
         if len(group) == 1 and memory_gib is None:
             parts.append(group)  # that a job fits by itself has been checked with its configuration
             continue
-        needed, memory = member_bytes(planned[group[0]].job), _memory_bytes(memory_gib)
+        needed, memory = needed_bytes(planned[group[0]].job), _memory_bytes(memory_gib)
         if memory_gib is not None and needed > memory:
             raise InvalidValueError(
                 "hydra.launcher.memory_gib", memory_gib, f"must be at least {needed / 2**30:.3g}, what one job needs"
@@ -114,14 +114,19 @@ def structure(job: Job) -> Any:
 
 
 def member_bytes(job: Job) -> int:
-    """Returns what one member needs: replay, a round, agent, and the environments of suites on the device."""
+    """Returns what one member is between rounds: replay, agent, and the environments of suites on the device."""
     key = jax.random.key(0)
     held = [jax.eval_shape(job.agent.init, key)]
     if job.env.on_device:
         evaluation = job.env.for_evaluation(job.train_config.num_eval_episodes)
         both_modes = jax.eval_shape(lambda keys: jax.vmap(evaluation.reset)(keys), jax.random.split(key))
         held += [jax.eval_shape(job.env.reset, key), both_modes]
-    return job.train_config.replay_bytes(job.agent, job.env) + round_bytes(job.agent, job.env) + _num_bytes(held)
+    return job.train_config.replay_bytes(job.agent, job.env) + _num_bytes(held)
+
+
+def needed_bytes(job: Job) -> int:
+    """Returns what one member needs: itself, and a round."""
+    return member_bytes(job) + round_bytes(job.agent, job.env)
 
 
 def _num_bytes(tree: PyTree) -> int:

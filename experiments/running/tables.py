@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.running.planning import Outcome, PlannedJob, member_bytes
+from experiments.running.planning import Outcome, PlannedJob, member_bytes, needed_bytes
 
 
 def announcement(planned: Sequence[PlannedJob]) -> str:
@@ -26,7 +26,7 @@ def announcement(planned: Sequence[PlannedJob]) -> str:
     if (start := planned[0].start) is not None:
         memory += f"; continuing at {start.env_steps:,} env steps"
     if count > 1:
-        memory += f"; with agents and environments {count * member_bytes(first) / 2**20:,.1f} MiB"
+        memory += f"; with agents and environments {count * needed_bytes(first) / 2**20:,.1f} MiB"
     line = (
         f"{first.config['agent']['name']} on {first.env.name}, {devices[0].platform} ({devices[0].device_kind}), "
         f"{count} member{'s' * (count > 1)}: {config.total_env_steps:,} env steps each; {memory}"

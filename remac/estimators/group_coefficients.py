@@ -52,6 +52,11 @@ class GapWeights(NamedTuple):
     by_deviation: Array | np.ndarray | float
 
 
+def own_objective(estimator: str) -> str:
+    """Returns the objective of an estimator unless another is given."""
+    return "mean" if estimator in ("rloo", "mean", "grpo") else "max"
+
+
 def gap_weights(estimator: str, objective: Objective | None, k: int, n: int) -> GapWeights:
     """Returns an estimator's numbers, in float64.
 
@@ -66,7 +71,7 @@ def gap_weights(estimator: str, objective: Objective | None, k: int, n: int) -> 
         InvalidValueError: On an unknown estimator, an objective that it does not have, or k >= n.
     """
     require_one_of("estimator", estimator, ESTIMATORS)
-    own = "mean" if estimator in ("rloo", "mean", "grpo") else "max"
+    own = own_objective(estimator)
     objective = own if objective is None else objective
     if estimator != "ordergrad" and objective != own:
         raise InvalidValueError("objective", objective, f"must be {own} or null for estimator={estimator}")

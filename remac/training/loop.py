@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from remac.policies.policy import Policy
+from remac.training import replay
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.evaluation import Evaluator
@@ -108,8 +109,7 @@ class TrainConfig:
 
 def round_bytes(agent: Agent, env: Environment) -> int:
     """Returns the size in bytes of a member's round: its steps as they are made, and as they are learned from."""
-    row = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_example(agent, env)))
-    return 2 * row * env.num_envs * agent.experience.steps_per_round
+    return 2 * replay.num_bytes(_example(agent, env), env.num_envs * agent.experience.steps_per_round)
 
 
 def _example(agent: Agent, env: Environment) -> Transition:

@@ -25,9 +25,11 @@ def objective_of(cell: Cell) -> str | None:
     """Returns the objective of an agent that has one, as its preset's name or a list of weights."""
     if cell.num_retries is None or "objective" not in cell.agent:
         return None
-    estimator = cell.agent.get("estimator", "ordergrad")
-    own = "mean" if estimator in ("rloo", "mean", "grpo") else "max"
-    return str(cell.agent["objective"] or own)
+    if (objective := cell.agent["objective"]) is None:
+        from remac.estimators.group_coefficients import own_objective  # takes seconds, and is rarely needed
+
+        objective = own_objective(cell.agent.get("estimator", "ordergrad"))
+    return str(objective)
 
 
 def _measured(runs: Runs) -> set[str]:

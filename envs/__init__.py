@@ -24,10 +24,12 @@ def names() -> list[str]:
     return [f"{suite}/{task}" for suite in SUITES if suite not in OPEN_SUITES for task in _module(suite).TASKS]
 
 
-def is_open(name: str) -> bool:
-    """Whether a name is one that only its suite can judge."""
+def may_be(name: str) -> bool:
+    """Whether a name is an environment's, or one that only its suite can judge."""
     suite, _, task = name.partition("/")
-    return suite in OPEN_SUITES and bool(task)
+    if suite in OPEN_SUITES:
+        return bool(task)
+    return suite in SUITES and task in _module(suite).TASKS
 
 
 def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
@@ -42,7 +44,7 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
     Raises:
         InvalidValueError: If the name, an option or its value is not allowed.
     """
-    if not is_open(name):
+    if not may_be(name):
         require_one_of("name", name, [*names(), *(f"{suite}/<id>" for suite in OPEN_SUITES)])
     require_installed("name", name)
     require_int("num_envs", num_envs, 1)

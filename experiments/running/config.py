@@ -23,10 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from agents import AGENTS
-from envs import dmc
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
-from experiments.running.open_suites import OpenSuites
+from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
@@ -173,17 +172,14 @@ OmegaConf.register_new_resolver("file_name", lambda name: re.sub(r"[/:\\]", "_",
 
 
 def register_schemas() -> None:
-    """Makes the schemas, and tasks that no file lists, known to Hydra."""
-    Plugins.instance().register(OpenSuites)
+    """Makes the schemas, and tasks without a file, known to Hydra."""
+    Plugins.instance().register(TaskConfigs)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
     OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
     for name in AGENTS:
         store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
-    for task in dmc.TASKS:  # alike but for their names
-        node = {"defaults": ["dmc/_suite", "_self_"], "env": {"task": task}}
-        store.store(group="env/dmc", name=task, package="_global_", node=node)
 
 
 @dataclasses.dataclass(frozen=True)

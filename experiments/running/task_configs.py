@@ -1,7 +1,7 @@
-"""Tasks that no file can list: ``env=<suite>/<task>`` of a suite in ``envs.OPEN_SUITES``, with any name of a task.
+"""Tasks without a file of their own: ``env=<suite>/<task>`` of any suite, and any name of one in ``envs.OPEN_SUITES``.
 
 To Hydra it is as if ``conf/env/<suite>/<task>.yaml`` were there, with the suite's values. A file of that name comes
-first. What is no task the suite itself refuses, when environments are made.
+first. What is no task of an open suite it refuses itself, when environments are made.
 """
 
 from hydra.core.object_type import ObjectType
@@ -14,7 +14,7 @@ SCHEME = "remac-tasks"
 _GROUP = "env/"
 
 
-class OpenSuites(ConfigSource):
+class TaskConfigs(ConfigSource):
     """What Hydra asks for the configuration of a task, in its search path as ``remac-tasks://``."""
 
     @staticmethod
@@ -31,10 +31,10 @@ class OpenSuites(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         """Whether a name can be a task's."""
         name = config_path.removeprefix(_GROUP)
-        return name != config_path and envs.is_open(name) and not name.endswith("/_suite")
+        return name != config_path and not name.endswith("/_suite") and envs.may_be(name)
 
     def is_group(self, config_path: str) -> bool:
-        """There are none: tasks cannot be listed."""
+        """There are none: not all tasks can be listed."""
         return False
 
     def available(self) -> bool:

@@ -109,6 +109,8 @@ class Environment(Protocol):
             recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
 
     An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it.
+    One on the device may have a ``step_to_the_end(state, action)``: ``step`` for evaluations, which do not look at what
+    follows the first episode.
     """
 
     name: str

@@ -18,8 +18,8 @@ from waiting import wait_until
 
 import envs
 from agents import SAC
-from envs.gymnasium_simulators import quiet_mujoco
 from envs.mujoco import make as make_mujoco
+from envs.quiet import quiet_mujoco
 from experiments import evaluate
 from experiments.running.config import compose_job
 from experiments.running.tables import announcement

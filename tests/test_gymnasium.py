@@ -356,7 +356,7 @@ BAD = [
     (["env=gymnasium/ALE/Nothing-v5"], ["env=gymnasium/ALE/Nothing-v5: is not registered"]),
     (["env=gymnasium/no_module:Walk-v0"], ["no_module:Walk-v0: needs a package", "no module no_module"]),
     (["env=gymnasium/gymnasium_tasks:Wlk-v0"], ["gymnasium/gymnasium_tasks:Walk-v0"]),
-    (["env=gymnasium"], ["env=gymnasium: no such file", "gymnasium/<id>"]),
+    (["env=gymnasium"], ["env=gymnasium: no such environment", "gymnasium/<id>"]),
     (["env=gymnasium/CartPole-v1"], ["env=gymnasium/CartPole-v1: has actions Discrete(2); must have continuous"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.gravity=1"], ["env.options.gravity=1: Pendulum-v1 does not take"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),

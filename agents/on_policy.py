@@ -109,6 +109,11 @@ class OnPolicyAgent(BaseAgent):
             precision=self.matmul_precision,
         )
 
+    @property
+    def steps_per_update(self) -> int:
+        """Gradient steps of one ``update``."""
+        return self.num_epochs * self.num_minibatches
+
     def rows(self, state: OnPolicyState, experience: Transition) -> tuple[dict[str, Array], Metrics]:
         """Says what every step of a round was worth.
 

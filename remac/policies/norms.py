@@ -10,6 +10,7 @@ from flax import struct
 from remac.types import Array
 
 NORMS = ("none", "layer", "batch")
+ROW_NORMS = NORMS[:2]  # by which a row's features do not depend on other rows
 STATISTICS = "batch_stats"  # the collection of variables that passes in training mode move, and gradients do not
 LAYER_EPSILON = 1e-6
 BATCH_EPSILON = 1e-3

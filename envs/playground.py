@@ -268,7 +268,7 @@ def make(
             on this machine.
     """
     require_one_of("impl", impl, IMPLEMENTATIONS)
-    if impl == "warp" and jax.default_backend() != "gpu":
+    if impl == "warp" and not _has_gpu():
         raise InvalidValueError("impl", impl, "needs an NVIDIA GPU; must be jax on this machine")
     for name, value in (("action_repeat", action_repeat), ("episode_length", episode_length)):
         if value is not None:
@@ -307,6 +307,10 @@ def missing(task: str) -> str | None:
     if task in DM_CONTROL_TASKS or folder.is_dir():
         return None
     return f"needs robots that come with no package, looked for in {folder}; git clone {_ROBOTS} {folder}"
+
+
+def _has_gpu() -> bool:
+    return jax.default_backend() == "gpu"
 
 
 def _robots_folder() -> Path:

@@ -1,16 +1,18 @@
 """MuJoCo Playground's tasks through our interface against Playground itself and against dm_control."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_dmc import reference, scaled
 
 import envs
 from agents import SAC
-from envs import playground
+from envs import dmc, playground
 from envs.quiet import quietly
 from experiments.running.config import compose_job
 from remac.training.loop import TrainConfig, stack_members, train_population
@@ -18,10 +20,6 @@ from remac.types import Environment
 from remac.validation import InvalidValueError
 
 pytest.importorskip("mujoco_playground")
-
-
-def tasks(fast=()):
-    return [pytest.param(task, marks=[] if task in fast else pytest.mark.slow) for task in playground.DM_CONTROL_TASKS]
 
 
 class Reach:
@@ -159,18 +157,41 @@ def test_building_is_quiet(capfd, tmp_path, monkeypatch):
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("task", tasks())
-def test_steps_are_playgrounds_and_a_population_trains(task):
-    """50 steps from its own start; then two members over short episodes."""
+def camel(name):
+    return "".join(word.title() for word in re.split("[-_]", name))
+
+
+DM_CONTROL = {camel(name): name for name in dmc.TASKS} | {
+    "BallInCup": "ball_in_cup-catch",
+    "PointMass": "point_mass-easy",
+}
+
+
+def dm_control_from(task, start):
+    """An environment of dm_control in the state of one of Playground's."""
+    other = reference(DM_CONTROL[task])
+    other.reset()
+    other.physics.data.qpos[:], other.physics.data.qvel[:] = start.qpos, start.qvel
+    other.physics.forward()
+    return other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", playground.DM_CONTROL_TASKS)
+def test_steps_are_playgrounds_and_a_population_trains(task, capsys):
+    """50 steps from its own start, beside dm_control's from the same; then two members over short episodes."""
     env = envs.make(f"playground/{task}", num_envs=2)
     state = jax.jit(env.reset)(jax.random.key(0))
     theirs = env.task.state([leaf[0] for leaf in state.physics[0]])
+    others, apart = dm_control_from(task, theirs.data), []
     step, own_step = jax.jit(env.step), jax.jit(env.task.env.step)
     for number in range(50):
         action = jax.random.uniform(jax.random.key(number), (2, env.action_size), minval=-1.0)
         state = step(state, action)
         with quietly():
             theirs = own_step(theirs, action[0])
+        others.step(scaled(others, np.float64(action[0])))
+        apart.append(np.abs(others.physics.data.qpos - theirs.data.qpos).max())
         # Batches are rounded otherwise, and what is unstable makes more of it.
         tolerance = {"rtol": 1e-3, "atol": 1e-3}
         np.testing.assert_allclose(state.final_observation[0], theirs.obs, **tolerance)
@@ -178,6 +199,9 @@ def test_steps_are_playgrounds_and_a_population_trains(task):
         for name in env.metric_names:
             np.testing.assert_allclose(state.metrics[name][0], theirs.metrics[name], **tolerance, err_msg=name)
         assert not (state.termination | state.diverged | state.truncation).any()
+    with capsys.disabled():
+        told = ", ".join(f"{apart[steps - 1]:.1e} after {steps}" for steps in (1, 10, 50))
+        print(f"\n{task} parts from {DM_CONTROL[task]} by {told} steps (positions)")
     short = dataclasses.replace(env, episode_length=5)
     agent = SAC.create(env.observation_size, env.action_size, batch_size=16, hidden_sizes=(8,))
     config = TrainConfig(total_env_steps=24, updates_per_round=1, prefill_env_steps=8, eval_every_env_steps=24)
@@ -185,3 +209,22 @@ def test_steps_are_playgrounds_and_a_population_trains(task):
     result = train_population(stack_members([agent] * 2), short, config, jax.random.split(jax.random.key(0), 2))
     metrics = result.evaluations[-1].metrics
     assert np.isfinite(metrics["eval/return"]).all() and (metrics["eval/episode_length"] == 5).all()
+
+
+@pytest.mark.slow
+def test_warp_shares_a_workspace_and_nothing_else(monkeypatch):
+    """On the CPU, which Warp can use as well: the same as the other implementation, in a batch and in a population."""
+    monkeypatch.setattr(playground, "_has_gpu", lambda: True)
+    states = {}
+    for impl in playground.IMPLEMENTATIONS:
+        env = playground.make("CartpoleBalance", num_envs=3, episode_length=2, impl=impl)
+        assert any(env.task._layout[2]) == (impl == "warp")
+        state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 2))
+        step = jax.jit(jax.vmap(env.step))
+        for number in range(5):
+            state = step(state, jax.random.uniform(jax.random.key(number), (2, 3, 1), minval=-1.0))
+        states[impl] = state
+    assert (states["warp"].step_count == 1).all() and len(np.unique(states["warp"].observation[..., 0])) == 6
+    for name in ("observation", "final_observation", "reward", "truncation", "episode_return"):
+        one, other = (getattr(states[impl], name) for impl in playground.IMPLEMENTATIONS)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4, err_msg=name)

@@ -278,6 +278,11 @@ def make(
     with quietly(), quiet_mujoco():
         from mujoco_playground import registry
 
+        if impl == "warp":
+            import warp
+
+            warp.config.log_level = warp.LOG_WARNING  # or it tells of every kernel that it compiles
+
         config = registry.get_default_config(task)
         _configure(config, task, options)
         action_repeat = action_repeat or config.get("action_repeat", 1)

@@ -1,6 +1,7 @@
 """Keeps back what the code of others says, to the screen or into files."""
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ def quietly() -> Iterator[None]:
         with (
             jax.numpy_rank_promotion("allow"),
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(None),
-            contextlib.redirect_stderr(None),
+            contextlib.redirect_stdout(io.StringIO()),  # not None: some write to it themselves
+            contextlib.redirect_stderr(io.StringIO()),
         ):
             warnings.simplefilter("ignore")
             yield

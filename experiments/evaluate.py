@@ -9,20 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-import envs
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
-from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
-from experiments.running.config import with_inputs
 from experiments.running.jax_settings import require_usable_jax
+from experiments.running.saved_runs import load_run
 from remac.files import write_whole
-from remac.policies.policy import Policy, load_policy, saved_env_steps
+from remac.policies.policy import Policy, saved_env_steps
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Evaluator
 from remac.training.loop import stack_members
@@ -82,29 +79,6 @@ def main(config: DictConfig) -> float:
             reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
             print(f"no video: {reason}", file=sys.stderr)
     return result["eval/return"]
-
-
-def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
-    """Loads what a run trained on and what it learned.
-
-    Raises:
-        InvalidValueError: If the directory is not that of a run with a policy.
-    """
-    if not (directory / CONFIG).is_file():
-        raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
-    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
-    for name, problem in damage.items():
-        if name == CONFIG or name.startswith(f"{POLICY}/"):
-            raise InvalidValueError("run", directory, f"{problem}; restore that file")
-    kept = kept_inputs(directory)
-    try:
-        policy = load_policy(directory)
-        config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
-    return env.for_evaluation(num_episodes), policy
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:

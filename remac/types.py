@@ -108,7 +108,8 @@ class Environment(Protocol):
         metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
             recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
 
-    An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it.
+    An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it; and
+    an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
     """
 
     name: str

@@ -17,6 +17,7 @@ Exit statuses: 0 done, 1 a file cannot be written or does not give the policy's 
 stderr).
 """
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ def largest_difference(act: Act, policy: Policy, action_range: ActionRange, obse
 
     Alone and in a batch: the last observation is acted on by itself as well.
     """
-    exact = policy.replace(network=policy.network.clone(precision="highest"))
+    exact = dataclasses.replace(policy, network=policy.network.clone(precision="highest"))
     expected = action_range.centre + action_range.half * np.asarray(jax.jit(Policy.__call__)(exact, observation))
     actions = np.stack([*act(observation), *act(observation[-1:])])
     half = np.where(action_range.half > 0, action_range.half, 1)

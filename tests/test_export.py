@@ -1,5 +1,6 @@
 """A policy that was taken away acts as the policy does, with nothing of this project loaded."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def make_policy(agent):
     parameters = jax.tree_util.tree_map_with_path(draw, policy.parameters)
     seen = seen_observations(500)[:, : policy.observation_size]
     normalizer = normalization.update(normalization.init(policy.observation_size), seen)
-    return policy.replace(parameters=parameters, normalizer=normalizer)
+    return dataclasses.replace(policy, parameters=parameters, normalizer=normalizer)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remac.policies.networks import LOG_STD_RANGE, CriticNetworks, PolicyNetwork
+from remac.policies.networks import CriticNetworks
+from remac.policies.policy_network import LOG_STD_RANGE, PolicyNetwork
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

@@ -1,5 +1,6 @@
 """The formats that a policy is exported to: what the files hold, and how they are run again."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -55,7 +56,7 @@ def _load_numpy(folder: Path) -> Act:
 
 
 def _write_stablehlo(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
-    exact = policy.replace(network=policy.network.clone(precision="highest"))  # type: ignore[attr-defined]
+    exact = dataclasses.replace(policy, network=policy.network.clone(precision="highest"))
     low, high, centre, half = (
         jnp.asarray(row)[None] for row in (*action_range, action_range.centre, action_range.half)
     )

@@ -1,8 +1,9 @@
 """Running mean and standard deviation of observations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from remac.types import Array
 
@@ -12,7 +13,8 @@ CLIP = 10.0
 _MOST = 2**31 - 1
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class RunningStatistics:
     """Moments of all observations seen so far.
 

@@ -37,9 +37,9 @@ from experiments.records.files import PROVENANCE, read_config, read_json
 from experiments.records.provenance import provenance
 from experiments.running import compilation_cache
 from experiments.running.jax_settings import require_usable_jax
-from experiments.running.saved_runs import load_run
+from experiments.running.saved_runs import SavedRun, load_run
 from remac.files import write_whole
-from remac.policies.policy import Policy, saved_env_steps
+from remac.policies.policy import Policy
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_one_of
 
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     require_usable_jax()
     compilation_cache.enable()
     run = as_path(settings["run"])
-    env, policy = load_run(run, NUM_ENVS)
+    saved = load_run(run)
+    env, policy = saved.env, saved.policy
     chosen = FORMATS[name]
     out = as_path(settings["out"]) if settings["out"] else run / "export" / name
     require_folder("out", out)
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         write_whole(out / file, content)
-    contract = make_contract(run, env, policy, action_range, observation) | {
+    contract = make_contract(saved, action_range, observation) | {
         "format": name,
         "use": chosen.use,
         "files": {file: sums(out / file) for file in files},
@@ -98,8 +99,9 @@ def main(arguments: Sequence[str]) -> None:
     print(f"the policy's actions to {difference:.1g} of half their range, on {seen}")
 
 
-def observations(env: Environment, policy: Policy) -> np.ndarray:
+def observations(task: Environment, policy: Policy) -> np.ndarray:
     """Returns what the policy observes while it acts with noise, `[NUM_ENVS * NUM_STEPS, obs_dim]` float32."""
+    env = task.for_evaluation(NUM_ENVS)
     reset, step = (jax.jit(env.reset), jax.jit(env.step)) if env.on_device else (env.reset, env.step)
     act = jax.jit(lambda policy, observation, key: policy(observation, key))
     first, *keys = jax.random.split(jax.random.key(0), NUM_STEPS)
@@ -126,12 +128,10 @@ def largest_difference(act: Act, policy: Policy, action_range: ActionRange, obse
     return float(differences.max())
 
 
-def make_contract(
-    run: Path, env: Environment, policy: Policy, action_range: ActionRange, observation: np.ndarray
-) -> dict[str, Any]:
+def make_contract(saved: SavedRun, action_range: ActionRange, observation: np.ndarray) -> dict[str, Any]:
     """Returns what whoever runs a policy needs to know of it."""
-    config = read_config(run)
-    trained = read_json(run / PROVENANCE)[0] or {}
+    env, config = saved.env, read_config(saved.directory)
+    trained = read_json(saved.directory / PROVENANCE)[0] or {}
     origins = {"trained": trained, "exported": provenance()}
     return {
         "task": env.name,
@@ -139,7 +139,7 @@ def make_contract(
         "action_repeat": getattr(env, "action_repeat", 1),
         "agent": config["agent"]["name"],
         "seed": config["seed"],
-        "env_steps": saved_env_steps(run),
+        "env_steps": saved.env_steps,
         **{when: {key: what.get(key) for key in ("commit", "code", "versions")} for when, what in origins.items()},
         "input": {
             "name": INPUT,

@@ -110,12 +110,12 @@ def test_the_command_writes_what_numpy_alone_acts_with(run, run_module):
     command = [sys.executable, "-c", ALONE]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
     both, first = map(json.loads, done.stdout.replace("]] [", "]]\n[").splitlines())
-    env, policy = export.load_run(run, 1)
+    saved = export.load_run(run)
     observed = np.float32([contract["input"]["seen_low"], contract["input"]["seen_high"]])
-    np.testing.assert_allclose(both, 3 * np.asarray(policy(observed)), rtol=0, atol=3e-5)
+    np.testing.assert_allclose(both, 3 * np.asarray(saved.policy(observed)), rtol=0, atol=3e-5)
     np.testing.assert_allclose(first, both[0], rtol=0, atol=3e-5)
     # What the environment makes of an action is what the file gives.
-    np.testing.assert_array_equal(env.action_range, [[-3], [3]])
+    np.testing.assert_array_equal(saved.env.action_range, [[-3], [3]])
 
 
 def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, monkeypatch):

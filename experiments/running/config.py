@@ -251,7 +251,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
-    env = _make_environment(plain["env"], plain["num_envs"], kept)
+    env = make_environment(plain["env"], plain["num_envs"], kept)
 
     hyperparameters = dict(plain["agent"])
     agent_class = AGENTS[hyperparameters.pop("name")]
@@ -416,8 +416,17 @@ def with_inputs(options: Mapping[str, Any], kept: Mapping[str, Path]) -> dict[st
 _environments: dict[str, Environment] = {}
 
 
-def _make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, Path]) -> Environment:
-    """Builds the environments, with files that a run keeps, once per process: some suites need seconds for it."""
+def make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, Path]) -> Environment:
+    """Builds environments, with files that a run keeps, once per process: some suites need seconds for it.
+
+    Args:
+        config: ``suite``, ``task`` and ``options``.
+        num_envs: E.
+        kept: Files by the options that name them, in the place of the options' values.
+
+    Raises:
+        InvalidValueError: Naming the key as it is on the command line.
+    """
     contents = {option: sha256(path) for option, path in kept.items()}
     asked = [config["suite"], config["task"], config["options"], num_envs, contents]
     key = json.dumps(asked, sort_keys=True, default=str)

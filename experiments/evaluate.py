@@ -19,7 +19,7 @@ from experiments.records.files import csv_text
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
 from experiments.running.jax_settings import require_usable_jax
-from experiments.running.saved_runs import SavedRun, find_runs, load_run
+from experiments.running.saved_runs import POLICIES, SavedRun, find_runs, load_run
 from remac.files import write_whole
 from remac.policies.policy import Policy
 from remac.training.devices import MemberSplit
@@ -27,7 +27,7 @@ from remac.training.evaluation import Episodes, Evaluator, summarize
 from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
-from remac.validation import InvalidValueError, require_divisor, require_int
+from remac.validation import InvalidValueError, require_divisor, require_int, require_one_of
 
 FRAME_SECONDS = 0.04
 ACTIONS = ("mean", "sampled")  # in the order of an evaluation's modes
@@ -45,11 +45,13 @@ class EvaluateEnvironment:
 class EvaluateConfig:
     """What to evaluate and how long: ``num_retries`` episodes from each start.
 
-    ``run`` is a run directory or a folder that holds some, or a list of these. ``episodes`` is a CSV file for the
-    outcome of every episode. ``render_steps`` and ``render_size`` (pixels) are the video's.
+    ``run`` is a run directory or a folder that holds some, or a list of these; ``policy`` is the ``last``, or the
+    ``best`` of runs that kept it (``checkpoint.keep_best=true``). ``episodes`` is a CSV file for the outcome of every
+    episode. ``render_steps`` and ``render_size`` (pixels) are the video's.
     """
 
     run: Any = "???"
+    policy: str = "last"
     env: EvaluateEnvironment = dataclasses.field(default_factory=EvaluateEnvironment)
     num_episodes: int = 16
     num_retries: int = 1
@@ -69,10 +71,11 @@ def main(config: DictConfig) -> float:
     table = None if config.episodes is None else as_path(config.episodes)
     if table is not None:
         require_file("episodes", table)
+    require_one_of("policy", config.policy, POLICIES)
     require_usable_jax()
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     options = plain["env"]["options"]
-    runs = [load_run(directory, options) for directory in find_runs(_paths(plain["run"]))]
+    runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
     for run in runs:
         if config.render and not (hasattr(run.env, "render") or run.env.name.startswith("brax/")):
             allowed = f"{run.env.name} has nothing to see; must be a run on another suite"
@@ -84,7 +87,9 @@ def main(config: DictConfig) -> float:
         rows += [(run.directory, run.env_steps, *row) for row in _episode_rows(episodes, config.num_retries)]
         returns.append(result["eval/return"])
         _print(run, config.num_episodes, result, is_only=len(runs) == 1)
-        settings = {name: plain[name] for name in ("num_episodes", "num_retries", "eval_seed")} | {"options": options}
+        settings = {name: plain[name] for name in ("policy", "num_episodes", "num_retries", "eval_seed")} | {
+            "options": options
+        }
         content = {"env_steps": run.env_steps} | settings | {"metrics": result}
         _write(run.directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         if config.render:

@@ -1,4 +1,4 @@
-"""Takes a policy away: ``python -m experiments.export run=<run directory> format=numpy|onnx|stablehlo [out=<folder>]``.
+"""Takes a policy away: ``python -m experiments.export run=<run directory> format=numpy|onnx|stablehlo``.
 
 Writes what leads from the task's raw observation to the policy's mean action in the task's own units, with the
 normalisation of observations, and ``contract.json``, which says what goes in and what comes out:
@@ -10,8 +10,12 @@ normalisation of observations, and ``contract.json``, which says what goes in an
 | `stablehlo` | `policy.stablehlo` | `jax.export`, on any of its platforms |
 
 The last two take `pip install -c constraints.txt -e '.[export]'`. The files are run on 1,000 observations of the task
-before they are kept, and must give the policy's own actions to 1e-5 of half the actions' range. ``out`` is
-``<run directory>/export/<format>`` unless it is given.
+before they are kept, and must give the policy's own actions to 1e-5 of half the actions' range.
+
+| key | default | meaning |
+|---|---|---|
+| `policy` | `last` | or `best`: of the best evaluation, of a run that kept it (`checkpoint.keep_best=true`) |
+| `out` | `<run directory>/export/<format>`, or `<format>_best` | the folder that is written to |
 
 Exit statuses: 0 done, 1 a file cannot be written or does not give the policy's actions, 2 bad input (one line on
 stderr).
@@ -50,7 +54,7 @@ TOLERANCE = 1e-5
 
 def main(arguments: Sequence[str]) -> None:
     """Writes a policy in one format, and compares what was written with the policy."""
-    _, settings = parse(arguments, {"run": "", "format": "", "out": ""}, with_directories=False)
+    _, settings = parse(arguments, {"run": "", "format": "", "out": "", "policy": "last"}, with_directories=False)
     if not settings["run"]:
         raise InvalidValueError("run", "''", "must be given: a run directory")
     name = settings["format"]
@@ -59,10 +63,11 @@ def main(arguments: Sequence[str]) -> None:
     require_usable_jax()
     compilation_cache.enable()
     run = as_path(settings["run"])
-    saved = load_run(run)
+    saved = load_run(run, settings["policy"])
     env, policy = saved.env, saved.policy
     chosen = FORMATS[name]
-    out = as_path(settings["out"]) if settings["out"] else run / "export" / name
+    own = run / "export" / (name if settings["policy"] == "last" else f"{name}_{settings['policy']}")
+    out = as_path(settings["out"]) if settings["out"] else own
     require_folder("out", out)
 
     ones = np.ones(env.action_size)

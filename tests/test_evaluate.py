@@ -87,6 +87,8 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
         (["run=runs/a,b"], ["needs quotes", "[...] for a list"]),
         (["run={a:1}"], ["must be a directory, or a list"]),
         (["run=run", "num_episodes=0"], ["num_episodes=0", "at least 1"]),
+        (["run=run", "policy=first"], ["policy=first: must be one of last, best"]),
+        (["run=run", "policy=best"], ["policy=best: run keeps none", "checkpoint.keep_best=true"]),
         (["run=run", "episodes=run"], ["episodes=run: is a folder"]),
         (["run=run", "+env.options.gravity=1"], ["env.options.gravity=1: no such option; there are", "episode_length"]),
         (["run=run", "env.options.episode_length=1"], ["given as +env.options.episode_length=1"]),

@@ -136,7 +136,8 @@ def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, mon
         (["run={run}"], ["format=", "numpy, onnx, stablehlo"]),
         (["run={run}", "format=onnx"], ["format=onnx: needs the package onnx", "pip install", "[export]"]),
         (["run={run}", "format=numpy", "out={run}/config.yaml"], ["out=", "must be a folder"]),
-        (["run={run}", "format=numpy", "opset=3"], ["opset=3: no such key; there are run=, format=, out="]),
+        (["run={run}", "format=numpy", "policy=best"], ["policy=best: ", "keeps none", "checkpoint.keep_best=true"]),
+        (["run={run}", "format=numpy", "opset=3"], ["opset=3: no such key; there are run=, format=, out=, policy="]),
     ],
 )
 def test_bad_input_is_one_line(run, run_module, monkeypatch, arguments, words):

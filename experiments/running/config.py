@@ -120,6 +120,7 @@ class LoggerConfig:
 class CheckpointConfig:
     """How often a run is saved, how many checkpoints are kept, and whether they hold the replay.
 
+    With ``keep_best`` the policy of the best evaluation so far, by ``eval/return``, is kept beside the last one.
     With ``other_code`` a run may go on from a checkpoint that other sources or versions of packages made.
     """
 
@@ -127,6 +128,7 @@ class CheckpointConfig:
     keep: int = 2
     replay: bool = True
     other_code: bool = False
+    keep_best: bool = False
 
 
 @dataclasses.dataclass
@@ -267,7 +269,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     )
     train_config.validate(env.num_envs, agent.experience)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
-    for key in ("replay", "other_code"):
+    for key in ("replay", "other_code", "keep_best"):
         require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, agent, env)
     return Job(plain, agent, env, train_config, resume)

@@ -8,11 +8,13 @@ from typing import Any
 import yaml
 
 from experiments.console.messages import warn
-from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
+from experiments.records.files import BEST_POLICY, CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
 from experiments.running.config import make_environment
 from remac.policies.policy import Policy, load_policy, saved_env_steps
 from remac.types import Environment
-from remac.validation import InvalidValueError
+from remac.validation import InvalidValueError, require_one_of
+
+POLICIES = {"last": POLICY, "best": BEST_POLICY}  # of the last evaluation, and of the best one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,26 +58,31 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def load_run(directory: Path, options: Mapping[str, Any] | None = None) -> SavedRun:
+def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | None = None) -> SavedRun:
     """Loads a run.
 
     Args:
         directory: The run directory.
+        which: Of ``POLICIES``.
         options: Of the environment, in the place of the run's own.
 
     Raises:
         InvalidValueError: If the directory is not that of a run with a policy, or an option is not allowed.
     """
-    options = dict(options or {})
+    require_one_of("policy", which, POLICIES)
+    options, folder = dict(options or {}), POLICIES[which]
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
     damage = find_damage(directory, read_json(directory / SUMMARY)[0])
     for name, problem in damage.items():
-        if name == CONFIG or name.startswith(f"{POLICY}/"):
+        if name == CONFIG or name.startswith(f"{folder}/"):
             raise InvalidValueError("run", directory, f"{problem}; restore that file")
+    if which == "best" and not (directory / folder).is_dir():
+        allowed = f"{directory} keeps none; must be last, or a run of checkpoint.keep_best=true"
+        raise InvalidValueError("policy", which, allowed)
     kept = {option: path for option, path in kept_inputs(directory).items() if option not in options}
     try:
-        policy, env_steps = load_policy(directory), saved_env_steps(directory)
+        policy, env_steps = (read(directory / folder) for read in (load_policy, saved_env_steps))
         task: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
         own = {"suite": task["suite"], "task": task["task"], "options": task["options"]}
         if not options:

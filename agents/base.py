@@ -85,6 +85,11 @@ class BaseAgent:
         """The policy's network."""
         raise NotImplementedError
 
+    @property
+    def steps_per_update(self) -> int:
+        """Gradient steps of one ``update``."""
+        return 1
+
     def observe(self, state: Any, observation: Array) -> Any:
         """Takes new raw observations `[B, obs_dim]` into the running statistics."""
         return state.replace(normalizer=normalization.update(state.normalizer, observation))

@@ -1,4 +1,18 @@
-"""Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
+"""Evaluates saved policies: ``python -m experiments.evaluate run=<run directory> render=true``.
+
+| key | default | meaning |
+|---|---|---|
+| `run` | | a run directory, a folder that holds some at any depth, or a list of these, `'run=[runs/a,"runs/b,c"]'` |
+| `policy` | `last` | or `best`: of the best evaluation, of runs that kept it (`checkpoint.keep_best=true`) |
+| `num_episodes`, `num_retries` | 16, 1 | episodes by the mean action, and by sampled ones; how many from each start |
+| `eval_seed` | 1000003 | all that happens by chance depends on it |
+| `+env.options.<name>` | the run's own | another option of the environment |
+| `episodes` | null | a CSV file for the outcome of every episode |
+| `render`, `render_steps`, `render_size` | false, 300, 320 | film an episode of each run; its steps and pixels |
+
+Prints metrics, and writes them to ``evaluation.json`` in every run directory. Exit statuses: 0 done, 1 a file cannot be
+written, 2 bad input (one line on stderr).
+"""
 
 import dataclasses
 import json

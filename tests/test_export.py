@@ -21,7 +21,7 @@ from remac.policies.policy import Policy, save_policy
 OBS, ACT = 5, 3
 ACTIVATIONS = ("elu", "gelu", "relu", "swish", "tanh")
 KINDS = [(agent, norm) for agent in ("remac", "sac", "td3") for norm in ("none", "layer", "batch")]
-KINDS += [("ppo", "none"), ("ordergrad", "none")]
+KINDS += [(agent, norm) for agent in ("ppo", "ordergrad") for norm in ("none", "layer")]
 RANGE = ActionRange(np.float32([-1, -3, 10]), np.float32([1, -1, 10.5]))
 
 

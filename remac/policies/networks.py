@@ -53,12 +53,14 @@ class ValueNetwork(nn.Module):
     Attributes:
         hidden_sizes: Width of each hidden layer.
         activation: Name in ``ACTIVATIONS``.
+        norm: ``none``, or ``layer``: every hidden layer's product is normalised before its activation.
         precision: Of the products, of ``PRECISIONS``.
         num_outputs: Numbers that are given; None for one, without an axis.
     """
 
     hidden_sizes: tuple[int, ...]
     activation: str
+    norm: str = NORMS[0]
     precision: str = PRECISIONS[0]
     num_outputs: int | None = None
 
@@ -68,6 +70,8 @@ class ValueNetwork(nn.Module):
         features = observation
         for index, width in enumerate(self.hidden_sizes):
             features = nn.Dense(width, name=f"hidden_{index}", precision=self.precision)(features)
+            if self.norm == "layer":
+                features = norms.layer_norm(norms.declare(self, "layer", f"norm_{index + 1}", (width,)), features)
             features = ACTIVATIONS[self.activation](features)
         outputs: Array = nn.Dense(self.num_outputs or 1, name="value", precision=self.precision)(features)
         return outputs[..., 0] if self.num_outputs is None else outputs

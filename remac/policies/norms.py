@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a saved policy acts without it
     from flax import linen as nn
 
 NORMS = ("none", "layer", "batch")
+ROW_NORMS = NORMS[:2]  # by which a row's features do not depend on other rows
 STATISTICS = "batch_stats"  # the collection of variables that passes in training mode move, and gradients do not
 LAYER_EPSILON = 1e-6
 BATCH_EPSILON = 1e-3

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from slow import fast_are
 
-from remac.policies.networks import LOG_STD_RANGE, CriticNetworks, PolicyNetwork
+from remac.policies.networks import CriticNetworks
+from remac.policies.policy_network import LOG_STD_RANGE, PolicyNetwork
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

@@ -12,8 +12,8 @@ from flax import struct
 from remac.hyperparameters import Hyperparameter, check, hyperparameters
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
-from remac.policies.networks import PolicyNetwork
 from remac.policies.policy import Policy
+from remac.policies.policy_network import PolicyNetwork
 from remac.types import Array, Metrics
 from remac.validation import InvalidValueError, require_int
 

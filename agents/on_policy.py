@@ -12,9 +12,10 @@ from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork, ValueNetwork
+from remac.policies.networks import ValueNetwork
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import ROW_NORMS
+from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
 from remac.training.experience import ON_POLICY_TRAINING
 from remac.types import Array, Key, Metrics, PyTree, Transition
 

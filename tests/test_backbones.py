@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from agents import SAC, TD3, ReMAC
-from remac.policies.networks import CriticNetworks, PolicyNetwork, ValueNetwork
+from remac.policies.networks import CriticNetworks, ValueNetwork
 from remac.policies.policy import load_policy, save_policy
+from remac.policies.policy_network import PolicyNetwork
 from remac.policies.value_heads import CategoricalHead
 from remac.training.functions import map_members
 from remac.training.loop import stack_members
@@ -155,7 +156,7 @@ def test_networks_are_the_plain_ones(norm, steps):
         assert_trees_close(outputs[:, 0], expected[..., 0])
         of_critics = of_critics | moved
         assert_trees_close({name: moved["batch_stats"][name] for name in statistics}, statistics)
-        distribution, moved = policy.apply(of_policy, rows, training=True, mutable=["batch_stats"])
+        distribution, moved = policy.apply_in_training(of_policy, rows)
         mean, log_std, statistics = plain_policy(np, norm, in_float64(of_policy), rows, is_training=True)
         assert_trees_close((distribution.mean, distribution.log_std), (mean, log_std))
         of_policy = of_policy | moved

@@ -21,13 +21,12 @@ def blocks(page, language):
 
 
 def commands():
-    """Every command line of ``experiments``, without its comment."""
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                if (place := line.find("python -m experiments.")) >= 0:
-                    module, *arguments = shlex.split(line[place:].removeprefix("python -m "), comments=True)
-                    yield pytest.param(module, arguments, id=f"{page.name}: {' '.join([module, *arguments])}")
+    """Every command line of ``experiments`` once, without its comment."""
+    lines = [
+        line for page in PAGES for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
+    ]
+    shown = [line[line.index("python -m experiments.") :] for line in lines if "python -m experiments." in line]
+    return dict.fromkeys(tuple(shlex.split(line, comments=True)[2:]) for line in shown)
 
 
 def first_of_each(override):
@@ -40,8 +39,9 @@ def first_of_each(override):
     return override if values.startswith("[") else f"{key}={values.split(',')[0]}"
 
 
-@pytest.mark.parametrize(("module", "arguments"), tuple(commands()))
-def test_command_lines_are_understood(module, arguments):
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_command_lines_are_understood(command):
+    module, *arguments = command
     assert importlib.util.find_spec(module), "is no module"
     if module != "experiments.train" or any(mark in " ".join(arguments) for mark in NOT_HERE):
         return

@@ -18,7 +18,7 @@ from experiments.records.checkpoints import find_misfit, sha256, sums
 from remac.validation import InvalidValueError
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
-PLOTS, POLICY, INPUTS, PLAN = "plots", "policy", "inputs", "plan.json"
+PLOTS, POLICY, BEST_POLICY, INPUTS, PLAN = "plots", "policy", "policy_best", "inputs", "plan.json"
 LOCK = ".lock"  # of a folder of runs: the process that holds it is at work there
 FINISHED = "finished"  # the status of a run that came to its end
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
@@ -68,7 +68,7 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 def sums_of(directory: Path) -> dict[str, Any]:
     """Returns the ``sums`` of the files that a finished run is known by, for its summary."""
-    kept = (path for folder in (POLICY, INPUTS) for path in sorted((directory / folder).rglob("*")))
+    kept = (path for folder in (POLICY, BEST_POLICY, INPUTS) for path in sorted((directory / folder).rglob("*")))
     paths = (directory / CONFIG, directory / PROVENANCE, directory / METRICS, *kept)
     return {path.relative_to(directory).as_posix(): sums(path) for path in paths if path.is_file()}
 

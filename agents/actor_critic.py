@@ -257,6 +257,8 @@ class ActorCritic(BaseAgent):
         def no_step(state: AgentState, *_: PyTree) -> tuple[AgentState, Metrics]:
             return state, {name: jnp.zeros(like.shape, like.dtype) for name, like in metrics.items()}
 
+        if on_accelerator():  # members that are mapped over make both anyway, and a branch copies what passes it
+            return jax.tree.map(lambda a, b: jnp.where(due, a, b), step(state, *arguments), no_step(state))
         return jax.lax.cond(due, step, no_step, state, *arguments)
 
     # What a subclass decides.

@@ -98,10 +98,14 @@ def train_state_split(agents: Agent) -> TrainState:
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     """Applies a function of one member to all members, leading axis `[P]`.
 
-    On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap.
+    On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap, and of one member the
+    function itself, since an axis of length 1 costs copies between layouts.
     """
     if on_accelerator():
-        return jax.vmap(function)(*arguments)
+        if jax.tree.leaves(arguments)[0].shape[0] > 1:
+            return jax.vmap(function)(*arguments)
+        result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], result)
     return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
 
 

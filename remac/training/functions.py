@@ -19,6 +19,7 @@ from remac.machine import on_accelerator
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.experience import transition_example
+from remac.training.metrics import Packed, pack
 from remac.types import Array, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
@@ -190,7 +191,7 @@ def init_train_state(
         shape = (kind.steps_per_round, num_envs)
         steps = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
         batch_key, update_key = jax.random.split(jax.random.key(0))
-        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, one_agent.gamma)
+        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), kind.draw(replay, batch_key), one_agent.gamma)
         return one_agent.update(one_state, update_key, batch)[1]
 
     names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
@@ -301,46 +302,22 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
         if not num_updates:
             return agent_state, key, sums
 
-        def update(agent_state: PyTree, keys: Key) -> tuple[PyTree, _Packed]:
-            batch_key, update_key = keys
-            batch = kind.batch(replay, new.transition, index, batch_key, agent.gamma)
+        def update(agent_state: PyTree, drawn_and_key: tuple[PyTree, Key]) -> tuple[PyTree, Packed]:
+            drawn, update_key = drawn_and_key
+            batch = kind.batch(replay, new.transition, index, drawn, agent.gamma)
             agent_state, metrics = agent.update(agent_state, update_key, batch)
-            return agent_state, _pack(metrics)
+            return agent_state, pack(metrics)
 
         keys = jax.random.split(key, num_updates + 1)
         pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
-        agent_state, metrics = jax.lax.scan(update, agent_state, pairs)
+        drawn = jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0])
+        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, pairs[:, 1]))
         sums = _add_metrics(sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps)
         agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums
 
     agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)
     return TrainState(agent_states, replay, sums, keys, state.gradient_steps + num_updates)
-
-
-@struct.dataclass
-class _Packed:
-    """Scalar metrics, on an accelerator as one array `[..., metrics]`, which a loop stores at once.
-
-    Attributes:
-        values: The array, or the metrics.
-        names: In the array's order; None for metrics.
-    """
-
-    values: Any
-    names: tuple[str, ...] | None = struct.field(pytree_node=False)
-
-    def unpack(self) -> Metrics:
-        """Returns the metrics, `[...]` each."""
-        if self.names is None:
-            return dict(self.values)
-        return {name: self.values[..., index] for index, name in enumerate(self.names)}
-
-
-def _pack(metrics: Metrics) -> _Packed:
-    if on_accelerator():
-        return _Packed(jnp.stack([*metrics.values()]), tuple(metrics))
-    return _Packed(metrics, None)
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:

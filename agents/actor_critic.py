@@ -20,17 +20,10 @@ from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
-from remac.policies.networks import (
-    ACTIVATIONS,
-    LOG_STD_BOUNDS,
-    LOG_STD_RANGE,
-    PRECISIONS,
-    Aggregate,
-    CriticNetworks,
-    PolicyNetwork,
-)
+from remac.policies.networks import Aggregate, CriticNetworks
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
+from remac.policies.policy_network import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
 from remac.policies.value_heads import CATEGORICAL_TARGETS, CategoricalHead, ScalarHead, ValueHead
 from remac.selection import median
 from remac.training.experience import Replay
@@ -307,9 +300,8 @@ class ActorCritic(BaseAgent):
         """Makes the actor's gradient step."""
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
-            distribution, moved = self.policy_network.apply(
-                state.policy | {"params": params}, batch.observation, training=True, mutable=[STATISTICS]
-            )
+            variables = state.policy | {"params": params}
+            distribution, moved = self.policy_network.apply_in_training(variables, batch.observation)
             loss, metrics = self.actor_loss(distribution, state, key, batch)
             return loss, (metrics, moved)
 

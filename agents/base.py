@@ -12,8 +12,8 @@ from flax import struct
 from remac.hyperparameters import Hyperparameter, check, hyperparameters
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
-from remac.policies.networks import PolicyNetwork
 from remac.policies.policy import Policy
+from remac.policies.policy_network import PolicyNetwork
 from remac.types import Array, Metrics
 from remac.validation import InvalidValueError, require_int
 
@@ -84,6 +84,11 @@ class BaseAgent:
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
         raise NotImplementedError
+
+    @property
+    def steps_per_update(self) -> int:
+        """Gradient steps of one ``update``."""
+        return 1
 
     def observe(self, state: Any, observation: Array) -> Any:
         """Takes new raw observations `[B, obs_dim]` into the running statistics."""

@@ -9,11 +9,13 @@ from flax import struct
 
 from agents.actor_critic import ActorCritic, StochasticActorCritic
 from agents.base import BaseAgent, policy_metrics
-from remac.hyperparameters import choice, integer, number, redeclared
+from remac.hyperparameters import choice, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import LOG_STD_RANGE, PRECISIONS, PolicyNetwork, ValueNetwork
+from remac.policies.networks import ValueNetwork
 from remac.policies.normalization import RunningStatistics
+from remac.policies.norms import ROW_NORMS
+from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
 from remac.training.experience import ON_POLICY_TRAINING
 from remac.training.metrics import Packed, pack
 from remac.types import Array, Key, Metrics, PyTree, Transition
@@ -65,7 +67,18 @@ class OnPolicyAgent(BaseAgent):
     num_epochs: int = integer(10, "passes over a round's steps").field()
     num_minibatches: int = integer(32, "parts of a round's steps, one gradient step each").field()
     hidden_sizes: tuple[int, ...] = redeclared(ActorCritic, "hidden_sizes", (64, 64))
+    policy_hidden_sizes: tuple[int, ...] | None = redeclared(ActorCritic, "policy_hidden_sizes", None)
+    value_hidden_sizes: tuple[int, ...] | None = widths(
+        None, "width of each hidden layer of the value network; null: hidden_sizes"
+    ).field()
     activation: str = redeclared(ActorCritic, "activation", "tanh")
+    policy_activation: str | None = redeclared(ActorCritic, "policy_activation", None)
+    value_activation: str | None = choice(
+        None, "activation of the value network; null: activation", ACTIVATIONS
+    ).field()
+    # Without batch norm: the ratio at the first gradient step has to be 1.
+    policy_norm: str = choice("none", "norm of the policy's features", ROW_NORMS).field()
+    value_norm: str = choice("none", "norm of the value network's features", ROW_NORMS).field()
     log_std_bounds: str = redeclared(StochasticActorCritic, "log_std_bounds", "clip")
     log_std_max: float = redeclared(StochasticActorCritic, "log_std_max", LOG_STD_RANGE[1])
     mean_max: float | None = redeclared(StochasticActorCritic, "mean_max", None)
@@ -79,8 +92,9 @@ class OnPolicyAgent(BaseAgent):
         """The policy's network."""
         return PolicyNetwork(
             action_size=self.action_size,
-            hidden_sizes=self.hidden_sizes,
-            activation=self.activation,
+            hidden_sizes=self.policy_hidden_sizes or self.hidden_sizes,
+            activation=self.policy_activation or self.activation,
+            norm=self.policy_norm,
             log_std_bounds=self.log_std_bounds,
             log_std_max=self.log_std_max,
             mean_max=self.mean_max,
@@ -90,7 +104,17 @@ class OnPolicyAgent(BaseAgent):
     @property
     def value_network(self) -> ValueNetwork:
         """The value function's network."""
-        return ValueNetwork(self.hidden_sizes, self.activation, self.matmul_precision)
+        return ValueNetwork(
+            hidden_sizes=self.value_hidden_sizes or self.hidden_sizes,
+            activation=self.value_activation or self.activation,
+            norm=self.value_norm,
+            precision=self.matmul_precision,
+        )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Gradient steps of one ``update``."""
+        return self.num_epochs * self.num_minibatches
 
     def rows(self, state: OnPolicyState, experience: Transition) -> tuple[dict[str, Array], Metrics]:
         """Says what every step of a round was worth.

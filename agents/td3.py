@@ -9,7 +9,7 @@ from agents.actor_critic import ActorCritic, AgentState
 from agents.base import SATURATED
 from remac.hyperparameters import number, redeclared
 from remac.policies.distributions import Distribution
-from remac.policies.networks import PolicyNetwork
+from remac.policies.policy_network import PolicyNetwork
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
 

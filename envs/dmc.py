@@ -180,6 +180,7 @@ class DMCEnvironment:
         observation_size: obs_dim.
         metric_names: At most one, see the module.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the task's range.
+        action_range: That range, `[2, action_dim]`.
         action_repeat: Control steps, which count as env steps, in a step.
         episode_length: Time limit in steps, of ``action_repeat`` control steps each.
         on_device: False.
@@ -217,6 +218,7 @@ class DMCEnvironment:
         self.dt = first.control_timestep() * action_repeat
         spec = first.action_spec()
         self.action_size = spec.shape[0]
+        self.action_range = np.stack([spec.minimum, spec.maximum])
         self._centre, self._scale = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
         model = first.physics.model.ptr
         self._drawn = next((names for start, names in _DRAWN.items() if task.startswith(start)), ())

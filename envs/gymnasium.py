@@ -123,7 +123,8 @@ class GymnasiumEnvironment:
         name: For example ``gymnasium/Pendulum-v1``.
         num_envs: E.
         observation_size: obs_dim.
-        action_size: action_dim; actions are clipped to [-1, 1].
+        action_size: action_dim; actions are clipped to [-1, 1] and scaled to the environment's range.
+        action_range: That range, `[2, action_dim]`.
         episode_length: Time limit in steps.
         on_device: False.
         metric_names: Sorted.
@@ -148,6 +149,7 @@ class GymnasiumEnvironment:
         self._render_modes = tuple(env.metadata.get("render_modes", ()))
         _require_spaces(env)
         self.action_size = math.prod(env.action_space.shape)
+        self.action_range = np.stack([env.action_space.low, env.action_space.high]).reshape(2, -1)
         with told(self.name, "trying it"), quiet_mujoco():
             first, names = _try(env, self.action_size)
             again, _ = _try(env, self.action_size)

@@ -108,6 +108,7 @@ class MujocoEnvironment:
         observation_size: obs_dim.
         metric_names: Of the task's ``Outcome.metrics``, sorted.
         action_size: action_dim; actions are clipped to [-1, 1] and scaled to the control range.
+        action_range: That range, `[2, action_dim]`.
         episode_length: Time limit in steps.
         on_device: False.
         task: The task with its options.
@@ -143,7 +144,7 @@ class MujocoEnvironment:
         self.own_files = {"xml_file.mjb": _to_binary(self.model)} if _is_path(self.task.xml_file) else {}
         self.task.check(self.model)
         self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
-        low, high = self.model.actuator_ctrlrange.T
+        self.action_range = low, high = self.model.actuator_ctrlrange.T
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
         self.dt = self.model.opt.timestep * self.task.frame_skip

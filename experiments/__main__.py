@@ -12,11 +12,16 @@ from experiments.console.pipes import outlive_readers
 HERE = Path(__file__).resolve().parent
 
 
-def commands() -> dict[str, str]:
-    """Returns every command with the first line of what it does, read from its file without loading it."""
+def docstrings() -> dict[str, str]:
+    """Returns every command with what is said of it, read from its file without loading it."""
     files = {path.stem: path for path in HERE.glob("[a-z]*.py")}
     files |= {path.parent.name: path for path in HERE.glob("[a-z]*/__main__.py")}
-    return {name: path.read_text().split('"""')[1].partition(": `")[0] for name, path in sorted(files.items())}
+    return {name: path.read_text().split('"""')[1] for name, path in sorted(files.items())}
+
+
+def commands() -> dict[str, str]:
+    """Returns every command with the first words of what it does."""
+    return {name: text.partition(": `")[0] for name, text in docstrings().items()}
 
 
 def main() -> None:

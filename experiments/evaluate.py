@@ -1,4 +1,18 @@
-"""Evaluates a saved policy: ``python -m experiments.evaluate run=<run directory> render=true``."""
+"""Evaluates saved policies: ``python -m experiments.evaluate run=<run directory> render=true``.
+
+| key | default | meaning |
+|---|---|---|
+| `run` | | a run directory, a folder that holds some at any depth, or a list of these, `'run=[runs/a,"runs/b,c"]'` |
+| `policy` | `last` | or `best`: of the best evaluation, of runs that kept it (`checkpoint.keep_best=true`) |
+| `num_episodes`, `num_retries` | 16, 1 | episodes by the mean action, and by sampled ones; how many from each start |
+| `eval_seed` | 1000003 | all that happens by chance depends on it |
+| `+env.options.<name>` | the run's own | another option of the environment |
+| `episodes` | null | a CSV file for the outcome of every episode |
+| `render`, `render_steps`, `render_size` | false, 300, 320 | film an episode of each run; its steps and pixels |
+
+Prints metrics, and writes them to ``evaluation.json`` in every run directory. Exit statuses: 0 done, 1 a file cannot be
+written, 2 bad input (one line on stderr).
+"""
 
 import dataclasses
 import json
@@ -9,102 +23,155 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-import envs
+from experiments.console.key_value import require_file
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
-from experiments.records.files import CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
+from experiments.records.files import csv_text
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
-from experiments.running.config import with_inputs
 from experiments.running.jax_settings import require_usable_jax
+from experiments.running.saved_runs import POLICIES, SavedRun, find_runs, load_run
 from remac.files import write_whole
-from remac.policies.policy import Policy, load_policy, saved_env_steps
+from remac.policies.policy import Policy
 from remac.training.devices import MemberSplit
-from remac.training.evaluation import Evaluator
+from remac.training.evaluation import Episodes, Evaluator, summarize
 from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
-from remac.validation import InvalidValueError, require_divisor, require_int
+from remac.validation import InvalidValueError, require_divisor, require_int, require_one_of
 
 FRAME_SECONDS = 0.04
+ACTIONS = ("mean", "sampled")  # in the order of an evaluation's modes
+EPISODE_COLUMNS = ("run", "env_steps", "actions", "start", "retry", "return", "length")
+
+
+@dataclasses.dataclass
+class EvaluateEnvironment:
+    """``options`` of the environment, in the place of the run's own."""
+
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
     """What to evaluate and how long: ``num_retries`` episodes from each start.
 
-    ``render_steps`` and ``render_size`` (pixels) are the video's.
+    ``run`` is a run directory or a folder that holds some, or a list of these; ``policy`` is the ``last``, or the
+    ``best`` of runs that kept it (``checkpoint.keep_best=true``). ``episodes`` is a CSV file for the outcome of every
+    episode. ``render_steps`` and ``render_size`` (pixels) are the video's.
     """
 
-    run: str = "???"
+    run: Any = "???"
+    policy: str = "last"
+    env: EvaluateEnvironment = dataclasses.field(default_factory=EvaluateEnvironment)
     num_episodes: int = 16
     num_retries: int = 1
     eval_seed: int = 1_000_003
+    episodes: str | None = None
     render: bool = False
     render_steps: int = 300
     render_size: int = 320
 
 
 def main(config: DictConfig) -> float:
-    """Prints and stores the evaluation, and returns the deterministic return."""
+    """Prints and stores the evaluations, and returns the deterministic return, averaged over runs."""
     for key in ("num_episodes", "render_steps", "render_size"):
         require_int(key, config[key], 1)
     require_divisor("num_retries", config.num_retries, config.num_episodes, "num_episodes")
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
+    table = None if config.episodes is None else as_path(config.episodes)
+    if table is not None:
+        require_file("episodes", table)
+    require_one_of("policy", config.policy, POLICIES)
     require_usable_jax()
-    directory = as_path(config.run)
-    env, policy = load_run(directory, config.num_episodes)
-    if config.render and not (hasattr(env, "render") or env.name.startswith("brax/")):
-        raise InvalidValueError("render", True, f"{env.name} has nothing to see; must be a run on another suite")
-    key = jax.random.key(config.eval_seed)
-    metrics = Evaluator(env, MemberSplit(1), config.num_retries)(stack_members([policy]), key, Pacer(lambda: None))
-    result = {name: float(values[0]) for name, values in metrics.items()}
-    env_steps = saved_env_steps(directory)
-    age = "" if env_steps is None else f"policy after {env_steps:,} env steps, "
-    print(f"{age}{config.num_episodes} episodes")
-    for name, value in result.items():
-        print(f"{name:24} {value:12.3f}")
-    settings = {name: config[name] for name in ("num_episodes", "num_retries", "eval_seed")}
-    content = {"env_steps": env_steps} | settings | {"metrics": result}
-    file = directory / "evaluation.json"
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    options = plain["env"]["options"]
+    runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
+    for run in runs:
+        if config.render and not (hasattr(run.env, "render") or run.env.name.startswith("brax/")):
+            allowed = f"{run.env.name} has nothing to see; must be a run on another suite"
+            raise InvalidValueError("render", True, allowed)
+    rows: list[tuple[Any, ...]] = [EPISODE_COLUMNS]
+    returns = []
+    for run in runs:
+        result, episodes = evaluate(run, config.num_episodes, config.num_retries, config.eval_seed)
+        rows += [(run.directory, run.env_steps, *row) for row in _episode_rows(episodes, config.num_retries)]
+        returns.append(result["eval/return"])
+        _print(run, config.num_episodes, result, is_only=len(runs) == 1)
+        settings = {name: plain[name] for name in ("policy", "num_episodes", "num_retries", "eval_seed")} | {
+            "options": options
+        }
+        content = {"env_steps": run.env_steps} | settings | {"metrics": result}
+        _write(run.directory / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+        if config.render:
+            try:
+                print(f"video: {render(run.directory, run.env, run.policy, config.render_steps, config.render_size)}")
+            except Exception as error:
+                reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
+                print(f"no video: {reason}", file=sys.stderr)
+    if len(runs) > 1:
+        print(f"eval/return: mean {np.mean(returns):,.3f}, median {np.median(returns):,.3f}, of {len(runs)} runs")
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        _write(table, csv_text(rows))
+        print(table)
+    return float(np.mean(returns))
+
+
+def _paths(value: Any) -> list[Path]:
+    """Returns the paths that ``run`` names."""
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str | int | float) or not str(name):  # Hydra reads a name of digits as a number
+            raise InvalidValueError("run", value, "must be a directory, or a list [a,b] of some")
+    if not names:
+        raise InvalidValueError("run", "[]", "must name at least one directory")
+    return [as_path(str(name)) for name in names]
+
+
+def evaluate(run: SavedRun, num_episodes: int, num_retries: int, seed: int) -> tuple[dict[str, float], Episodes]:
+    """Plays episodes, ``num_retries`` from each start.
+
+    Returns:
+        Metrics ``eval/...``, and the outcome of every episode, `[2, E]`: by the mean action, and by sampled ones.
+    """
+    env = run.env.for_evaluation(num_episodes)
     try:
-        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+        evaluator = Evaluator(env, MemberSplit(1), num_retries)
+        episodes = evaluator.episodes(stack_members([run.policy]), jax.random.key(seed), Pacer(lambda: None))
+    finally:
+        if close := getattr(env, "close", None):  # the simulators of some suites take memory, or processes
+            close()
+    result = {name: float(values[0]) for name, values in summarize(episodes, num_retries).items()}
+    return result, jax.tree.map(lambda leaf: leaf[0], episodes)
+
+
+def _episode_rows(episodes: Episodes, num_retries: int) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of ``EPISODE_COLUMNS`` without the run's."""
+    for actions, values, lengths in zip(ACTIONS, episodes.episode_return, episodes.length, strict=True):
+        for number, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            yield actions, number // num_retries, number % num_retries, float(value), int(length)
+
+
+def _print(run: SavedRun, num_episodes: int, result: dict[str, float], *, is_only: bool) -> None:
+    age = "" if run.env_steps is None else f"policy after {run.env_steps:,} env steps, "
+    if is_only:
+        print(f"{age}{num_episodes} episodes")
+        for name, value in result.items():
+            print(f"{name:24} {value:12.3f}")
+        return
+    values = ", ".join(f"{name} {result[name]:,.3f}" for name in ("eval/return", "eval/return_stochastic"))
+    print(f"{run.directory}: {age}{num_episodes} episodes: {values}", flush=True)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_whole(file, content)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written ({error.strerror}); what was to be in it is above") from None
-    if config.render:
-        try:
-            print(f"video: {render(directory, env, policy, config.render_steps, config.render_size)}")
-        except Exception as error:
-            reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
-            print(f"no video: {reason}", file=sys.stderr)
-    return result["eval/return"]
-
-
-def load_run(directory: Path, num_episodes: int) -> tuple[Environment, Policy]:
-    """Loads what a run trained on and what it learned.
-
-    Raises:
-        InvalidValueError: If the directory is not that of a run with a policy.
-    """
-    if not (directory / CONFIG).is_file():
-        raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
-    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
-    for name, problem in damage.items():
-        if name == CONFIG or name.startswith(f"{POLICY}/"):
-            raise InvalidValueError("run", directory, f"{problem}; restore that file")
-    kept = kept_inputs(directory)
-    try:
-        policy = load_policy(directory)
-        config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
-        env = envs.make(f"{config['suite']}/{config['task']}", num_envs=1, **with_inputs(config["options"], kept))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
-    return env.for_evaluation(num_episodes), policy
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:

@@ -1,7 +1,8 @@
 """Writes the reference pages made from the code: ``python -m experiments.reference [out=docs]``.
 
 ``hyperparameters.md``: every agent's hyperparameters with default, what is allowed and what they mean, from the agents'
-own declarations. Exit statuses: 0 done, 2 bad input (one line on stderr).
+own declarations. ``commands.md``: what every command says of itself. Exit statuses: 0 done, 2 bad input (one line on
+stderr).
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
+from experiments.__main__ import docstrings
 from experiments.console.key_value import exit_with, parse, require_folder
 from remac.hyperparameters import Hyperparameter, hyperparameters
 
@@ -26,7 +28,20 @@ def main(arguments: Sequence[str]) -> None:
 
 def pages() -> dict[str, str]:
     """Returns every page by its file's name."""
-    return {"hyperparameters.md": hyperparameter_page()}
+    return {"commands.md": command_page(), "hyperparameters.md": hyperparameter_page()}
+
+
+def command_page() -> str:
+    """Writes what every command says of itself."""
+    sections = [
+        "# Commands",
+        "`remac <command>` is `python -m experiments.<command>`. Keys of `train`, `evaluate` and `sweep` are Hydra's:\n"
+        "a text with a comma needs quotes of its own, and `-m` runs several values.\n\n"
+        "Made by `python -m experiments.reference`.",
+    ]
+    for name, text in docstrings().items():
+        sections += [f"## {name}", text.replace("``", "`").strip()]
+    return "\n\n".join(sections) + "\n"
 
 
 def hyperparameter_page() -> str:

@@ -1,8 +1,9 @@
 """One page about runs: ``python -m experiments.report <directories> [out=<file>] [x=] [metric=] [reference=]``.
 
-Writes one HTML file (``report.html``) that needs no other file, network or script: what ran, on what, with which seeds;
-the figures of ``experiments.plot``; tables of final values; the claims of ``experiments.claims``; and what is missing
-against the plans (``plan.json``) of the sweeps among the directories.
+Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
+the claims of ``experiments.claims``, tables of final values, what is missing against the plans (``plan.json``) of the
+sweeps among the directories, and what ran, on what, with which seeds. Tables are sorted by a click on a column and
+filtered by words of their rows.
 
 Exit statuses: 0 done, 2 bad input (one line on stderr).
 """
@@ -43,7 +44,7 @@ a { color: var(--link); } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(
 nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; list-style: none; padding: 0; }
 .wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid var(--link); }
 table { border-collapse: collapse; margin: 0.75rem 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
+.wide > p { margin: 0.75rem 0 0; }
 th, td { border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
 td:first-child { white-space: nowrap; } thead th { background: var(--soft); }
 code { font-size: 0.875em; overflow-wrap: anywhere; }
@@ -51,7 +52,41 @@ figure { margin: 1.5rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
 figcaption { font-size: 0.875rem; } .pass { color: var(--pass); } .fail { color: var(--fail); }
 .unknown { color: var(--unknown); } .verdict { font-weight: 700; } .beside { font-size: 0.875rem; opacity: 0.85; }
+td:has(.pass) { background: color-mix(in srgb, var(--pass) 14%, transparent); }
+td:has(.fail) { background: color-mix(in srgb, var(--fail) 14%, transparent); }
+details > summary { cursor: pointer; } th button { all: unset; cursor: pointer; font-weight: 600; }
+th button:focus-visible { outline: 2px solid var(--link); }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+input { font: inherit; padding: 0.2rem 0.5rem; width: min(24rem, 100%); }
 """
+# A click on a column's name sorts its table by numbers where all are; words in a table's field keep the rows with them.
+SCRIPT = """
+const value = (row, at) => row.cells[at].textContent.trim();
+const number = text => Number.parseFloat(text.replaceAll(",", ""));
+for (const table of document.querySelectorAll("table.rows")) {
+  const body = table.tBodies[0];
+  table.tHead.addEventListener("click", event => {
+    const head = event.target.closest("th");
+    if (!head || !event.target.closest("button")) return;
+    const at = head.cellIndex, sign = head.ariaSort === "ascending" ? -1 : 1, rows = [...body.rows];
+    const numeric = rows.every(row => !value(row, at) || !Number.isNaN(number(value(row, at))));
+    const order = numeric ? (a, b) => (number(a) || 0) - (number(b) || 0) : (a, b) => a.localeCompare(b);
+    rows.sort((a, b) => sign * order(value(a, at), value(b, at)));
+    for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
+    head.ariaSort = sign > 0 ? "ascending" : "descending";
+    body.append(...rows);
+  });
+  table.previousElementSibling?.querySelector("input")?.addEventListener("input", event => {
+    const words = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+    }
+  });
+}
+"""
+FILTERED_FROM = 8  # rows
 CLASSES = {PASS: "pass", FAIL: "fail", NOT_ENOUGH: "unknown"}
 
 
@@ -90,11 +125,11 @@ def write_page(
     names = ", ".join(sorted(name.replace("_", " ") for name in experiments if name)) or "runs"
     title = f"{names[0].upper()}{names[1:]} on {', '.join(runs.tasks)}"
     sections = [
-        ("summary", "Summary", _summary(runs, results)),
-        ("missing", "What is missing", _missing(runs, notes)),
-        ("claims", "Claims", _claims(results)),
+        ("summary", "Summary", _summary(runs)),
         ("figures", "Figures", "".join(map(_figure, drawings))),
+        ("claims", "Claims", _claims(results)),
         ("tables", "Final values", _tables(runs, metrics)),
+        ("missing", "What is missing", _missing(runs, notes)),
         ("ran", "What ran, and on what", _what_ran(runs, command)),
     ]
     if _is_tuning(runs):
@@ -106,7 +141,7 @@ def write_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f'<body><header><h1>{escape(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f"<main>{body}</main></body></html>\n"
+        f"<main>{body}</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
@@ -137,15 +172,19 @@ def _state(run: Run | None) -> str:
     return FINISHED if run.status == FINISHED else f"{run.status} at {run.env_steps:,} env steps ({run.reason})"
 
 
-def _summary(runs: Runs, results: Sequence[Result]) -> str:
+def _summary(runs: Runs) -> str:
     states = Counter(run.status for run in runs.all)
     seeds = as_ranges(run.seed for cell in runs.cells for run in cell.finished)
     items = [
         f"{len(runs.all)} runs: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.",
         f"Tasks: {', '.join(runs.tasks)}; {len(runs.arms)} arms; finished seeds {seeds or 'none'}.",
         "A final value is the mean over the last tenth of a run's training; only finished runs count.",
-        f"Claims: {', '.join(f'{result.claim.name} {result.verdict}' for result in results)}.",
     ]
+    if lacking := compare_with_plans(runs):
+        count = len(lacking)
+        items.append(
+            f"{count} planned cell{'s' * (count > 1)} of a task and an arm without all seeds: see what is missing."
+        )
     if _is_tuning(runs):
         items.insert(0, "These runs tune a hyperparameter: none of their numbers may be reported.")
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
@@ -204,26 +243,53 @@ def _missing(runs: Runs, notes: Sequence[str]) -> str:
 
 
 def _claims(results: Sequence[Result]) -> str:
-    parts = [
-        "<p>Judged per task; over all tasks one failure fails a claim, except where it says most tasks. Numbers are "
-        "mean ± standard deviation over seeds. Other metrics stand beside and decide nothing.</p>"
-    ]
-    for result in results:
-        claim = result.claim
-        rows = []
-        for task, judgement in result.tasks.items():
-            beside = [
-                Html(f'<div class="beside">{escape(f"{metric}, {window}: {other.verdict}: {other.text()}")}</div>')
-                for (metric, window), other in result.beside[task].items()
-                if other.values
-            ]
-            rows.append((task, _verdict(judgement.verdict), judgement.text(), Html("".join(beside) or "none")))
-        parts.append(
-            f"<h3>{escape(claim.name)}. {escape(claim.statement)}: {_verdict(result.verdict)}</h3>"
-            f"<p>Decided on <code>{escape(claim.metric)}</code>, {escape(claim.window)}.</p>"
+    tasks = list(dict.fromkeys(task for result in results for task in result.tasks))
+    rows = [
+        (
+            Html(f'<a href="#claim-{escape(result.claim.name)}">{escape(result.claim.name)}</a>'),
+            result.claim.statement,
+            *(_verdict(result.tasks[task].verdict) if task in result.tasks else "" for task in tasks),
+            _verdict(result.verdict),
         )
-        parts.append(_table("", ("task", "verdict", "numbers", "beside"), rows))
+        for result in results
+    ]
+    parts = [
+        _table("", ("claim", "", *tasks, "all tasks"), rows),
+        "<p>Judged per task; over all tasks one failure fails a claim, except where it says most tasks. Other metrics "
+        "stand beside and decide nothing.</p>",
+        *map(_claim, results),
+    ]
     return "".join(parts)
+
+
+def _claim(result: Result) -> str:
+    """Returns what a claim rests on, folded away."""
+    claim, rows, comments = result.claim, [], []
+    for task, judgement in result.tasks.items():
+        asked = {(claim.metric, claim.window): judgement} | {
+            key: other for key, other in result.beside[task].items() if other.values
+        }
+        for (metric, window), one in asked.items():
+            what = f"{metric}, {window}"
+            rows += [
+                (task, what, value.name, value.cell.arm, len(value.by_seed), f"{value.mean:.4g}", f"{value.std:.2g}")
+                for value in one.values
+            ]
+            unsure = [
+                f"{difference['name']} {difference['iqm']:.3g} [{difference['low']:.3g}, {difference['high']:.3g}]"
+                for difference in one.differences()
+                if difference["low"] <= 0 <= difference["high"]
+            ]
+            comments.append((task, what, _verdict(one.verdict), one.comment, ", ".join(unsure)))
+    held_zero = "differences on the same seeds whose 95% interval holds 0"
+    return (
+        f'<details id="claim-{escape(claim.name)}"><summary>{escape(f"{claim.name}. {claim.statement}")}: '
+        f"{_verdict(result.verdict)}</summary>"
+        f"<p>Decided on <code>{escape(claim.metric)}</code>, {escape(claim.window)}.</p>"
+        + _table("", ("task", "by", "verdict", "why", held_zero), comments)
+        + _table("", ("task", "of", "M", "arm", "seeds", "mean", "standard deviation"), rows)
+        + "</details>"
+    )
 
 
 def _verdict(verdict: str) -> Html:
@@ -366,14 +432,16 @@ def _pasted(command: Sequence[str]) -> str:
 
 
 def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a table that scrolls by itself if it is wider than the page."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    lines = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    """Returns a table that scrolls by itself if it is wider than the page; a long one has a field to filter it."""
+    head = "".join(f'<th scope="col"><button>{escape(name)}</button></th>' for name in header)
+    cells = ["".join(f"<td>{_cell(value)}</td>" for value in row) for row in rows]
     name = escape(caption or header[0])
+    above = f"<strong>{escape(caption)}</strong> " if caption else ""
+    if len(cells) >= FILTERED_FROM:
+        above += f'<input type="search" placeholder="only rows with these words" aria-label="Filter: {name}">'
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="Table: {name}"><table>{title}'
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+        f'<div class="wide" tabindex="0" role="region" aria-label="Table: {name}"><p>{above}</p><table class="rows">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in cells)}</tbody></table></div>"
     )
 
 

@@ -10,11 +10,11 @@ Dimensions:
     C: critics in the ensemble.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import dataclasses
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import numpy as np
-from flax import struct
 
 Array = jax.Array
 Key = jax.Array
@@ -46,7 +46,8 @@ class Transition(NamedTuple):
     extras: PyTree = ()
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class EnvState:
     """State of E environments side by side; every array has leading axes `[E]` (or `[P, E]`).
 
@@ -83,7 +84,11 @@ class EnvState:
     key: Array
     episode_return: Array
     episode_length: Array
-    metrics: Metrics = struct.field(default_factory=dict)
+    metrics: Metrics = dataclasses.field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns the state with other arrays in some places."""
+        return dataclasses.replace(self, **changes)
 
 
 @runtime_checkable
@@ -108,7 +113,8 @@ class Environment(Protocol):
         metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
             recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
 
-    An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it.
+    An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it; and
+    an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
     """
 
     name: str

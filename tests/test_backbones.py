@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from agents import SAC, TD3, ReMAC
-from remac.policies.networks import CriticNetworks, PolicyNetwork
+from remac.policies.networks import CriticNetworks, ValueNetwork
 from remac.policies.policy import load_policy, save_policy
+from remac.policies.policy_network import PolicyNetwork
 from remac.policies.value_heads import CategoricalHead
 from remac.training.functions import map_members
 from remac.training.loop import stack_members
@@ -93,6 +94,17 @@ def plain_policy(xp, norm, variables, observation, *, is_training=False):
     return mean, xp.clip(log_std, -10, 2), moved
 
 
+def plain_value(norm, variables, observation):
+    params = variables["params"]
+    hidden = [params[f"hidden_{i}"] for i in range(sum(name.startswith("hidden") for name in params))]
+    kernels = [
+        *((layer["kernel"], layer["bias"]) for layer in hidden),
+        [(params["value"]["kernel"], params["value"]["bias"])],
+    ]
+    (value,), _ = plain_network(np, norm, variables, kernels, observation, False)
+    return value[:, 0]
+
+
 def shaken(variables, seed=0, steps=0):
     """Variables away from their start, so that every one of them matters."""
     rng = np.random.default_rng(seed)
@@ -144,7 +156,7 @@ def test_networks_are_the_plain_ones(norm, steps):
         assert_trees_close(outputs[:, 0], expected[..., 0])
         of_critics = of_critics | moved
         assert_trees_close({name: moved["batch_stats"][name] for name in statistics}, statistics)
-        distribution, moved = policy.apply(of_policy, rows, training=True, mutable=["batch_stats"])
+        distribution, moved = policy.apply_in_training(of_policy, rows)
         mean, log_std, statistics = plain_policy(np, norm, in_float64(of_policy), rows, is_training=True)
         assert_trees_close((distribution.mean, distribution.log_std), (mean, log_std))
         of_policy = of_policy | moved
@@ -159,6 +171,13 @@ def test_networks_are_the_plain_ones(norm, steps):
     assert_trees_close(
         (distribution.mean, distribution.log_std), plain_policy(np, norm, in_float64(of_policy), observation)[:2]
     )
+
+
+def test_value_network_is_the_plain_one():
+    observation = np.random.default_rng(1).normal(size=(BATCH, OBS))
+    network = ValueNetwork(hidden_sizes=(7, 6), activation="tanh", norm="layer")
+    variables = shaken(network.init(jax.random.key(0), observation))
+    assert_trees_close(network.apply(variables, observation), plain_value("layer", in_float64(variables), observation))
 
 
 def plain_histogram(td_target, minimum, maximum, num_atoms):

@@ -24,6 +24,10 @@ def test_flops_are_those_counted_by_hand():
     assert update_flops(sac) == 2 * (8 + 5 + 6 + 7)
     remac = ReMAC.create(1, 1, num_samples=8, num_retries=4, **tiny)
     assert update_flops(remac) == 2 * (8 + (1 + 8 * 2 + 5 * 2) + 6 + 7)
+    # One pass of both states instead of two.
+    assert update_flops(SAC.create(1, 1, critic_norm="batch", **tiny)) == 2 * (8 + 5 + 3 + 2 * 7)
+    # Critic 1 + (1 + 2); its gradient 3. Next value 3 + 4. Critic 4 + 4 + 2.
+    assert update_flops(SAC.create(1, 1, critic_head="categorical", num_atoms=2, **tiny)) == 2 * (8 + 7 + 7 + 10)
 
 
 def test_flops_of_remac_beside_sacs():

@@ -13,6 +13,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from slow import fast_are
 
 from experiments import claims, evaluate, plot, report, sweep, train
 from experiments.console import key_value
@@ -59,7 +60,7 @@ def test_a_directory_whose_name_hydra_cannot_take_is_a_line(call, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b,c=d", "it's", "1e3", "~home"])
-@pytest.mark.parametrize("form", ["printed", "slash", "relative"])
+@pytest.mark.parametrize("form", fast_are(1, ["printed", "slash", "relative"]))
 def test_resume_takes_every_form_of_a_path(call, monkeypatch, tmp_path, name, form):
     run = tmp_path / name
     run.mkdir()
@@ -190,7 +191,7 @@ def test_a_resumed_run_obeys_the_mode_of_where_it_runs_now(monkeypatch, tmp_path
     assert compose_job([f"resume={tmp_path}", "logger.mode=online"]).config["logger"]["mode"] == "online"
 
 
-@pytest.mark.parametrize("as_package", [True, False])
+@pytest.mark.parametrize("as_package", fast_are(1, [True, False]))
 def test_folders_of_the_user_with_our_names_are_not_taken_for_ours(tmp_path, as_package):
     for name in ("envs", "agents", "remac", "conf", "hydra_plugins"):
         (tmp_path / name).mkdir()

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from slow import fast_are
 from waiting import wait_until
 
 import envs
@@ -178,7 +179,7 @@ def test_numbers_of_every_step_are_metrics():
 
 
 @both
-@pytest.mark.parametrize("event", ["raise", "exit"])
+@pytest.mark.parametrize("event", fast_are(1, ["exit", "raise"]))
 def test_a_failure_inside_is_one_line_and_no_process_stays(event, vectorization):
     if event == "exit" and vectorization == "sync":
         pytest.skip("ends this process")
@@ -275,7 +276,7 @@ def test_an_episode_that_cannot_be_repeated_begins_anew(event):
     np.testing.assert_array_equal(after.episode_length, np.where(lost, 1, 5))
 
 
-@pytest.mark.parametrize("event", [None, "noise"])
+@pytest.mark.parametrize("event", fast_are(1, ["noise", None]))
 def test_a_training_is_resumed(event):
     """Nothing is learned, and so nothing of it is compiled."""
     config = TrainConfig(

@@ -118,17 +118,17 @@ def test_a_run_is_evaluated_and_resumed_without_the_files_it_began_with(folder, 
     for spoiled, what in ((content[:-1], "was cut short"), (content[:-9] + b"x" + content[-8:], "is corrupted")):
         copy.write_bytes(spoiled)
         with pytest.raises(InvalidValueError, match=rf"^env.options.xml_file={copy}: {what}.*restore that file$"):
-            evaluate.load_run(whole, 1)
+            evaluate.load_run(whole)
         with pytest.raises(InvalidValueError, match=rf"^env.options.xml_file={copy}: {what}"):
             compose_job([f"resume={whole}"])
     copy.unlink()
     with pytest.raises(InvalidValueError, match=r"xml_file.mjb: is missing; restore"):
-        evaluate.load_run(whole, 1)
+        evaluate.load_run(whole)
     copy.write_bytes(content)
     policy = whole / "policy/policy.json"
     policy.write_text(policy.read_text().replace("true", "false"))
     with pytest.raises(InvalidValueError, match=r"policy.json: was cut short or changed"):
-        evaluate.load_run(whole, 1)
+        evaluate.load_run(whole)
     capsys.readouterr()
     run_jobs([PlannedJob(compose_job([f"resume={whole}"]), whole, "sweep", [])])
     said = capsys.readouterr()

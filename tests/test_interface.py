@@ -2,8 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
+
 import remac
+from agents import AGENTS
 from experiments.__main__ import commands
+from remac.policies import normalization
+from remac.policies.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +48,28 @@ def test_one_command_lists_and_runs_the_others():
     one = [sys.executable, "-m", "experiments", "claims"]
     run = subprocess.run(one, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 2 and "directories=none" in run.stderr
+
+
+def test_a_saved_policy_acts_with_jax_alone(tmp_path):
+    """Of every head and norm; its bits are those that it had where it was trained."""
+    observation = np.linspace(-2, 2, 12, dtype=np.float32).reshape(4, 3)
+    settings = {"none": {"mean_max": 2.0}, "layer": {}, "batch": {}}
+    expected = []
+    for name, norm in [("remac", "none"), ("sac", "layer"), ("td3", "batch")]:
+        agent = AGENTS[name].create(3, 2, hidden_sizes=(8,), policy_norm=norm, **settings[norm])
+        network = agent.policy_network
+        policy = Policy(network.init(jax.random.key(0), observation), normalization.init(3), 3, network, True)
+        remac.save_policy(policy, tmp_path / name)
+        expected.append(np.asarray(jax.jit(Policy.__call__)(policy, observation)).tobytes().hex())
+    heavy = ["flax", "optax", "scipy", "mujoco", "brax", "gymnasium", "hydra", "agents", "envs"]
+    program = (
+        "import sys, jax, numpy as np, remac\n"
+        "observation = np.linspace(-2, 2, 12, dtype=np.float32).reshape(4, 3)\n"
+        "for name in ('remac', 'sac', 'td3'):\n"
+        f"    policy = remac.load_policy(f'{tmp_path}/{{name}}')\n"
+        "    print(np.asarray(jax.jit(lambda policy, one: policy(one))(policy, observation)).tobytes().hex())\n"
+        "assert policy(observation, jax.random.key(0)).shape == (4, 2)\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.splitlines() == [*expected, "[]"]

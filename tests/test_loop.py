@@ -143,7 +143,7 @@ def test_intervals_round_up_to_whole_rounds(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@both_suites
+@device_first
 def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, caplog):
     """None is traced again, nor compiled again for arguments that lie otherwise on the devices."""
     counts = {"act": 0, "learn": 0}
@@ -173,7 +173,7 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     assert "Finished XLA compilation" not in caplog.text
 
 
-@both_suites
+@host_first
 def test_memory_does_not_grow_with_training(suite):
     live_bytes = []
 
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_training(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@device_first
+@host_first
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)
     short = dataclasses.replace(CONFIG, total_env_steps=56)

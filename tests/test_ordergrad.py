@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slow import fast_are
 
 import envs
 from agents import PPO, OrderGrad
@@ -122,7 +123,7 @@ def plain_gradient(agent, state, steps, baseline):
     return jax.grad(objective)(state.policy["params"]), coefficients, lengths
 
 
-@pytest.mark.parametrize("baseline", ["none", "value"])
+@pytest.mark.parametrize("baseline", fast_are(1, ["value", "none"]))
 def test_the_gradient_is_the_plain_one(steps, baseline):
     state, steps = steps
     agent = make(baseline=baseline, return_gamma=0.9, normalize_observations=False)
@@ -146,7 +147,7 @@ def test_the_gradient_is_the_plain_one(steps, baseline):
 # --- its expectation ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("baseline", ["none", "value"])
+@pytest.mark.parametrize("baseline", fast_are(1, ["none", "value"]))
 def test_the_gradient_is_unbiased(baseline):
     """All that claim it, for several objectives, and those that do not are told apart."""
     cases = [("ordergrad", "median"), ("ordergrad", "lower_tail_mean:0.5"), *((name, None) for name in ESTIMATORS)]
@@ -254,17 +255,13 @@ def test_estimators_objectives_and_retries_are_numbers():
     assert all(dataclasses.is_dataclass(agent) for agent in (make(), make(estimator="rloo")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("agent_class", "name", "options"),
     [
         (OrderGrad, "risk/ladder", {"episode_length": 4, "num_samples": 4, "num_retries": 2, "baseline": "value"}),
-        pytest.param(
-            OrderGrad,
-            "mujoco/reacher",
-            {"episode_length": 4, "num_samples": 4, "num_retries": 2},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(PPO, "mujoco/reacher", {"rollout_length": 4, "num_minibatches": 2}, marks=pytest.mark.slow),
+        (OrderGrad, "mujoco/reacher", {"episode_length": 4, "num_samples": 4, "num_retries": 2}),
+        (PPO, "mujoco/reacher", {"rollout_length": 4, "num_minibatches": 2}),
     ],
 )
 def test_a_continued_training_is_bitwise_the_one_never_stopped(agent_class, name, options):

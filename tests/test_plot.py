@@ -22,7 +22,7 @@ from experiments.comparing.figures.curves import grid
 from experiments.comparing.figures.final import factors
 from experiments.comparing.loading import load
 from experiments.records.run_directory import RunDirectory
-from remac.policies.networks import LOG_STD_RANGE
+from remac.policies.policy_network import LOG_STD_RANGE
 from remac.validation import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}

@@ -154,6 +154,18 @@ PROTOCOL = {
 }
 
 
+def test_networks_can_differ():
+    of_policy = {"policy_hidden_sizes": (5,), "policy_activation": "relu", "policy_norm": "layer"}
+    agent = make(value_hidden_sizes=(7, 6), value_activation="elu", **of_policy)
+    state = agent.init(jax.random.key(0))
+    policy, value = jax.tree.map(jnp.shape, (state.policy["params"], state.value["params"]))
+    assert policy["hidden_0"]["bias"] == policy["norm_1_scale"] == (5,) and "hidden_1" not in policy
+    assert value["hidden_0"]["bias"] == (7,) and value["hidden_1"]["bias"] == (6,) and "norm_1_scale" not in value
+    assert (agent.policy_network.activation, agent.value_network.activation) == ("relu", "elu")
+    with pytest.raises(InvalidValueError, match=r"policy_norm=batch: must be one of none, layer$"):
+        make(policy_norm="batch")
+
+
 def test_the_protocols_values():
     register_schemas()
     names = ("rollout_length", "num_epochs", "num_minibatches", "learning_rate", "max_gradient_norm", "gamma")

@@ -1,17 +1,18 @@
 """What training can go on without is a warning when it fails, whatever the failure is."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
-from experiments.records.files import SUMMARY, read_metrics
+from experiments.records.files import BEST_POLICY, POLICY, SUMMARY, read_metrics
 from experiments.records.run_directory import RunDirectory
 from experiments.running import recorder as module
 from experiments.running.recorder import Recorder
-from remac.training.loop import Evaluation
+from remac.training.loop import Checkpoint, Evaluation
 
 METRICS = {"eval/return": 1.5, "eval/entropy": 0.5}
 
@@ -35,13 +36,16 @@ class Logger:
         self._do("finish")
 
 
+JOB = SimpleNamespace(config={"checkpoint": {"keep_best": False}})
+
+
 def train(directories, loggers, status="finished"):
     """Records two evaluations and the end of a population that has a checkpoint."""
     runs = [RunDirectory(directory, {"seed": seed}) for seed, directory in enumerate(directories)]
     for run in runs:
         run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
     bar = ProgressBar(16 * len(runs))
-    recorder = Recorder(bar, [None] * len(runs), runs, loggers, [None] * len(runs), StopSignals())
+    recorder = Recorder(bar, [JOB] * len(runs), runs, loggers, [None] * len(runs), StopSignals())
     values = {name: np.full(len(runs), value) for name, value in METRICS.items()}
     for env_steps in (8, 16):
         recorder(Evaluation(env_steps, env_steps, values, {"policy": np.zeros(len(runs))}))
@@ -101,3 +105,35 @@ def test_all_summaries_are_there_before_anything_is_drawn(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "plot_run", lambda path: found.append(len(list(tmp_path.glob(f"*/{SUMMARY}")))) or [])
     train([tmp_path / "0", tmp_path / "1"], [lambda: None] * 2)
     assert found == [2, 2]
+
+
+def test_the_best_policy_is_kept_also_across_a_resumption(tmp_path, monkeypatch):
+    """Of two members, of which one keeps it; the first of equal ones stays."""
+    saved = {}
+    monkeypatch.setattr(module, "save_policy", lambda policy, path, env_steps: saved.update({path: env_steps}))
+    jobs = [SimpleNamespace(config={"checkpoint": {"keep_best": keep, "replay": True}}) for keep in (True, False)]
+    paths = [tmp_path / "0", tmp_path / "1"]
+
+    def one_array(index, replay):
+        return {"one": np.zeros(1)}
+
+    def record(returns, starts, resume):
+        runs = [RunDirectory(path, {}, resume=resume, start=start) for path, start in zip(paths, starts, strict=True)]
+        recorder = Recorder(ProgressBar(100), jobs, runs, [lambda: None] * 2, starts, StopSignals())
+        for env_steps, value in returns.items():
+            values = {"eval/return": np.array([value, -value]), "eval/entropy": np.zeros(2)}
+            recorder(Evaluation(env_steps, env_steps, values, {"policy": np.zeros(2)}))
+            snapshot = SimpleNamespace(rounds_done=env_steps + 1, evaluated_round=env_steps + 1, member=one_array)
+            recorder(Checkpoint(env_steps, env_steps, snapshot))
+        starts = [next(run.checkpoints.usable([])) for run in runs]
+        for run in runs:
+            run.close()
+        return starts
+
+    starts = record({0: float("nan"), 8: -2.0, 16: 3.0, 24: 3.0, 32: 1.0}, [None] * 2, False)
+    expected = {paths[0] / POLICY: 32, paths[0] / BEST_POLICY: 16, paths[1] / POLICY: 32}
+    assert saved == expected
+    starts = record({40: 2.0}, starts, True)
+    assert saved == expected | {path / POLICY: 40 for path in paths}
+    record({48: 3.5}, starts, True)
+    assert saved[paths[0] / BEST_POLICY] == 48

@@ -18,7 +18,7 @@ from experiments.comparing.tuning import learning_rates
 from remac.validation import InvalidValueError
 
 FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh_std": 0.5}
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 SEEN = {
     "lines of M = 4": (0xE6, 0x9F, 0x00),
     "lines of SAC": (0x00, 0x9E, 0x73),
@@ -120,7 +120,8 @@ def test_the_page_says_what_ran_on_what_and_with_which_seeds(page):
 def test_the_page_stands_alone_and_is_accessible(page):
     _, out, parsed = page
     text = out.read_text(encoding="utf-8")
-    assert "<script" not in text and "url(" not in text and "@import" not in text and "http" not in text
+    assert "url(" not in text and "@import" not in text and "http" not in text
+    assert [attributes for tag, attributes in parsed.tags if tag == "script"] == [{}]
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert all(value.startswith(("data:image/png;base64,", "#")) for value in sources)
     assert {value[1:] for value in sources if value.startswith("#")} <= set(parsed.ids)
@@ -133,18 +134,44 @@ def test_the_page_stands_alone_and_is_accessible(page):
     assert all(attributes.get("scope") == "col" for tag, attributes in parsed.tags if tag == "th")
 
 
-def test_the_page_in_a_browser(page, tmp_path):
-    """A real browser shows the text and the pictures."""
+@pytest.fixture
+def browse(tmp_path):
+    """Opens a page in a real browser, and returns what that prints."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no browser on this machine")
+
+    def run(path, *options):
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", *options, path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_tables_are_sorted_and_filtered(browse, tmp_path):
+    """By the page's own script, with a person's clicks and words."""
+    rows = [("a", "10"), ("b", "9"), ("c", "1,000"), ("d", ""), *((name, "5") for name in "efgh")]
+    act = """<script>
+      const at = index => document.querySelectorAll("th button")[index].click();
+      const shown = "tbody tr:not([hidden]) td:first-child";
+      const seen = () => [...document.querySelectorAll(shown)].map(cell => cell.textContent);
+      const found = [];
+      at(1); found.push(seen().join("")); at(1); found.push(seen().join("")); at(0); found.push(seen().join(""));
+      const field = document.querySelector("input"); field.value = "A 1"; field.dispatchEvent(new Event("input"));
+      found.push(seen().join("")); document.body.textContent = found.join("|");
+    </script>"""
+    page = tmp_path / "tables.html"
+    page.write_text(f"<body>{report._table('', ('name', 'number'), rows)}<script>{report.SCRIPT}</script>{act}</body>")
+    assert "<body>defghbac|cabefghd|abcdefgh|a</body>" in browse(page, "--dump-dom")
+
+
+def test_the_page_in_a_browser(page, browse, tmp_path):
+    """A real browser shows the text and the pictures."""
     shot = tmp_path / "page.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
-    done = subprocess.run(
-        [*command, page[1].as_uri()], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    browse(page[1], f"--screenshot={shot}")
     pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
     counts = {colour: int((pixels == rgb).all(axis=1).sum()) for colour, rgb in SEEN.items()}
     assert min(counts.values()) > 100, counts

@@ -38,6 +38,8 @@ class Listener:
         }
         return {"agent": self.policy_agent.init(key), **count, "continued": jnp.zeros((LENGTH, NUM_ENVS), bool)}
 
+    steps_per_update = 3
+
     def observe(self, state, observation):
         assert observation.shape[0] == LENGTH * NUM_ENVS
         return state | {"agent": self.policy_agent.observe(state["agent"], observation)}
@@ -74,7 +76,7 @@ def test_rollouts_are_in_order_and_whole(name):
     assert state["updates"] == 2 * (96 - 12) / (LENGTH * NUM_ENVS)
     assert state["reward"].shape == (LENGTH, NUM_ENVS)
     np.testing.assert_allclose(state["marks"], 0.0, atol=1e-6)  # extras stand beside the actions they came with
-    assert result.evaluations[-1].env_steps == 96 and result.evaluations[-1].gradient_steps == state["updates"]
+    assert result.evaluations[-1].env_steps == 96 and result.evaluations[-1].gradient_steps == 3 * state["updates"]
     if name == "probe/truncation":  # episodes of five steps, all started together: 96 steps are 32 of each
         np.testing.assert_array_equal(state["reward"], 1.0)
         ended = [(step + 1) % 5 == 0 for step in range(28, 32)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow import fast_are
 
 from experiments.comparing.drawing import column, save, select, unique
 from experiments.console.key_value import exit_with
@@ -241,18 +242,7 @@ def test_objectives_prefer_risk_by_their_attitude_to_it(tables):
     assert best["gains are rare", "max"] > best["losses are rare", "max"]
 
 
-SLOW = (
-    "estimator_snr",
-    "unbiasedness",
-    "baselines",
-    "episode_estimators",
-    "sign_certificate",
-)  # studies that take 10 s
-
-
-@pytest.mark.parametrize(
-    "study", [pytest.param(study, marks=pytest.mark.slow if study in SLOW else ()) for study in STUDIES]
-)
+@pytest.mark.parametrize("study", fast_are(2, sorted(STUDIES, key=["vector_field", "distance", *STUDIES].index)))
 def test_figures_and_numbers_are_written(study, tables, tmp_path):
     rows = tables(study)
     files = save(tmp_path, study, rows, STUDIES[study].plot(rows))

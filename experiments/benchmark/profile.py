@@ -69,7 +69,7 @@ def _one_core() -> Iterator[None]:
 
 def main(name: str) -> None:
     """Prints milliseconds a gradient step by kind of operation, as JSON."""
-    program = update.make_program(name, BATCH_SIZE, WIDTH, 1, NUM_UPDATES)
+    program = update.make_program(name, BATCH_SIZE, WIDTH, 1, "plain", NUM_UPDATES)
     for _ in range(2):
         jax.block_until_ready(program())
     with tempfile.TemporaryDirectory() as trace:

@@ -34,10 +34,17 @@ init_state = functools.partial(
 )
 # SAC, and ReMAC with N and M.
 AGENTS = ("sac", "remac 8,4", "remac 16,8")
+# What networks have beside plain layers.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "layer norm": {"critic_norm": "layer", "policy_norm": "layer"},
+    "batch renorm": {"critic_norm": "batch"},
+    "categorical": {"critic_head": "categorical"},
+}
 
 
 def run(size: str, repeats: int) -> list[Row]:
-    """Times SAC and ReMAC by N and M, batch, width and members; on an accelerator by more members.
+    """Times SAC and ReMAC by N and M, batch, width, networks and members; on an accelerator by more members.
 
     Returns:
         Rows with the time per gradient step of one member, and ``times_limit``: that time over the step's FLOPs
@@ -45,11 +52,14 @@ def run(size: str, repeats: int) -> list[Row]:
         all members together, and the share of the time in which one runs.
     """
     full = size == "full"
-    cases = [(*case, 64 if full else 8, 1) for case in itertools.product(AGENTS, (256, 512) if full else (16,))]
+    width = 64 if full else 8
+    cases = [(name, batch_size, width, 1, "plain") for name in AGENTS for batch_size in ((256, 512) if full else (16,))]
     if full:
-        cases += [("sac", 512, 256, 1), ("remac 8,4", 512, 256, 1)]
+        both = ("sac", "remac 8,4")
+        cases += [(name, 512, 256, 1, "plain") for name in both]
         members = (10, 40, 160) if on_accelerator() else (4,)
-        cases += [(name, 512, 64, number) for number in members for name in ("sac", "remac 8,4")]
+        cases += [(name, 512, 64, number, "plain") for number in members for name in both]
+        cases += [(name, 512, 64, 1, networks) for networks in tuple(NETWORKS)[1:] for name in both]
     num_updates = (128 if on_accelerator() else 32) if full else 2
     programs = {case: make_program(*case, num_updates) for case in cases}
     gemm = timing.make_gemm()
@@ -63,11 +73,12 @@ def run(size: str, repeats: int) -> list[Row]:
         rates[case].append(rate)
     rows = []
     for case in cases:
-        name, batch_size, width, num_members = case
-        flops = update_flops(make_agent(name, batch_size, width))
+        name, batch_size, width, num_members, networks = case
+        flops = update_flops(make_agent(name, batch_size, width, networks))
         limit = [elapsed * rate / flops for elapsed, rate in zip(measured[case], rates[case], strict=True)]
         rows.append(
-            {"agent": name, "batch": batch_size, "width": width, "members": num_members, "mflop": flops / 1e6}
+            {"agent": name, "networks": networks, "batch": batch_size, "width": width, "members": num_members}
+            | {"mflop": flops / 1e6}
             | timing.summary([elapsed * 1e3 for elapsed in measured[case]], "ms")
             | {"gflops": flops / np.median(measured[case]) / 1e9, "gemm_gflops": float(np.median(rates[case])) / 1e9}
             | timing.summary(limit, "times_limit")
@@ -85,19 +96,21 @@ def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
         return timing.kernel_summary(Path(directory), num_updates)
 
 
-def make_agent(name: str, batch_size: int, width: int) -> ActorCritic:
+def make_agent(name: str, batch_size: int, width: int, networks: str = "plain") -> ActorCritic:
     """Returns an agent for half cheetah by its name, with N and M after it as in ``AGENTS``."""
     kind, *numbers = re.split("[ ,]", name)
-    options: dict[str, Any] = {"hidden_sizes": (width, width)}
+    options: dict[str, Any] = {"hidden_sizes": (width, width)} | NETWORKS[networks]
     if "batch_size" in hyperparameters(AGENTS_BY_NAME[kind]):
         options["batch_size"] = batch_size
     options |= dict(zip(("num_samples", "num_retries"), map(int, numbers), strict=False))
     return AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
 
 
-def make_program(name: str, batch_size: int, width: int, num_members: int, num_updates: int) -> Callable[[], Any]:
+def make_program(
+    name: str, batch_size: int, width: int, num_members: int, networks: str, num_updates: int
+) -> Callable[[], Any]:
     """Returns a function that makes ``num_updates`` gradient steps from made-up experience, going on each time."""
-    stacked = stack_members([make_agent(name, batch_size, width)] * num_members)
+    stacked = stack_members([make_agent(name, batch_size, width, networks)] * num_members)
     keys = jax.random.split(jax.random.key(0), num_members)
     state, _ = jax.jit(init_state)(stacked, keys)
     learn = jax.jit(training.learn, static_argnames="num_updates", donate_argnums=1)
@@ -132,19 +145,24 @@ def update_flops(agent: ActorCritic) -> int:
     """Counts the floating-point operations of the matrix products that one gradient step cannot do without.
 
     The observation's part of the critics' first layer is computed once per state, samples whose weight is zero get no
-    backward pass, and there is no gradient by observations.
+    backward pass, and there is no gradient by observations. Without target networks the critics' pass is of both
+    states, forwards and backwards.
     """
     widths = agent.hidden_sizes
     hidden = sum(a * b for a, b in itertools.pairwise(widths))
     policy_input = agent.observation_size * widths[0]
     policy = policy_input + hidden + widths[-1] * 2 * agent.action_size
     of_state, of_action_input = agent.observation_size * widths[0], agent.action_size * widths[0]
-    of_action = of_action_input + hidden + widths[-1]
+    of_action = of_action_input + hidden + widths[-1] * (agent.value_head.num_outputs or 1)
     num_samples, num_differentiated = agent.num_actor_samples(), 1
     if isinstance(agent, ReMAC):
         num_differentiated = int(np.count_nonzero(agent.rank_weights)) if agent.reparameterizes() else 0
     actor = 3 * policy - policy_input
     actor += agent.num_critics * (of_state + (num_samples + num_differentiated) * of_action)
-    next_value = policy + agent.num_critics * (of_state + of_action)
+    next_value = policy
     critics = agent.num_critics * (2 * (of_state + of_action) + of_action - of_action_input)
+    if agent.has_target_networks:
+        next_value += agent.num_critics * (of_state + of_action)
+    else:
+        critics *= 2
     return 2 * agent.batch_size * (actor + next_value + critics)

@@ -1,6 +1,7 @@
 """What is known of runs: their files as read, and their order in cells of one task and one arm."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -138,7 +139,7 @@ class Run:
             return f"no {SUMMARY}: still going, or killed"
         return " ".join(str(self.summary.get("reason") or self.status).split())
 
-    @property
+    @functools.cached_property
     def env_steps(self) -> int:
         """Env steps of its last record."""
         return max((int(series.env_steps[-1]) for series in self.metrics.values()), default=0)

@@ -18,7 +18,7 @@ from experiments.records.checkpoints import find_misfit, sha256, sums
 from remac.validation import InvalidValueError
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.csv", "summary.json"
-PLOTS, POLICY, INPUTS, PLAN = "plots", "policy", "inputs", "plan.json"
+PLOTS, POLICY, BEST_POLICY, INPUTS, PLAN = "plots", "policy", "policy_best", "inputs", "plan.json"
 LOCK = ".lock"  # of a folder of runs: the process that holds it is at work there
 FINISHED = "finished"  # the status of a run that came to its end
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
@@ -68,7 +68,7 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 def sums_of(directory: Path) -> dict[str, Any]:
     """Returns the ``sums`` of the files that a finished run is known by, for its summary."""
-    kept = (path for folder in (POLICY, INPUTS) for path in sorted((directory / folder).rglob("*")))
+    kept = (path for folder in (POLICY, BEST_POLICY, INPUTS) for path in sorted((directory / folder).rglob("*")))
     paths = (directory / CONFIG, directory / PROVENANCE, directory / METRICS, *kept)
     return {path.relative_to(directory).as_posix(): sums(path) for path in paths if path.is_file()}
 
@@ -191,21 +191,39 @@ def _parse(content: bytes) -> tuple[list[Record], list[str]]:
     if lines and lines[0].strip() != ",".join(METRIC_COLUMNS).encode():
         problems.append(f"its first line is not {','.join(METRIC_COLUMNS)}")
     records, unreadable = [], []
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            text = line.removesuffix(b"\r").decode("ascii")
-            if not text.isprintable():
-                raise ValueError(text)
-            ((env_steps, gradient_steps, wall_seconds, name, value),) = csv.reader([text])
-            records.append((int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value)))
-        except (ValueError, csv.Error):
-            unreadable.append(number)
+    try:
+        records = _read_lines(lines[1:])
+    except (ValueError, csv.Error):  # one by one, which takes ten times as long
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                records += _read_lines([line])
+            except (ValueError, csv.Error):
+                unreadable.append(number)
     if unreadable:
         shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
         problems.append(f"{len(unreadable)} lines cannot be read ({shown}), left out")
     if len({(record[0], record[3]) for record in records}) < len(records):
         problems.append(_TWICE)
     return records, problems
+
+
+def _read_lines(lines: Sequence[bytes]) -> list[Record]:
+    """Reads lines of ``metrics.csv``.
+
+    Raises:
+        ValueError: If one of them is not a record.
+        csv.Error: Likewise.
+    """
+    texts = [line.removesuffix(b"\r").decode("ascii") for line in lines]
+    if not all(map(str.isprintable, texts)):
+        raise ValueError("not printable")
+    rows = list(csv.reader(texts))
+    if len(rows) != len(texts):  # one went on in the next
+        raise ValueError("not one record a line")
+    return [
+        (int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value))
+        for env_steps, gradient_steps, wall_seconds, name, value in rows
+    ]
 
 
 def _find_irregular(records: Sequence[Record]) -> list[str]:

@@ -120,6 +120,7 @@ class LoggerConfig:
 class CheckpointConfig:
     """How often a run is saved, how many checkpoints are kept, and whether they hold the replay.
 
+    With ``keep_best`` the policy of the best evaluation so far, by ``eval/return``, is kept beside the last one.
     With ``other_code`` a run may go on from a checkpoint that other sources or versions of packages made.
     """
 
@@ -127,6 +128,7 @@ class CheckpointConfig:
     keep: int = 2
     replay: bool = True
     other_code: bool = False
+    keep_best: bool = False
 
 
 @dataclasses.dataclass
@@ -251,7 +253,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     require_int("seed", plain["seed"], 0, 2**32 - 1)
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
-    env = _make_environment(plain["env"], plain["num_envs"], kept)
+    env = make_environment(plain["env"], plain["num_envs"], kept)
 
     hyperparameters = dict(plain["agent"])
     agent_class = AGENTS[hyperparameters.pop("name")]
@@ -267,7 +269,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     )
     train_config.validate(env.num_envs, agent.experience)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
-    for key in ("replay", "other_code"):
+    for key in ("replay", "other_code", "keep_best"):
         require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, agent, env)
     return Job(plain, agent, env, train_config, resume)
@@ -416,8 +418,17 @@ def with_inputs(options: Mapping[str, Any], kept: Mapping[str, Path]) -> dict[st
 _environments: dict[str, Environment] = {}
 
 
-def _make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, Path]) -> Environment:
-    """Builds the environments, with files that a run keeps, once per process: some suites need seconds for it."""
+def make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, Path]) -> Environment:
+    """Builds environments, with files that a run keeps, once per process: some suites need seconds for it.
+
+    Args:
+        config: ``suite``, ``task`` and ``options``.
+        num_envs: E.
+        kept: Files by the options that name them, in the place of the options' values.
+
+    Raises:
+        InvalidValueError: Naming the key as it is on the command line.
+    """
     contents = {option: sha256(path) for option, path in kept.items()}
     asked = [config["suite"], config["task"], config["options"], num_envs, contents]
     key = json.dumps(asked, sort_keys=True, default=str)

@@ -1,6 +1,7 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from experiments.console.pasting import pasted
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import SavedRun
-from experiments.records.files import POLICY
+from experiments.records.files import BEST_POLICY, POLICY
 from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import Job
@@ -49,6 +50,8 @@ class Recorder:
         self._make_loggers: Sequence[Callable[[], Any | None]] = loggers
         self._loggers: list[Any | None] = [None] * len(runs)
         self._bar_start = bar.env_steps
+        self._keeps_best = [job.config["checkpoint"]["keep_best"] for job in jobs]
+        self._best: list[float] = [-math.inf if start is None else start.run.get("best", -math.inf) for start in starts]
         self._latest: list[Metrics] = [{} if start is None else dict(start.run["latest"]) for start in starts]
         first = {"env_steps": 0, "gradient_steps": 0} if starts[0] is None else starts[0].run["evaluated"]
         self._evaluated: dict[str, int] = dict(first)
@@ -127,6 +130,9 @@ class Recorder:
             run.log(event.env_steps, event.gradient_steps, values)
             policy = member(event.policies, index)
             self._try("policy", run, save_policy, policy, run.path / POLICY, env_steps=event.env_steps)
+            if self._keeps_best[index] and values["eval/return"] > self._best[index]:
+                self._best[index] = values["eval/return"]
+                self._try("best policy", run, save_policy, policy, run.path / BEST_POLICY, env_steps=event.env_steps)
             logger = self._loggers[index]
             if logger is not None and not self._try("log", run, logger.log, event.env_steps, values):
                 self._loggers[index] = None
@@ -166,6 +172,7 @@ class Recorder:
             "evaluated_round": snapshot.evaluated_round,
             "evaluated": self._evaluated,
             "latest": self._latest[index],
+            **({"best": self._best[index]} if self._keeps_best[index] else {}),
             **self._runs[index].position(),
         }
         arrays = snapshot.member(index, replay=config["checkpoint"]["replay"])

@@ -43,11 +43,10 @@ def report(planned: PlannedJob, outcome: Outcome) -> str:
     std = metrics.get("actor/pre_tanh_std")
     spread = "" if std is None else f"; standard deviation before tanh {std:.3f}"
     minutes, seconds = divmod(round(summary["wall_seconds"]), 60)
-    steps = "gradient steps" if planned.job.agent.experience.steps_per_round == 1 else "updates"
     return (
         f"{config['agent']['name']} on {planned.job.env.name}, seed {config['seed']}: "
         f"{summary['env_steps']:,} env steps and "
-        f"{summary['gradient_steps']:,} {steps} in {minutes} min {seconds} s\n"
+        f"{summary['gradient_steps']:,} gradient steps in {minutes} min {seconds} s\n"
         f"return {metrics['eval/return']:.1f} (mean action), {metrics['eval/return_stochastic']:.1f} (sampled action); "
         f"entropy {metrics['eval/entropy']:.2f} nats{spread}\n"
         f"run directory: {outcome.directory}"

@@ -1,10 +1,10 @@
 """Distributions of actions in [-1, 1], as policies' heads give them."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from remac.types import Array, Key, Metrics
 
@@ -12,7 +12,8 @@ _LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 _LEAST_STD = 1e-6  # so that the density of no noise at all is finite
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TanhGaussian:
     """Distribution of a = tanh(u), u ~ Normal(mean, diag(exp(log_std)^2)).
 
@@ -76,7 +77,8 @@ class TanhGaussian:
         return jnp.sum(self.log_std + 0.5 + _LOG_SQRT_TWO_PI, axis=-1)
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class ClippedGaussian:
     """Distribution of a = clip(mean + std * noise, -1, 1): a deterministic policy with noise of a given size.
 

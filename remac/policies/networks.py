@@ -1,4 +1,4 @@
-"""Flax networks: the policy, and an ensemble of critics evaluated together."""
+"""Flax networks: an ensemble of critics evaluated together, values, and where a policy's variables come from."""
 
 import functools
 import itertools
@@ -11,144 +11,40 @@ from flax import linen as nn
 
 from remac.machine import on_accelerator
 from remac.policies import norms
-from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
 from remac.policies.norms import NORMS, Moments, Norm
+from remac.policies.policy_network import ACTIVATIONS, PRECISIONS, PolicyNetwork
 from remac.policies.value_heads import Aggregate
-from remac.types import Array, Metrics, PyTree
+from remac.types import Array
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "elu": nn.elu,
-    "gelu": nn.gelu,
-    "relu": nn.relu,
-    "swish": nn.swish,
-    "tanh": nn.tanh,
-}
-LOG_STD_RANGE = (-10.0, 2.0)
-
-
-def _within_by_tanh(value: Array, low: float, high: float) -> Array:
-    centre, radius = (low + high) / 2, (high - low) / 2
-    return centre + radius * jnp.tanh((value - centre) / radius)
-
-
-LOG_STD_BOUNDS: dict[str, Callable[[Array, float, float], Array]] = {
-    # Without a gradient beyond the range: a policy whose deviation has come to its floor, exp(-10), stays there.
-    "clip": jnp.clip,
-    # The range is approached and never reached; the slope is 1 at its centre.
-    "tanh": _within_by_tanh,
-}
-HEADS = ("tanh_gaussian", "clipped_gaussian")
-PRECISIONS = ("default", "high", "highest")
 # Features of so many rows, forwards and backwards, stay in a CPU core's cache.
 _ROWS_IN_CACHE = 512
 
 
-class PolicyNetwork(nn.Module):
-    """Multi-layer perceptron whose head is a distribution of actions.
+class PolicyParameters(nn.Module):
+    """Declares the variables of a ``PolicyNetwork``, which says itself what is done with them.
 
     Attributes:
-        action_size: action_dim.
-        hidden_sizes: Width of each hidden layer.
-        activation: Name in ``ACTIVATIONS``.
-        head: With ``tanh_gaussian`` the network gives mean and log standard deviation of ``TanhGaussian``; with
-            ``clipped_gaussian`` the mean of ``ClippedGaussian``, whose standard deviation is not learned: it is the
-            variable ``noise`` of the collection ``constants``.
-        log_std_bounds: Name in ``LOG_STD_BOUNDS``.
-        log_std_max: Upper bound; the lower one is that of ``LOG_STD_RANGE``.
-        mean_max: Bound of the mean before tanh on either side, approached as by ``log_std_bounds=tanh``; None for none.
-        norm: Of ``NORMS``; where they stand is said in ``CriticNetworks``.
-        precision: Of the products, of ``PRECISIONS``.
+        network: The network.
     """
 
-    action_size: int
-    hidden_sizes: tuple[int, ...]
-    activation: str
-    head: str = HEADS[0]
-    log_std_bounds: str = "clip"
-    log_std_max: float = LOG_STD_RANGE[1]
-    mean_max: float | None = None
-    norm: str = NORMS[0]
-    precision: str = PRECISIONS[0]
+    network: PolicyNetwork
 
     @nn.compact
-    def __call__(self, observation: Array, *, training: bool = False) -> Distribution:
-        """Maps normalised observations to a distribution of actions.
-
-        Args:
-            observation: `[..., obs_dim]`.
-            training: Whether ``norm=batch`` normalises by the batch and moves the running statistics, which then have
-                to be mutable.
-
-        Returns:
-            Distribution over `[..., action_dim]`.
-        """
-        dense = functools.partial(nn.Dense, precision=self.precision)
-        moments: dict[str, Moments] = {}
-        steps = norms.declare_steps(self) if self.norm == "batch" else None
-
-        def batch_norm(index: int, features: Array) -> Array:
-            if steps is None:
-                return features
-            norm = norms.declare(self, "batch", f"norm_{index}", features.shape[-1:])
-            if not training:
-                return norms.running_norm(norm, features)
-            features, moments[f"norm_{index}"] = norms.batch_renorm(norm, steps, features)
-            return features
-
-        features = batch_norm(0, observation)
-        for index, width in enumerate(self.hidden_sizes):
-            features = dense(width, name=f"hidden_{index}")(features)
-            if self.norm == "layer":
-                features = norms.layer_norm(norms.declare(self, "layer", f"norm_{index + 1}", (width,)), features)
-            features = batch_norm(index + 1, ACTIVATIONS[self.activation](features))
-        if moments:
-            norms.put_statistics(self, moments)
-        heads = ("mean", "log_std") if self.head == "tanh_gaussian" else ("mean",)
-        mean, *rest = _side_by_side([dense(self.action_size, name=name) for name in heads], features)
-        if self.head == "clipped_gaussian":
-            return ClippedGaussian(jnp.tanh(mean), self.variable("constants", "noise", jnp.zeros, ()).value)
-        if self.mean_max is not None:
-            mean = _within_by_tanh(mean, -self.mean_max, self.mean_max)
-        (log_std,) = rest
-        keep_within = LOG_STD_BOUNDS[self.log_std_bounds]
-        return TanhGaussian(mean, keep_within(log_std, LOG_STD_RANGE[0], self.log_std_max))
-
-    def gradient_metrics(self, gradient: PyTree) -> Metrics:
-        """Returns what the gradient of a loss by this network's parameters says of the standard deviation.
-
-        ``actor/log_std_gradient`` is the derivative by the bias of its head; ``actor/raises_std`` whether that is below
-        zero.
-        """
-        if self.head != "tanh_gaussian":
-            return {}
-        log_std_gradient = jnp.mean(gradient["log_std"]["bias"])
-        return {
-            "actor/log_std_gradient": log_std_gradient,
-            "actor/raises_std": (log_std_gradient < 0).astype(jnp.float32),
-        }
-
-
-def _side_by_side(layers: list[nn.Dense], features: Array) -> list[Array]:
-    """Applies layers of one width to the same features, on an accelerator as one product."""
-    if not on_accelerator() or len(layers) == 1 or layers[0].is_initializing():
-        return [layer(features) for layer in layers]
-    params = [layer.variables["params"] for layer in layers]
-    kernel, bias = (jnp.concatenate([of_layer[name] for of_layer in params], axis=-1) for name in ("kernel", "bias"))
-    outputs = jnp.matmul(features, kernel, precision=layers[0].precision) + jnp.expand_dims(
-        bias, range(features.ndim - 1)
-    )
-    return jnp.split(_gradient_as_array(outputs), len(layers), axis=-1)
-
-
-@jax.custom_vjp
-def _gradient_as_array(outputs: Array) -> Array:
-    """Returns the outputs; their gradient is summed up once, and not again in everything that is made of it."""
-    return outputs
-
-
-_gradient_as_array.defvjp(
-    lambda outputs: (outputs, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
-)
+    def __call__(self, observation: Array) -> None:
+        """Takes observations `[..., obs_dim]`, for their size."""
+        network, features = self.network, observation
+        if network.norm == "batch":
+            norms.declare_steps(self)
+            norms.declare(self, "batch", "norm_0", features.shape[-1:])
+        for index, width in enumerate(network.hidden_sizes):
+            features = nn.Dense(width, name=f"hidden_{index}")(features)
+            if network.norm != "none":
+                norms.declare(self, network.norm, f"norm_{index + 1}", (width,))
+        nn.Dense(network.action_size, name="mean")(features)
+        if network.head == "clipped_gaussian":
+            self.variable("constants", "noise", jnp.zeros, ())
+        else:
+            nn.Dense(network.action_size, name="log_std")(features)
 
 
 class ValueNetwork(nn.Module):
@@ -157,12 +53,14 @@ class ValueNetwork(nn.Module):
     Attributes:
         hidden_sizes: Width of each hidden layer.
         activation: Name in ``ACTIVATIONS``.
+        norm: ``none``, or ``layer``: every hidden layer's product is normalised before its activation.
         precision: Of the products, of ``PRECISIONS``.
         num_outputs: Numbers that are given; None for one, without an axis.
     """
 
     hidden_sizes: tuple[int, ...]
     activation: str
+    norm: str = NORMS[0]
     precision: str = PRECISIONS[0]
     num_outputs: int | None = None
 
@@ -172,6 +70,8 @@ class ValueNetwork(nn.Module):
         features = observation
         for index, width in enumerate(self.hidden_sizes):
             features = nn.Dense(width, name=f"hidden_{index}", precision=self.precision)(features)
+            if self.norm == "layer":
+                features = norms.layer_norm(norms.declare(self, "layer", f"norm_{index + 1}", (width,)), features)
             features = ACTIVATIONS[self.activation](features)
         outputs: Array = nn.Dense(self.num_outputs or 1, name="value", precision=self.precision)(features)
         return outputs[..., 0] if self.num_outputs is None else outputs

@@ -1,8 +1,9 @@
 """Running mean and standard deviation of observations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from remac.types import Array
 
@@ -12,7 +13,8 @@ CLIP = 10.0
 _MOST = 2**31 - 1
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class RunningStatistics:
     """Moments of all observations seen so far.
 
@@ -72,6 +74,14 @@ def normalize(statistics: RunningStatistics, observation: Array) -> Array:
 
     Without the clip, a dimension that was constant so far (a contact force) reaches the networks as 1e6 when it first
     moves. Before any data it is the identity, clipped.
+    """
+    inverse_std = inverse_deviation(statistics)
+    shape = (1,) * (observation.ndim - 1) + statistics.mean.shape
+    return jnp.clip((observation - statistics.mean.reshape(shape)) * inverse_std.reshape(shape), -CLIP, CLIP)
+
+
+def inverse_deviation(statistics: RunningStatistics) -> Array:
+    """Returns what ``normalize`` multiplies deviations from the mean by, `[obs_dim]`.
 
     Note: a deviation below what float32 resolves beside the mean counts as that, so that a constant maps to about 0.
     """
@@ -79,6 +89,4 @@ def normalize(statistics: RunningStatistics, observation: Array) -> Array:
     least = 1e-6 + 1e-5 * jnp.abs(statistics.mean)
     # One operation and not a root and a division, which XLA joins in some programs and not in others: a member would
     # then not be bitwise the run alone.
-    inverse_std = jnp.where(statistics.count > 0, jnp.minimum(jax.lax.rsqrt(variance), 1.0 / least), 1.0)
-    shape = (1,) * (observation.ndim - 1) + statistics.mean.shape
-    return jnp.clip((observation - statistics.mean.reshape(shape)) * inverse_std.reshape(shape), -CLIP, CLIP)
+    return jnp.where(statistics.count > 0, jnp.minimum(jax.lax.rsqrt(variance), 1.0 / least), 1.0)

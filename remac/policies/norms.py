@@ -1,15 +1,18 @@
 """Normalisation inside networks: of the features of one row, or of one feature over the rows of a batch."""
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from flax import struct
 
-from remac.types import Array
+from remac.types import Array, PyTree
+
+if TYPE_CHECKING:  # a saved policy acts without it
+    from flax import linen as nn
 
 NORMS = ("none", "layer", "batch")
+ROW_NORMS = NORMS[:2]  # by which a row's features do not depend on other rows
 STATISTICS = "batch_stats"  # the collection of variables that passes in training mode move, and gradients do not
 LAYER_EPSILON = 1e-6
 BATCH_EPSILON = 1e-3
@@ -18,7 +21,8 @@ SCALE_LIMIT, SHIFT_LIMIT = 3.0, 5.0
 WARM_UP_STEPS = 100_000
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Norm:
     """One norm's variables, for features of width W; leading axes are free.
 
@@ -38,10 +42,10 @@ class Norm:
 Moments = tuple[Array, Array]
 
 
-def declare(module: nn.Module, norm: str, name: str, shape: tuple[int, ...]) -> Norm:
+def declare(module: "nn.Module", norm: str, name: str, shape: tuple[int, ...]) -> Norm:
     """Declares the variables of a norm ``layer`` or ``batch`` in a module, shape `[..., W]`."""
-    scale = module.param(f"{name}_scale", nn.initializers.ones_init(), shape)
-    bias = module.param(f"{name}_bias", nn.initializers.zeros_init(), shape)
+    scale = module.param(f"{name}_scale", jax.nn.initializers.ones, shape)
+    bias = module.param(f"{name}_bias", jax.nn.initializers.zeros, shape)
     if norm == "layer":
         return Norm(scale, bias)
     mean = module.variable(STATISTICS, f"{name}_mean", jnp.zeros, shape)
@@ -49,24 +53,38 @@ def declare(module: nn.Module, norm: str, name: str, shape: tuple[int, ...]) -> 
     return Norm(scale, bias, mean.value, variance.value)
 
 
-def declare_steps(module: nn.Module) -> Array:
+def declare_steps(module: "nn.Module") -> Array:
     """Declares the number of times that a module's running statistics have moved, scalar int32."""
     steps: Array = module.variable(STATISTICS, "steps", jnp.zeros, (), jnp.int32).value
     return steps
 
 
-def put_statistics(module: nn.Module, moments: dict[str, Moments]) -> None:
-    """Moves a module's running statistics towards a batch's moments by 1 - ``MOMENTUM``.
+def read(parameters: PyTree, statistics: PyTree, name: str) -> Norm:
+    """Returns the variables of the norm that was declared by a name; without statistics, those of a layer norm."""
+    scale, bias = parameters[f"{name}_scale"], parameters[f"{name}_bias"]
+    if not statistics:
+        return Norm(scale, bias)
+    return Norm(scale, bias, statistics[f"{name}_mean"], statistics[f"{name}_variance"])
+
+
+def moved(statistics: PyTree, moments: dict[str, Moments]) -> PyTree:
+    """Returns running statistics that a training pass moves towards a batch's moments by 1 - ``MOMENTUM``.
 
     Args:
-        module: That has declared them.
+        statistics: The collection ``STATISTICS`` of a network.
         moments: Of every norm, by the name that it was declared with.
     """
+    after = {"steps": statistics["steps"] + 1}
     for name, values in moments.items():
         for of, value in zip(("mean", "variance"), values, strict=True):
-            old: Array = module.get_variable(STATISTICS, f"{name}_{of}")
-            module.put_variable(STATISTICS, f"{name}_{of}", MOMENTUM * old + (1.0 - MOMENTUM) * value)
-    module.put_variable(STATISTICS, "steps", module.get_variable(STATISTICS, "steps") + 1)
+            after[f"{name}_{of}"] = MOMENTUM * statistics[f"{name}_{of}"] + (1.0 - MOMENTUM) * value
+    return after
+
+
+def put_statistics(module: "nn.Module", moments: dict[str, Moments]) -> None:
+    """Moves the running statistics of a module that has declared them; see ``moved``."""
+    for name, value in moved(module.variables[STATISTICS], moments).items():
+        module.put_variable(STATISTICS, name, value)
 
 
 def layer_norm(norm: Norm, features: Array) -> Array:

@@ -3,31 +3,30 @@
 import dataclasses
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct, traverse_util
 
 from remac.files import write_whole
 from remac.policies import normalization
 from remac.policies.distributions import Distribution
-from remac.policies.networks import PolicyNetwork
 from remac.policies.normalization import RunningStatistics
+from remac.policies.policy_network import PolicyNetwork
 from remac.types import Array, Key, PyTree
 
 _SHAPE_FILE = "policy.json"
 _ARRAY_FILE = "arrays.npz"
 _ENV_STEPS = "env_steps"
 _OWN_FIELDS = ("observation_size", "normalize_observations")
-_NETWORK_FIELDS = tuple(
-    field.name for field in dataclasses.fields(PolicyNetwork) if field.name not in ("parent", "name")
-)
+_NETWORK_FIELDS = tuple(field.name for field in dataclasses.fields(PolicyNetwork))
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Policy:
     """A policy over raw observations.
 
@@ -41,16 +40,15 @@ class Policy:
 
     parameters: PyTree
     normalizer: RunningStatistics
-    observation_size: int = struct.field(pytree_node=False)
-    network: PolicyNetwork = struct.field(pytree_node=False)
-    normalize_observations: bool = struct.field(pytree_node=False)
+    observation_size: int = dataclasses.field(metadata={"static": True})
+    network: PolicyNetwork = dataclasses.field(metadata={"static": True})
+    normalize_observations: bool = dataclasses.field(metadata={"static": True})
 
     def distribution(self, observation: Array) -> Distribution:
         """Returns the distribution of actions at raw observations `[..., obs_dim]`."""
         if self.normalize_observations:
             observation = normalization.normalize(self.normalizer, observation)
-        distribution: Distribution = self.network.apply(self.parameters, observation)  # type: ignore[assignment]
-        return distribution
+        return self.network.apply(self.parameters, observation)
 
     def __call__(self, observation: Array, key: Key | None = None) -> Array:
         """Returns actions in [-1, 1], `[..., action_dim]`: samples with a key (consumed), the mode without."""
@@ -74,7 +72,7 @@ def save_policy(policy: Policy, directory: Path | str, *, env_steps: int | None 
     shape = {field: getattr(policy, field) for field in _OWN_FIELDS}
     shape |= {field: getattr(policy.network, field) for field in _NETWORK_FIELDS}
     write_whole(directory / _SHAPE_FILE, (json.dumps(shape, indent=2) + "\n").encode())
-    parameters = traverse_util.flatten_dict(policy.parameters, sep="/")
+    parameters = _flatten(policy.parameters)
     normalizer = {f"normalizer/{name}": getattr(policy.normalizer, name) for name in _normalizer_fields()}
     arrays = {name: np.asarray(value) for name, value in (parameters | normalizer).items()}
     if env_steps is not None:
@@ -120,8 +118,10 @@ def load_policy(directory: Path | str) -> Policy:
         rests = {f"{name}_rest": jnp.zeros_like(known[name]) for name in ("mean", "sum_squares")}
         normalizer = RunningStatistics(**(rests | known))
         network = PolicyNetwork(**{field: shape.pop(field) for field in _NETWORK_FIELDS if field in shape})
-        policy = Policy(traverse_util.unflatten_dict(arrays, sep="/"), normalizer, network=network, **shape)
-        jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))
+        policy = Policy(_unflatten(arrays), normalizer, network=network, **shape)
+        action = jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))
+        if action.shape != (network.action_size,):
+            raise ValueError(f"its actions are {list(action.shape)}, and not [{network.action_size}]")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{directory}: not a readable policy ({reason})") from error
@@ -138,3 +138,22 @@ def _folder(directory: Path | str) -> Path:
 
 def _normalizer_fields() -> tuple[str, ...]:
     return tuple(RunningStatistics.__dataclass_fields__)
+
+
+def _flatten(tree: PyTree, prefix: str = "") -> dict[str, Array]:
+    """Returns the arrays of nested dictionaries by their paths, as of files."""
+    flat: dict[str, Array] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _unflatten(flat: Mapping[str, Array]) -> PyTree:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[name] = value
+    return tree

@@ -15,6 +15,7 @@ class Agent(Protocol):
     Attributes:
         gamma: Discount factor, of returns over several steps.
         experience: What the agent learns from; static.
+        steps_per_update: Gradient steps of one ``update``; static.
     """
 
     @property
@@ -25,6 +26,11 @@ class Agent(Protocol):
     @property
     def experience(self) -> Experience:
         """What the agent learns from; static."""
+        ...
+
+    @property
+    def steps_per_update(self) -> int:
+        """Gradient steps of one ``update``; static."""
         ...
 
     def init(self, key: Key) -> Any:

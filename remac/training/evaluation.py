@@ -56,7 +56,11 @@ class Evaluator:
             self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
-        """Evaluates all members.
+        """Evaluates all members; returns metrics `eval/...`, `[P]` each. Arguments are those of ``episodes``."""
+        return summarize(self.episodes(policies, key, pacer), self._num_retries)
+
+    def episodes(self, policies: Policy, key: Key, pacer: Pacer) -> Episodes:
+        """Runs the episodes of all members.
 
         Args:
             policies: Leaves `[places, ...]`.
@@ -64,13 +68,14 @@ class Evaluator:
             pacer: Hands control to the caller now and then.
 
         Returns:
-            Metrics `eval/...`, `[P]` each.
+            What came of them, `[P, 2, E]`.
         """
         run = self._on_device if self._env.on_device else self._on_host
         reset_key, action_key = jax.random.split(key)
         reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         episodes = run(policies, reset_keys, action_key, pacer)
-        return summarize(self._split.members(jax.tree.map(np.asarray, episodes)), self._num_retries)
+        finished: Episodes = self._split.members(jax.tree.map(np.asarray, episodes))
+        return finished
 
     def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
         env_state = self._env.reset(reset_keys, self._num_retries)

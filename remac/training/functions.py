@@ -56,7 +56,8 @@ class MetricSums:
         env_steps: Number of those steps.
         diverged: Number of steps in which the simulation broke down.
         diverged_before: Their number in the training up to the last evaluation, int32.
-        failed_step: Gradient step of the first non-finite metric, -1 while there is none. Survives ``reset_metrics``.
+        failed_step: Gradient step of the first non-finite metric, the last one of its update; -1 while there is none.
+            Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
     """
 
@@ -312,12 +313,15 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
         pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
         drawn = jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0])
         agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, pairs[:, 1]))
-        sums = _add_metrics(sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps)
+        sums = _add_metrics(
+            sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps, agent.steps_per_update
+        )
         agent_state = jax.tree.map(lambda old, new: jnp.where(sums.failed_step < 0, new, old), before, agent_state)
         return agent_state, keys[0], sums
 
     agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)
-    return TrainState(agent_states, replay, sums, keys, state.gradient_steps + num_updates)
+    gradient_steps = state.gradient_steps + num_updates * agents.steps_per_update
+    return TrainState(agent_states, replay, sums, keys, gradient_steps)
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:
@@ -347,7 +351,9 @@ def _add_steps(sums: MetricSums, new: Steps) -> MetricSums:
     )
 
 
-def _add_metrics(sums: MetricSums, metrics: Metrics, diagnostics: Metrics, first_step: Array) -> MetricSums:
+def _add_metrics(
+    sums: MetricSums, metrics: Metrics, diagnostics: Metrics, first_step: Array, steps_per_update: int
+) -> MetricSums:
     """Adds a round's metrics, `[num_updates]` each, and its scalar diagnostics to the sums."""
     means = {name: jnp.mean(values) for name, values in metrics.items()} | diagnostics
     finite = jnp.isfinite(jnp.stack([metrics[name] for name in metrics], axis=1))
@@ -360,6 +366,6 @@ def _add_metrics(sums: MetricSums, metrics: Metrics, diagnostics: Metrics, first
         sums,
         totals={name: total + means[name] for name, total in sums.totals.items()},
         rounds=sums.rounds + 1.0,
-        failed_step=jnp.where(is_first, first_step + step.astype(jnp.int32) + 1, sums.failed_step),
+        failed_step=jnp.where(is_first, first_step + (step.astype(jnp.int32) + 1) * steps_per_update, sums.failed_step),
         failed_metric=jnp.where(is_first, index[jnp.argmin(finite[step])], sums.failed_metric),
     )

@@ -362,7 +362,8 @@ class _Loop:
 
     @property
     def gradient_steps(self) -> int:
-        return max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
+        updates = max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
+        return updates * self.agents.steps_per_update
 
     def snapshot(self) -> Snapshot:
         """Returns everything that the training is."""

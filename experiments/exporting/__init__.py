@@ -1,0 +1,1 @@
+"""From a saved policy to files that act without this project."""

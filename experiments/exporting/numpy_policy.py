@@ -1,0 +1,44 @@
+"""A trained policy that needs nothing but NumPy: ``action = Policy("policy.npz")(observation)``.
+
+Observations are raw, `[obs_dim]` or `[batch, obs_dim]`; actions are the mean actions in the task's own units,
+`[action_dim]` or `[batch, action_dim]`. ``contract.json`` says which task it is, and which units and ranges.
+"""
+
+import numpy as np
+
+
+def _layer_norm(x, scale, bias, epsilon):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + bias
+
+
+STEPS = {
+    "shift_scale": lambda x, subtracted, factor, added: (x - subtracted) * factor + added,
+    "clip": np.clip,
+    "dense": lambda x, kernel, bias: x @ kernel + bias,
+    "layer_norm": _layer_norm,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "swish": lambda x: 0.5 * x * (1 + np.tanh(0.5 * x)),
+    "tanh": np.tanh,
+}
+
+
+class Policy:
+    """What is done to an observation, one step after the other, each with its arrays."""
+
+    def __init__(self, path="policy.npz"):
+        """Reads the steps; arrays only, so that reading never runs code."""
+        with np.load(path, allow_pickle=False) as file:
+            self.steps = [
+                (STEPS[name], [file[key] for key in file.files if key.startswith(f"{number}_")])
+                for number, name in enumerate(file["steps"])
+            ]
+
+    def __call__(self, observation):
+        """Returns the mean actions at raw observations."""
+        x = np.asarray(observation, np.float32)
+        for step, arrays in self.steps:
+            x = step(x, *arrays)
+        return x

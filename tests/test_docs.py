@@ -1,0 +1,84 @@
+"""What the README and the pages show runs as it stands: Python, but for the length of trainings, and command lines."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments.running.config import compose_job
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What a page needs that is not installed with the tests, or stands for something of the reader's.
+NOT_HERE = ("<", "my_package", "gymnasium_robotics")
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands():
+    """Every command line of ``experiments`` once, without its comment."""
+    lines = [
+        line for page in PAGES for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
+    ]
+    shown = [line[line.index("python -m experiments.") :] for line in lines if "python -m experiments." in line]
+    return dict.fromkeys(tuple(shlex.split(line, comments=True)[2:]) for line in shown)
+
+
+def first_of_each(override):
+    """Makes one job's override of a sweep's."""
+    key, _, values = override.partition("=")
+    if (found := re.fullmatch(r"range\((\d+),.*\)", values)) or (
+        found := re.fullmatch(r"interval\(([^,]*),.*\)", values)
+    ):
+        return f"{key}={found[1]}"
+    return override if values.startswith("[") else f"{key}={values.split(',')[0]}"
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_command_lines_are_understood(command):
+    module, *arguments = command
+    assert importlib.util.find_spec(module), "is no module"
+    if module != "experiments.train" or any(mark in " ".join(arguments) for mark in NOT_HERE):
+        return
+    overrides = [first_of_each(one) for one in arguments if one not in ("-m", "--cfg", "job", "--resolve")]
+    compose_job([one for one in overrides if not one.startswith(("hydra", "resume"))])
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shown = {page.name: blocks(page, "python") for page in PAGES}
+    assert {name: len(found) for name, found in shown.items() if found} == {
+        "README.md": 1,
+        "environment.md": 1,
+        "python.md": 2,
+    }
+    assert shown["README.md"][0] == shown["python.md"][0]
+    namespace = {}
+    for block in shown["python.md"] + shown["environment.md"]:
+        short = block.replace("20_000", "1_100").replace("num_envs=16)", "num_envs=4, episode_length=20)", 1)
+        short = short.replace("updates_per_round=16", "updates_per_round=1")
+        exec(compile(short, "a page", "exec"), namespace)
+    assert namespace["action"].shape == (3,)
+    assert capsys.readouterr().out.startswith("0 ")
+
+    # The environment of the last block trains as well.
+    env, agent = namespace["env"], namespace["ReMAC"].create(3, 1, batch_size=8, hidden_sizes=(8,))
+    config = namespace["TrainConfig"](
+        total_env_steps=64, updates_per_round=1, prefill_env_steps=16, eval_every_env_steps=64, num_eval_episodes=1
+    )
+    result = namespace["train"](agent, env, config, namespace["jax"].random.key(0))
+    assert -4000 < result.evaluations[-1].metrics["eval/return"] < 0
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_fits_in_five_minutes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

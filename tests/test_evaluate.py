@@ -1,0 +1,103 @@
+"""Policies of saved runs are evaluated: several at once, on other options, with every episode's outcome."""
+
+import csv
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.records.run_directory import RunDirectory
+from experiments.running.config import compose_job
+from remac.policies.policy import save_policy
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes a run of which only the policy is there; it always acts the same, by the tanh of a number."""
+
+    def make(name, pre_tanh, task="probe/action", env_steps=8):
+        job = compose_job([f"env={task}", "agent=td3", "agent.hidden_sizes=[4]", "agent.exploration_noise=0.25"])
+        RunDirectory(tmp_path / name, job.config).close()
+        policy = job.agent.policy(jax.eval_shape(job.agent.init, jax.random.key(0)))
+        parameters = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), policy.parameters)
+        parameters["params"]["mean"]["bias"] += pre_tanh
+        parameters["constants"]["noise"] += 0.25
+        normalizer = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), policy.normalizer)
+        policy = replace(policy, parameters=parameters, normalizer=normalizer)
+        save_policy(policy, tmp_path / name / "policy", env_steps=env_steps)
+        return tmp_path / name
+
+    return make
+
+
+def test_runs_and_folders_of_runs_are_evaluated_together(make_run, run_module, tmp_path):
+    """Reward -(a - sign / 2)^2 with a of 0 gives -0.25, whatever the sign."""
+    one, zero, comma = make_run("sweep/0_one", 40.0), make_run("sweep/1_zero", 0.0), make_run("a,b", 0.0, env_steps=9)
+    (tmp_path / "sweep" / "2_begun").mkdir()
+    (tmp_path / "sweep" / "2_begun" / "config.yaml").write_bytes((zero / "config.yaml").read_bytes())
+    arguments = ["num_episodes=6", "num_retries=3", "episodes=out/all.csv"]
+    status, out, err = run_module("evaluate", 'run=[sweep,sweep/1_zero,"a,b"]', *arguments)
+    assert status == 0, err
+    assert err == "warning: sweep/2_begun: holds no policy yet, left out\n"
+    first, second, third, mean, table = out.splitlines()
+    assert first.startswith("sweep/0_one: policy after 8 env steps, 6 episodes: eval/return -")
+    assert second.startswith("sweep/1_zero: ") and third.startswith("a,b: policy after 9 env steps")
+    assert "eval/return -0.250," in second and "of 3 runs" in mean and table == "out/all.csv"
+
+    with (tmp_path / table).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2 * 6
+    assert [(row["start"], row["retry"]) for row in rows[:6]] == [(str(s), str(r)) for s in (0, 1) for r in (0, 1, 2)]
+    for directory in (one, zero, comma):
+        name = str(directory.relative_to(tmp_path))
+        metrics = json.loads((directory / "evaluation.json").read_text())["metrics"]
+        returns = {
+            actions: [float(row["return"]) for row in rows if (row["run"], row["actions"]) == (name, actions)]
+            for actions in ("mean", "sampled")
+        }
+        assert np.mean(returns["mean"]) == pytest.approx(metrics["eval/return"])
+        assert np.mean(returns["sampled"]) == pytest.approx(metrics["eval/return_stochastic"])
+        medians = np.median(np.array(returns["sampled"]).reshape(2, 3), axis=1)
+        assert metrics["eval/per_start/median"] == pytest.approx(medians.mean()) and len(set(returns["sampled"])) > 2
+        by_start = np.array(returns["mean"]).reshape(2, 3)
+        np.testing.assert_allclose(by_start, by_start[:, :1].repeat(3, axis=1), err_msg="retries of one start")
+    assert {row["length"] for row in rows} == {"1"}
+
+
+def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
+    """A reward of 1 a step until the time limit, which is an option."""
+    run = make_run("run", 0.0, "probe/truncation")
+    for options, expected in ([], 5.0), (["+env.options.episode_length=3"], 3.0):
+        status, out, err = run_module("evaluate", "run=run", "num_episodes=2", *options)
+        assert status == 0 and f"eval/return {expected:25.3f}" in out, err or out
+        content = json.loads((run / "evaluation.json").read_text())
+        assert content["options"] == ({"episode_length": 3} if options else {})
+        assert content["metrics"]["eval/return"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["run: has no value; must be given"]),
+        (["run=[]"], ["run=[]: must name at least one"]),
+        (["run=[run,nowhere]"], ["run=nowhere: is not a run directory", "nor a folder that holds some"]),
+        (["run=runs/a,b"], ["needs quotes", "[...] for a list"]),
+        (["run={a:1}"], ["must be a directory, or a list"]),
+        (["run=run", "num_episodes=0"], ["num_episodes=0", "at least 1"]),
+        (["run=run", "policy=first"], ["policy=first: must be one of last, best"]),
+        (["run=run", "policy=best"], ["policy=best: run keeps none", "checkpoint.keep_best=true"]),
+        (["run=run", "episodes=run"], ["episodes=run: is a folder"]),
+        (["run=run", "+env.options.gravity=1"], ["env.options.gravity=1: no such option; there are", "episode_length"]),
+        (["run=run", "env.options.episode_length=1"], ["given as +env.options.episode_length=1"]),
+        (["run=run", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),
+        (["run=run", "+env.options.num_envs=3"], ["env.options.num_envs=3: is set by another key"]),
+    ],
+)
+def test_bad_input_is_one_line(make_run, run_module, arguments, words):
+    make_run("run", 0.0)
+    status, out, err = run_module("evaluate", *arguments)
+    assert (status, out, len(err.splitlines())) == (2, "", 1), err
+    assert all(word in err for word in words), err

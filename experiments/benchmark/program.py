@@ -32,6 +32,7 @@ from remac.training.loop import stack_members
 
 PLUGIN = "jax-cuda13-plugin[with-cuda]"
 NUM_UPDATES = 128
+PROTOCOL_CAPACITY = 1_000_000  # transitions that a member keeps
 # XLA's description of the card (GpuTargetConfigProto), without which it asks a card.
 CARD = """
 gpu_device_info {
@@ -47,12 +48,13 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 _FREE = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "partition-id"}
 # Parts of our code, by the file and the function that an operation was written in; the innermost that fits counts.
 PARTS = {
-    "metrics": r"metrics|/metrics\.py|_norms$|_add_metrics$",
+    "metrics": r"metrics$|/metrics\.py|_norms$|_add_metrics$",
     "optimisers": r"/optax/|_make_\w*optimizer$|update_targets$|target_step$|update_extra$",
     "replay": r"/experience\.py|/replay\.py|/normalization\.py",
     "critics": r" CriticNetworks|_value_with_gradient|ValueNetwork|/value_heads\.py|update_critics|\.loss$",
     "policy": r" PolicyNetwork|/distributions\.py|update_actor|actor_loss|next_action|/estimators/",
-    "loop": r"\.update$|\.member$|/random\.py|epoch$",
+    "environments": r"/brax/|/envs/",
+    "loop": r"/(remac|agents)/.*(\.update|\.member|epoch)$|/random\.py",
 }
 
 
@@ -75,7 +77,12 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
     error = install_plugin(directory)
     cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3", "ppo") for members in (1, 40, 160)]
     small = [case for case in cases if case[2] == 1 or (case[2] == 40 and case[1] in ("sac", "remac 8,4"))]
-    cases += [("act", "sac", 1), ("step", "brax/halfcheetah", 1), ("brax_step", "brax/halfcheetah", 1)]
+    cases += [
+        ("protocol", "remac 8,4", 160),
+        ("act", "sac", 1),
+        ("step", "brax/halfcheetah", 1),
+        ("brax_step", "brax/halfcheetah", 1),
+    ]
     rows = []
     for name, subject, members in timing.turns(cases if size == "full" else small, 1):
         row: Row = {"program": name, "of": subject, "members": members}
@@ -110,7 +117,13 @@ def main(name: str, subject: str, num_members: int) -> None:
     card = topologies.get_topology_desc(
         platform="cuda", topology_name="", topology="1x1x1", target_config=CARD
     ).devices[0]
-    make = {"learn": _learn, "act": _act, "step": _step, "brax_step": _brax_step}[name]
+    make = {
+        "learn": _learn,
+        "protocol": functools.partial(_learn, capacity=PROTOCOL_CAPACITY),
+        "act": _act,
+        "step": _step,
+        "brax_step": _brax_step,
+    }[name]
     jax.default_backend = lambda: "gpu"
     function, arguments, donated, loop_length = make(subject, num_members)
     placed = jax.tree.map(
@@ -139,8 +152,8 @@ def main(name: str, subject: str, num_members: int) -> None:
 Made = tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...], int]
 
 
-def _learn(agent: str, num_members: int) -> Made:
-    agents, state, new = _training(agent, num_members)
+def _learn(agent: str, num_members: int, capacity: int = update.CAPACITY) -> Made:
+    agents, state, new = _training(agent, num_members, capacity)
     num_updates = 1 if agents.experience.on_policy else NUM_UPDATES
     function = functools.partial(training.learn, num_updates=num_updates)
     return function, (agents, state, new), (1,), getattr(agents.experience, "num_minibatches", num_updates)
@@ -152,10 +165,13 @@ def _act(agent: str, num_members: int) -> Made:
     return training.act, (agents, state.agent, state.key, observation), (), 1
 
 
-def _training(agent: str, num_members: int) -> tuple[Any, training.TrainState, training.Steps]:
+def _training(
+    agent: str, num_members: int, capacity: int = update.CAPACITY
+) -> tuple[Any, training.TrainState, training.Steps]:
     """Returns agents of half cheetah's sizes, their state, and a round's steps, as shapes."""
     agents = stack_members([update.make_agent(agent, 512, 64)] * num_members)
-    state, _ = jax.eval_shape(update.init_state, agents, jax.random.split(jax.random.key(0), num_members))
+    init_state = functools.partial(update.init_state, replay_capacity=capacity)
+    state, _ = jax.eval_shape(init_state, agents, jax.random.split(jax.random.key(0), num_members))
 
     def make_steps(state: training.TrainState) -> training.Steps:
         one = update.make_steps(num_members)

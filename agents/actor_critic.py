@@ -250,6 +250,8 @@ class ActorCritic(BaseAgent):
         def no_step(state: AgentState, *_: PyTree) -> tuple[AgentState, Metrics]:
             return state, {name: jnp.zeros(like.shape, like.dtype) for name, like in metrics.items()}
 
+        if on_accelerator():  # members that are mapped over make both anyway, and a branch copies what passes it
+            return jax.tree.map(lambda a, b: jnp.where(due, a, b), step(state, *arguments), no_step(state))
         return jax.lax.cond(due, step, no_step, state, *arguments)
 
     # What a subclass decides.
@@ -306,10 +308,11 @@ class ActorCritic(BaseAgent):
         params = state.policy["params"]
         (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, optimizer = self._make_actor_optimizer().update(gradient, state.policy_optimizer, params)
+        grad_norm, update_norm = _norms(gradient, updates)
         metrics = metrics | {
             "actor/loss": loss,
-            "actor/grad_norm": _norm(gradient),
-            "actor/update_norm": _norm(updates),
+            "actor/grad_norm": grad_norm,
+            "actor/update_norm": update_norm,
             **self.policy_network.gradient_metrics(gradient),
         }
         policy = state.policy | moved | {"params": optax.apply_updates(params, updates)}
@@ -349,7 +352,7 @@ class ActorCritic(BaseAgent):
         params = state.critics["params"]
         (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.critic_optimizer, params)
-        metrics = metrics | {"critic/loss": loss, "critic/grad_norm": _norm(gradient)}
+        metrics = metrics | {"critic/loss": loss, "critic/grad_norm": _norms(gradient)[0]}
         critics = state.critics | moved | {"params": optax.apply_updates(params, updates)}
         return state.replace(critics=critics, critic_optimizer=optimizer), metrics
 
@@ -435,11 +438,11 @@ class ActorCritic(BaseAgent):
         return optax.adam(self.learning_rate, self.adam_beta1, ADAM_BETA2, eps=self.critic_adam_epsilon)
 
 
-def _norm(tree: PyTree) -> Array:
-    """Returns the Euclidean norm of all leaves together, scalar."""
+def _norms(*trees: PyTree) -> list[Array]:
+    """Returns of each of several trees alike the Euclidean norm of all leaves together, scalar."""
     if on_accelerator():
-        return jnp.linalg.norm(ravel_pytree(tree)[0])
-    return optax.tree.norm(tree)
+        return [*jnp.linalg.norm(jnp.stack([ravel_pytree(tree)[0] for tree in trees]), axis=1)]
+    return [optax.tree.norm(tree) for tree in trees]
 
 
 @struct.dataclass

@@ -17,6 +17,7 @@ from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import ROW_NORMS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
 from remac.training.experience import ON_POLICY_TRAINING
+from remac.training.metrics import Packed, pack
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
 
@@ -163,7 +164,7 @@ class OnPolicyAgent(BaseAgent):
         rows, of_round = self.rows(state, experience)
         rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows | experience.extras)
 
-        def epoch(state: OnPolicyState, key: Key) -> tuple[OnPolicyState, Metrics]:
+        def epoch(state: OnPolicyState, key: Key) -> tuple[OnPolicyState, Packed]:
             order_key, *step_keys = jax.random.split(key, self.num_minibatches + 1)
             order = jax.random.permutation(order_key, len(rows["advantage"])).reshape(self.num_minibatches, -1)
             return jax.lax.scan(
@@ -172,7 +173,7 @@ class OnPolicyAgent(BaseAgent):
 
         state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, self.num_epochs))
         normalizer = normalization.update(state.normalizer, experience.observation.reshape(-1, self.observation_size))
-        means = {name: jnp.mean(values) for name, values in metrics.items()}
+        means = {name: jnp.mean(values) for name, values in metrics.unpack().items()}
         return state.replace(normalizer=normalizer), means | of_round
 
     def diagnostics(self, state: OnPolicyState) -> Metrics:
@@ -214,7 +215,7 @@ class OnPolicyAgent(BaseAgent):
 
     def _step(
         self, state: OnPolicyState, key: Key, order: Array, rows: dict[str, Array]
-    ) -> tuple[OnPolicyState, Metrics]:
+    ) -> tuple[OnPolicyState, Packed]:
         """Makes a gradient step from some of the round's rows."""
         params = state.policy["params"], state.value["params"]
         batch = jax.tree.map(lambda leaf: leaf[order], rows)
@@ -223,7 +224,8 @@ class OnPolicyAgent(BaseAgent):
         policy, value = optax.apply_updates(params, updates)
         metrics["actor/grad_norm"] = optax.tree.norm(gradient[0])
         metrics["critic/grad_norm"] = optax.tree.norm(gradient[1])
-        return state.replace(policy={"params": policy}, value={"params": value}, optimizer=optimizer), metrics
+        state = state.replace(policy={"params": policy}, value={"params": value}, optimizer=optimizer)
+        return state, pack(metrics)
 
     def _make_optimizer(self) -> optax.GradientTransformation:
         # Built from the fields at every use, so that numbers can be traced.

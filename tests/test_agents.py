@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from agents import SAC, TD3, ReMAC
+from agents import PPO, SAC, TD3, ReMAC
 from agents.actor_critic import AgentState
 from remac.estimators.advantages import score_function_loss
 from remac.estimators.order_statistics import max_at_k
@@ -54,6 +54,29 @@ def after(agent, num_updates=5, state=None):
 
 def assert_trees_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent_class", [SAC, ReMAC, TD3, PPO])
+def test_an_update_on_an_accelerator_is_the_same_to_rounding(agent_class, monkeypatch):
+    """There products, norms and metrics are put together, and steps that are not due are made and dropped."""
+    options = SMALL if agent_class is not PPO else {"hidden_sizes": (16, 16), "num_minibatches": 2, "num_epochs": 2}
+    agent = agent_class.create(OBSERVATION_SIZE, ACTION_SIZE, **options)
+
+    def updated():
+        state, step = started(agent), jax.jit(lambda *arguments: agent.update(*arguments))
+        for index in range(3):
+            data = batch(index)
+            if agent_class is PPO:
+                data = data._replace(truncation=jnp.zeros((BATCH_SIZE,), bool))
+                data = data._replace(extras=agent.act(state, jax.random.key(9), data.observation)[1])
+                data = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), data)
+            state, metrics = step(state, jax.random.key(index), data)
+        return state, metrics
+
+    plain = updated()
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert_trees_close(updated(), plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

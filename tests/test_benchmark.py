@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import jax
@@ -197,13 +198,52 @@ ENTRY %main (a: f32[3]) -> f32[3] {
     assert program_suite.kernels(program) == {kind: 8 * number for kind, number in turn.items()} | {"others": 1}
 
 
+def test_a_kernel_counts_for_the_innermost_part_that_wrote_it():
+    program = """
+ENTRY %main (a: f32[3]) -> f32[3] {
+  %a = f32[3]{0} parameter(0)
+  %minus = f32[3]{0} negate(%a), metadata={op_name="x" stack_frame_id=3}
+  %copy = f32[3]{0} copy(%minus)
+  ROOT %other = f32[3]{0} negate(%copy), metadata={op_name="x" stack_frame_id=1}
+}
+
+FileNames
+1 "/somewhere/agents/actor_critic.py"
+2 "/somewhere/optax/_src/update.py"
+
+FunctionNames
+1 "ActorCritic.update_critics"
+2 "apply_updates"
+3 "main"
+
+FileLocations
+1 {file_name_id=1 function_name_id=3 line=1 end_line=1 column=1 end_column=2}
+2 {file_name_id=1 function_name_id=1 line=2 end_line=2 column=1 end_column=2}
+3 {file_name_id=2 function_name_id=2 line=3 end_line=3 column=1 end_column=2}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=3 parent_frame_id=3}
+"""
+    assert program_suite.origins(program) == {"optimisers": 1, "rest": 2}
+    assert program_suite.origins(program.replace("stack_frame_id=3", "stack_frame_id=2")) == {"critics": 1, "rest": 2}
+
+
 @pytest.mark.slow
-def test_a_gradient_step_on_a_gpu_stays_as_short_as_it_is(tmp_path):
-    """Without a GPU; XLA's plugin for one is downloaded unless it is installed."""
-    for row in program_suite.run("small", 1, tmp_path):
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="needs JAX's CUDA plugin")
+def test_a_gradient_step_on_a_gpu_stays_as_short_as_it_is():
+    """Compiled for a GPU, without one."""
+    most = {("sac", 1): 76, ("sac", 40): 70, ("td3", 1): 66, ("ppo", 1): 61}
+    most |= {("remac 8,4", 1): 79, ("remac 8,4", 40): 77}
+    rows = program_suite.run("small", 1)
+    assert {(row["of"], row["members"]) for row in rows} == most.keys()
+    for row in rows:
         assert row["error"] == "" and row["from_host"] == 0
-        assert row["kernels"] <= {"sac": 80, "remac 8,4": 92}[row["of"]]
-        # Values for the actor: two layers forward and two back; the last layer is no product, since it has one output.
-        assert row["float32_products"] == 4 < row["products"]
-        assert row["donated_mib"] > 0.99 * row["argument_mib"]
-        assert row["temporary_mib"] < {"sac": 100, "remac 8,4": 330}[row["of"]]
+        assert row["kernels"] <= most[row["of"], row["members"]]
+        assert row["kernels"] == sum(row[f"in_{part}"] for part in (*program_suite.PARTS, "rest"))
+        if row["of"] in ("sac", "remac 8,4"):
+            # Values for the actor: two layers forward and two back; the last one is no product, having one output.
+            assert row["float32_products"] == 4 < row["products"]
+            assert row["donated_mib"] > 0.99 * row["argument_mib"]
+            assert row["temporary_mib"] / row["members"] < {"sac": 2.5, "remac 8,4": 8.25}[row["of"]]

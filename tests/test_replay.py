@@ -17,11 +17,15 @@ def rows(ids, num_members):
     return Transition(*(jnp.asarray(field) for field in fields))
 
 
+def draw_and_take(state, member, key, batch_size):
+    return replay.take(state, member, replay.draw(state, key, batch_size))
+
+
 @pytest.mark.parametrize(("capacity", "batch_size", "num_members"), [(7, 3, 1), (10, 4, 3), (5, 5, 2), (8, 1, 1)])
 def test_keeps_the_newest_rows_whole(capacity, batch_size, num_members):
     """Ids in every field, at sizes that do not divide, over several wraps."""
     state = replay.init(EXAMPLE, capacity, num_members)
-    add, sample = jax.jit(replay.add), jax.jit(replay.sample, static_argnums=3)
+    add, sample = jax.jit(replay.add), jax.jit(draw_and_take, static_argnums=3)
     for step in range(12):
         ids = np.arange(step * batch_size, (step + 1) * batch_size)
         state = add(state, rows(ids, num_members))
@@ -39,7 +43,7 @@ def test_keeps_the_newest_rows_whole(capacity, batch_size, num_members):
 
 def test_draws_uniformly():
     state = replay.add(replay.init(EXAMPLE, 50), rows(np.arange(40), 1))
-    drawn = np.asarray(replay.sample(state, jnp.array(0), jax.random.key(1), 40_000).reward).astype(int)
+    drawn = np.asarray(draw_and_take(state, jnp.array(0), jax.random.key(1), 40_000).reward).astype(int)
     counts = np.bincount(drawn, minlength=50)
     assert (counts[40:] == 0).all()
     statistic = ((counts[:40] - 1000) ** 2 / 1000).sum()
@@ -68,8 +72,13 @@ def test_spans_are_those_of_a_second_writing(capacity, num_envs, num_steps):
     state = replay.init(example, capacity, 2)
     add = jax.jit(replay.add)
     draw = jax.jit(
-        lambda state, member, key: replay.sample_spans(
-            state, member, key, 300, num_steps=num_steps, num_envs=num_envs, gamma=jnp.float32(gamma)
+        lambda state, member, key: replay.take_spans(
+            state,
+            member,
+            replay.draw(state, key, 300),
+            num_steps=num_steps,
+            num_envs=num_envs,
+            gamma=jnp.float32(gamma),
         )
     )
     steps = []  # of every environment, in order: (id, reward, discount, truncation)
@@ -106,7 +115,7 @@ def test_spans_are_those_of_a_second_writing(capacity, num_envs, num_steps):
 def test_a_span_of_one_step_is_a_plain_transition():
     state = replay.init(EXAMPLE._replace(truncation=jnp.zeros((), bool)), 50)
     state = replay.add(state, rows(np.arange(40), 1)._replace(truncation=jnp.zeros((1, 40), bool)))
-    arguments = (state, jnp.array(0), jax.random.key(1), 16)
-    plain = replay.sample(*arguments)
-    span = replay.sample_spans(*arguments, num_steps=1, num_envs=8, gamma=0.5)
+    arguments = (state, jnp.array(0), replay.draw(state, jax.random.key(1), 16))
+    plain = replay.take(*arguments)
+    span = replay.take_spans(*arguments, num_steps=1, num_envs=8, gamma=0.5)
     jax.tree.map(np.testing.assert_array_equal, plain, span)

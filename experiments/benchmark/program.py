@@ -32,6 +32,7 @@ from remac.training.loop import stack_members
 
 PLUGIN = "jax-cuda13-plugin[with-cuda]"
 NUM_UPDATES = 128
+PROTOCOL_CAPACITY = 1_000_000  # transitions that a member keeps
 # XLA's description of the card (GpuTargetConfigProto), without which it asks a card.
 CARD = """
 gpu_device_info {
@@ -45,28 +46,45 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 """
 # Instructions that launch nothing.
 _FREE = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "partition-id"}
+# Parts of our code, by the file and the function that an operation was written in; the innermost that fits counts.
+PARTS = {
+    "metrics": r"metrics$|/metrics\.py|_norms$|_add_metrics$",
+    "optimisers": r"/optax/|_make_\w*optimizer$|update_targets$|target_step$|update_extra$",
+    "replay": r"/experience\.py|/replay\.py|/normalization\.py",
+    "critics": r" CriticNetworks|_value_with_gradient|ValueNetwork|/value_heads\.py|update_critics|\.loss$",
+    "policy": r" PolicyNetwork|/distributions\.py|update_actor|actor_loss|next_action|/estimators/",
+    "environments": r"/brax/|/envs/",
+    "loop": r"/(remac|agents)/.*(\.update|\.member|epoch)$|/random\.py",
+}
 
 
 def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
     """Compiles every program, each in a process of its own.
 
     Args:
-        size: ``small`` takes 40 members of SAC and of ReMAC.
+        size: ``small`` takes the gradient steps of one member, and of 40 of SAC and of ReMAC.
         repeats: Not used: nothing is timed but compilation.
         directory: Where the plugin is installed.
 
     Returns:
         Rows with ``kernels`` (of a gradient step, an action or an environment step of all members together), of them
-        ``products`` (those that keep float32: ``float32_products``), ``reductions`` and ``copies``; ``temporary_mib``
-        and ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for
-        the host; ``compile_seconds``; or ``error``.
+        ``products`` (those that keep float32: ``float32_products``), ``reductions`` and ``copies``; ``in_<part>``, what
+        of our code they come from (``PARTS``; of those that XLA made itself: ``in_rest``); ``temporary_mib`` and
+        ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for the
+        host; ``compile_seconds``; or ``error``.
     """
     directory = directory or Path("runs", "benchmark", "environments", f"cuda-{jax.__version__}")
     error = install_plugin(directory)
-    cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3") for members in (1, 40, 160)]
-    cases += [("act", "sac", 1), ("step", "brax/halfcheetah", 1), ("brax_step", "brax/halfcheetah", 1)]
+    cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3", "ppo") for members in (1, 40, 160)]
+    small = [case for case in cases if case[2] == 1 or (case[2] == 40 and case[1] in ("sac", "remac 8,4"))]
+    cases += [
+        ("protocol", "remac 8,4", 160),
+        ("act", "sac", 1),
+        ("step", "brax/halfcheetah", 1),
+        ("brax_step", "brax/halfcheetah", 1),
+    ]
     rows = []
-    for name, subject, members in timing.turns(cases if size == "full" else [cases[1], cases[4]], 1):
+    for name, subject, members in timing.turns(cases if size == "full" else small, 1):
         row: Row = {"program": name, "of": subject, "members": members}
         outcome: dict[str, float] | str = error or ""
         if not error:
@@ -99,22 +117,30 @@ def main(name: str, subject: str, num_members: int) -> None:
     card = topologies.get_topology_desc(
         platform="cuda", topology_name="", topology="1x1x1", target_config=CARD
     ).devices[0]
-    make = {"learn": _learn, "act": _act, "step": _step, "brax_step": _brax_step}[name]
+    make = {
+        "learn": _learn,
+        "protocol": functools.partial(_learn, capacity=PROTOCOL_CAPACITY),
+        "act": _act,
+        "step": _step,
+        "brax_step": _brax_step,
+    }[name]
+    jax.default_backend = lambda: "gpu"
     function, arguments, donated, loop_length = make(subject, num_members)
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=SingleDeviceSharding(card)), arguments
     )
-    jax.default_backend = lambda: "gpu"
     lowered = jax.jit(function, donate_argnums=donated).lower(*placed)
     started = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
-    kinds = kernels(compiled.as_text(), loop_length)
+    text = compiled.as_text()
+    kinds, parts = kernels(text, loop_length), origins(text, loop_length)
     mib = 2**20
     row = {
         "kernels": sum(kinds.values()) - kinds["float32_products"],
         **{kind: kinds[kind] for kind in ("products", "float32_products", "reductions", "copies", "from_host")},
+        **{f"in_{part}": parts[part] for part in (*PARTS, "rest")},
         "temporary_mib": memory.temp_size_in_bytes / mib,
         "argument_mib": memory.argument_size_in_bytes / mib,
         "donated_mib": memory.alias_size_in_bytes / mib,
@@ -126,10 +152,11 @@ def main(name: str, subject: str, num_members: int) -> None:
 Made = tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...], int]
 
 
-def _learn(agent: str, num_members: int) -> Made:
-    agents, state, new = _training(agent, num_members)
-    function = functools.partial(training.learn, num_updates=NUM_UPDATES)
-    return function, (agents, state, new), (1,), NUM_UPDATES
+def _learn(agent: str, num_members: int, capacity: int = update.CAPACITY) -> Made:
+    agents, state, new = _training(agent, num_members, capacity)
+    num_updates = 1 if agents.experience.on_policy else NUM_UPDATES
+    function = functools.partial(training.learn, num_updates=num_updates)
+    return function, (agents, state, new), (1,), getattr(agents.experience, "num_minibatches", num_updates)
 
 
 def _act(agent: str, num_members: int) -> Made:
@@ -138,11 +165,21 @@ def _act(agent: str, num_members: int) -> Made:
     return training.act, (agents, state.agent, state.key, observation), (), 1
 
 
-def _training(agent: str, num_members: int) -> tuple[Any, training.TrainState, training.Steps]:
+def _training(
+    agent: str, num_members: int, capacity: int = update.CAPACITY
+) -> tuple[Any, training.TrainState, training.Steps]:
     """Returns agents of half cheetah's sizes, their state, and a round's steps, as shapes."""
     agents = stack_members([update.make_agent(agent, 512, 64)] * num_members)
-    state, _ = jax.eval_shape(update.init_state, agents, jax.random.split(jax.random.key(0), num_members))
-    return agents, state, jax.eval_shape(functools.partial(update.make_steps, num_members))
+    init_state = functools.partial(update.init_state, replay_capacity=capacity)
+    state, _ = jax.eval_shape(init_state, agents, jax.random.split(jax.random.key(0), num_members))
+
+    def make_steps(state: training.TrainState) -> training.Steps:
+        one = update.make_steps(num_members)
+        _, extras, _ = training.act(agents, state.agent, state.key, one.transition.observation[:, 0])
+        one = one._replace(transition=one.transition._replace(extras=jax.tree.map(lambda leaf: leaf[:, None], extras)))
+        return jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, agents.experience.steps_per_round, axis=1), one)
+
+    return agents, state, jax.eval_shape(make_steps, state)
 
 
 def _step(task: str, num_members: int) -> Made:
@@ -180,31 +217,76 @@ def kernels(text: str, loop_length: int = 1) -> collections.Counter[str]:
         Kinds ``products``, ``reductions``, ``copies``, ``from_host`` and ``others``; and ``float32_products``, those
         among the products whose operands keep float32.
     """
+    computations, _ = _computations(text)
+    found: collections.Counter[str] = collections.Counter()
+    for (operation, line), number in _launches(text, loop_length).items():
+        found[kind := _kind(operation, line)] += number
+        if kind == "products" and _is_float32(line, computations):
+            found["float32_products"] += number
+    return found
+
+
+def origins(text: str, loop_length: int = 1) -> collections.Counter[str]:
+    """Counts what a compiled program launches by the part of our code that it comes from: ``PARTS``, and ``rest``."""
+    computations, _ = _computations(text)
+    frames = _frames(text)
+    found: collections.Counter[str] = collections.Counter()
+    for (_, line), number in _launches(text, loop_length).items():
+        called = re.search(r"calls=%?([\w.\-]+)", line)
+        inside = [inner for _, inner in computations[called[1]]] if called else []
+        ids = (re.search(r"stack_frame_id=(\d+)", candidate) for candidate in (line, *reversed(inside)))
+        stack = next((frames[int(found_id[1])] for found_id in ids if found_id), [])
+        parts = (part for frame in stack for part, pattern in PARTS.items() if re.search(pattern, frame))
+        found[next(parts, "rest")] += number
+    return found
+
+
+def _frames(text: str) -> dict[int, list[str]]:
+    """Returns for every stack frame that a program names ``file function``, of itself and of its callers."""
+    names = {key: dict(re.findall(r'^(\d+) "(.*)"$', body, re.M)) for key, body in _tables(text).items()}
+    tables = _tables(text)
+    location = r"^(\d+) \{file_name_id=(\d+) function_name_id=(\d+)"
+    places = {
+        number: f"{names['FileNames'][file]} {names['FunctionNames'][function]}"
+        for number, file, function in re.findall(location, tables.get("FileLocations", ""), re.M)
+    }
+    frames: dict[int, list[str]] = {0: []}
+    frame = r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?\}"
+    for number, place, parent in re.findall(frame, tables.get("StackFrames", ""), re.M):
+        frames[int(number)] = [places[place], *frames[int(parent or 1) - 1]]
+    return frames
+
+
+def _tables(text: str) -> dict[str, str]:
+    """Returns the numbered tables at a program's end by name."""
+    return dict(re.findall(r"^(FileNames|FunctionNames|FileLocations|StackFrames)\n((?:\d+ .*\n?)*)", text, re.M))
+
+
+def _launches(text: str, loop_length: int) -> collections.Counter[tuple[str, str]]:
+    """Counts how often each instruction is launched, as operation and line; see ``kernels``."""
     computations, entry = _computations(text)
 
     @functools.cache
-    def count(name: str) -> collections.Counter[str]:
-        found: collections.Counter[str] = collections.Counter()
+    def count(name: str) -> collections.Counter[tuple[str, str]]:
+        found: collections.Counter[tuple[str, str]] = collections.Counter()
         for operation, line in computations[name]:
             if operation == "while":
                 turns, body = _loop(line)
-                for kind, number in count(body).items():
-                    found[kind] += turns * number
+                for launched, number in count(body).items():
+                    found[launched] += turns * number
             elif operation == "conditional":
                 branches = re.findall(r"(?:\w+_computation=|branch_computations=\{)%?([\w.\-]+)", line)
-                found += max((count(branch) for branch in branches), key=lambda kinds: sum(kinds.values()))
+                found += max((count(branch) for branch in branches), key=collections.Counter.total)
             elif operation in ("call", "async-start"):
                 found += count(_named("to_apply|calls", line))
             elif operation not in _FREE:
-                found[kind := _kind(operation, line)] += 1
-                if kind == "products" and _is_float32(line, computations):
-                    found["float32_products"] += 1
+                found[operation, line] += 1
         return found
 
     if loop_length == 1:
         return count(entry)
     loops = [_loop(line) for lines in computations.values() for operation, line in lines if operation == "while"]
-    return max((count(body) for turns, body in loops if turns == loop_length), key=lambda kinds: sum(kinds.values()))
+    return max((count(body) for turns, body in loops if turns == loop_length), key=collections.Counter.total)
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:

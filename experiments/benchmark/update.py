@@ -17,6 +17,7 @@ from agents import ReMAC
 from agents.actor_critic import ActorCritic
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
+from remac.hyperparameters import hyperparameters
 from remac.machine import on_accelerator
 from remac.training import functions as training
 from remac.training.loop import stack_members
@@ -97,8 +98,10 @@ def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
 
 def make_agent(name: str, batch_size: int, width: int, networks: str = "plain") -> ActorCritic:
     """Returns an agent for half cheetah by its name, with N and M after it as in ``AGENTS``."""
-    options: dict[str, Any] = {"batch_size": batch_size, "hidden_sizes": (width, width)} | NETWORKS[networks]
     kind, *numbers = re.split("[ ,]", name)
+    options: dict[str, Any] = {"hidden_sizes": (width, width)} | NETWORKS[networks]
+    if "batch_size" in hyperparameters(AGENTS_BY_NAME[kind]):
+        options["batch_size"] = batch_size
     options |= dict(zip(("num_samples", "num_retries"), map(int, numbers), strict=False))
     return AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
 
@@ -133,6 +136,7 @@ def make_steps(num_members: int) -> training.Steps:
         reward=jax.random.normal(keys[2], shape),
         discount=jnp.ones(shape),
         next_observation=jax.random.normal(keys[3], (*shape, OBSERVATION_SIZE)),
+        truncation=jnp.zeros(shape, bool),
     )
     return training.Steps(transition, jnp.zeros(shape), *(jnp.zeros(shape, bool),) * 2, {})
 

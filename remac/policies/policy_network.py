@@ -7,6 +7,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
+from remac.machine import on_accelerator
 from remac.policies import norms
 from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
 from remac.policies.norms import NORMS, STATISTICS, Moments
@@ -102,7 +103,9 @@ class PolicyNetwork:
         parameters, statistics = variables["params"], variables.get(STATISTICS, {})
 
         def dense(name: str, features: Array) -> Array:
-            kernel, bias = parameters[name]["kernel"], parameters[name]["bias"]
+            return affine(parameters[name]["kernel"], parameters[name]["bias"], features)
+
+        def affine(kernel: Array, bias: Array, features: Array) -> Array:
             products = (((features.ndim - 1,), (0,)), ((), ()))
             features = jax.lax.dot_general(features, kernel, products, precision=self.precision)
             return features + bias.reshape((1,) * (features.ndim - 1) + bias.shape)
@@ -122,12 +125,16 @@ class PolicyNetwork:
             if self.norm == "layer":
                 features = norms.layer_norm(norms.read(parameters, {}, f"norm_{index + 1}"), features)
             features = batch_norm(index + 1, ACTIVATIONS[self.activation](features))
-        mean = dense("mean", features)
         if self.head == "clipped_gaussian":
-            return ClippedGaussian(jnp.tanh(mean), variables["constants"]["noise"])
+            return ClippedGaussian(jnp.tanh(dense("mean", features)), variables["constants"]["noise"])
+        if on_accelerator():  # one product takes less time there than two
+            heads = [parameters["mean"], parameters["log_std"]]
+            kernel, bias = (jnp.concatenate([head[name] for head in heads], axis=-1) for name in ("kernel", "bias"))
+            mean, log_std = jnp.split(_summed_once(affine(kernel, bias, features)), 2, axis=-1)
+        else:
+            mean, log_std = dense("mean", features), dense("log_std", features)
         if self.mean_max is not None:
             mean = _within_by_tanh(mean, -self.mean_max, self.mean_max)
-        log_std = dense("log_std", features)
         keep_within = LOG_STD_BOUNDS[self.log_std_bounds]
         return TanhGaussian(mean, keep_within(log_std, LOG_STD_RANGE[0], self.log_std_max))
 
@@ -144,3 +151,12 @@ class PolicyNetwork:
             "actor/log_std_gradient": log_std_gradient,
             "actor/raises_std": (log_std_gradient < 0).astype(jnp.float32),
         }
+
+
+@jax.custom_vjp
+def _summed_once(outputs: Array) -> Array:
+    """Returns the outputs, whose gradient XLA then sums up once and not again in everything that is made of it."""
+    return outputs
+
+
+_summed_once.defvjp(lambda outputs: (outputs, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))

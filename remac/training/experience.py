@@ -76,14 +76,18 @@ class Experience(Protocol):
         """Takes note of episodes that were given up after their newest step, `[P, E]` bool."""
         ...
 
-    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
-        """Returns what one member's update learns from. The key is consumed.
+    def draw(self, kept: PyTree, key: Key) -> PyTree:
+        """Draws which of what is kept one update learns from. The key is consumed."""
+        ...
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, drawn: PyTree, gamma: Array) -> Transition:
+        """Returns what one member's update learns from.
 
         Args:
             kept: Of all members.
             steps: The member's last round `[T, E, ...]`.
             member: Its index.
-            key: Consumed.
+            drawn: What ``draw`` gave for the update.
             gamma: Discount factor.
         """
         ...
@@ -135,12 +139,16 @@ class Replay:
         """Lets no span go on from those episodes into the next."""
         return replay.end_episodes(kept, ended) if self.num_steps > 1 else kept
 
-    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
-        """Returns a drawn batch, `[B, ...]`."""
+    def draw(self, kept: PyTree, key: Key) -> Array:
+        """Draws rows, `[B]`. The key is consumed."""
+        return replay.draw(kept, key, self.batch_size)
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, drawn: Array, gamma: Array) -> Transition:
+        """Returns the batch of drawn rows, `[B, ...]`."""
         if self.num_steps == 1:
-            return replay.sample(kept, member, key, self.batch_size)
-        return replay.sample_spans(
-            kept, member, key, self.batch_size, num_steps=self.num_steps, num_envs=steps.reward.shape[1], gamma=gamma
+            return replay.take(kept, member, drawn)
+        return replay.take_spans(
+            kept, member, drawn, num_steps=self.num_steps, num_envs=steps.reward.shape[1], gamma=gamma
         )
 
     def _kept(self, steps: Transition) -> Transition:
@@ -189,7 +197,11 @@ class Rollout:
         """Does nothing."""
         return kept
 
-    def batch(self, kept: PyTree, steps: Transition, member: Array, key: Key, gamma: Array) -> Transition:
+    def draw(self, kept: PyTree, key: Key) -> tuple[()]:
+        """Draws nothing: all steps are learned from."""
+        return ()
+
+    def batch(self, kept: PyTree, steps: Transition, member: Array, drawn: tuple[()], gamma: Array) -> Transition:
         """Returns the member's last round, `[T, E, ...]`."""
         return steps
 

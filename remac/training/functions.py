@@ -19,6 +19,7 @@ from remac.machine import on_accelerator
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.experience import transition_example
+from remac.training.metrics import Packed, pack
 from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
@@ -99,10 +100,14 @@ def train_state_split(agents: Agent) -> TrainState:
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
     """Applies a function of one member to all members, leading axis `[P]`.
 
-    On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap.
+    On the CPU this is a loop, which gives a member bitwise what it gets alone; elsewhere a vmap, and of one member the
+    function itself, since an axis of length 1 costs copies between layouts.
     """
     if on_accelerator():
-        return jax.vmap(function)(*arguments)
+        if jax.tree.leaves(arguments)[0].shape[0] > 1:
+            return jax.vmap(function)(*arguments)
+        result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], result)
     return jax.lax.map(functools.partial(_by_itself, jax.jit(function)), arguments)
 
 
@@ -187,7 +192,7 @@ def init_train_state(
         shape = (kind.steps_per_round, num_envs)
         steps = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
         batch_key, update_key = jax.random.split(jax.random.key(0))
-        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), batch_key, one_agent.gamma)
+        batch = kind.batch(replay, steps, jnp.zeros((), jnp.int32), kind.draw(replay, batch_key), one_agent.gamma)
         return one_agent.update(one_state, update_key, batch)[1]
 
     names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
@@ -303,15 +308,16 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
         if not num_updates:
             return agent_state, key, sums
 
-        def update(agent_state: PyTree, keys: Key) -> tuple[PyTree, _Packed]:
-            batch_key, update_key = keys
-            batch = kind.batch(replay, new.transition, index, batch_key, agent.gamma)
+        def update(agent_state: PyTree, drawn_and_key: tuple[PyTree, Key]) -> tuple[PyTree, Packed]:
+            drawn, update_key = drawn_and_key
+            batch = kind.batch(replay, new.transition, index, drawn, agent.gamma)
             agent_state, metrics = agent.update(agent_state, update_key, batch)
-            return agent_state, _pack(metrics)
+            return agent_state, pack(metrics)
 
         keys = jax.random.split(key, num_updates + 1)
         pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
-        agent_state, metrics = jax.lax.scan(update, agent_state, pairs)
+        drawn = jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0])
+        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, pairs[:, 1]))
         sums = _add_metrics(
             sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps, agent.steps_per_update
         )
@@ -321,31 +327,6 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
     agent_states, keys, sums = map_members(member, members, agents, state.agent, state.key, state.metrics, new)
     gradient_steps = state.gradient_steps + num_updates * agents.steps_per_update
     return TrainState(agent_states, replay, sums, keys, gradient_steps)
-
-
-@struct.dataclass
-class _Packed:
-    """Scalar metrics, on an accelerator as one array `[..., metrics]`, which a loop stores at once.
-
-    Attributes:
-        values: The array, or the metrics.
-        names: In the array's order; None for metrics.
-    """
-
-    values: Any
-    names: tuple[str, ...] | None = struct.field(pytree_node=False)
-
-    def unpack(self) -> Metrics:
-        """Returns the metrics, `[...]` each."""
-        if self.names is None:
-            return dict(self.values)
-        return {name: self.values[..., index] for index, name in enumerate(self.names)}
-
-
-def _pack(metrics: Metrics) -> _Packed:
-    if on_accelerator():
-        return _Packed(jnp.stack([*metrics.values()]), tuple(metrics))
-    return _Packed(metrics, None)
 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:

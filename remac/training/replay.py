@@ -82,16 +82,20 @@ def end_episodes(state: ReplayState, ended: Array) -> ReplayState:
     return dataclasses.replace(state, storage=state.storage._replace(truncation=truncation))
 
 
-def sample(state: ReplayState, member: Array, key: Key, batch_size: int) -> Transition:
-    """Draws transitions `[B, ...]` of one member, uniformly with replacement. The key is consumed."""
-    rows = jax.random.randint(key, (batch_size,), 0, state.size)
+def draw(state: ReplayState, key: Key, batch_size: int) -> Array:
+    """Draws rows `[B]` of those in use, uniformly with replacement. The key is consumed."""
+    return jax.random.randint(key, (batch_size,), 0, state.size)
+
+
+def take(state: ReplayState, member: Array, rows: Array) -> Transition:
+    """Returns transitions `[B, ...]` of one member."""
     return jax.tree.map(lambda leaf: leaf.at[member, rows].get(mode="promise_in_bounds"), state.storage)
 
 
-def sample_spans(
-    state: ReplayState, member: Array, key: Key, batch_size: int, *, num_steps: int, num_envs: int, gamma: Array
+def take_spans(
+    state: ReplayState, member: Array, rows: Array, *, num_steps: int, num_envs: int, gamma: Array
 ) -> Transition:
-    """Draws transitions `[B, ...]` that span several steps, from the same rows as ``sample``. The key is consumed.
+    """Returns transitions `[B, ...]` that span several steps, from the given rows on.
 
     A span of m steps from s_t has reward sum_(k<m) gamma^k r_(t+k), the observation after its last step, and discount
     gamma^(m-1) times the last step's, so that y = reward + gamma * discount * V(next_observation) is the m-step target.
@@ -100,21 +104,19 @@ def sample_spans(
     Args:
         state: Holds ``truncation``; rows were added ``num_envs`` at a time, in the environments' order.
         member: Whose transitions.
-        key: Consumed.
-        batch_size: B.
+        rows: `[B]`.
         num_steps: Longest span.
         num_envs: E.
         gamma: Discount factor.
     """
     capacity = state.storage.reward.shape[1]
-    rows = jax.random.randint(key, (batch_size,), 0, state.size)
     num_later = ((state.position - 1 - rows) % capacity) // num_envs
 
     def read(field: Any, at: Array) -> Array:
         return field.at[member, at].get(mode="promise_in_bounds")
 
-    last, reward, factor = rows, read(state.storage.reward, rows), jnp.ones((batch_size,))
-    goes_on = jnp.ones((batch_size,), bool)
+    last, reward, factor = rows, read(state.storage.reward, rows), jnp.ones(rows.shape)
+    goes_on = jnp.ones(rows.shape, bool)
     for step in range(1, num_steps):
         ended = (read(state.storage.discount, last) == 0.0) | read(state.storage.truncation, last)
         goes_on = goes_on & ~ended & (step <= num_later)

@@ -69,6 +69,15 @@ FACTOR_LABELS = {
 }
 
 
+def task_title(task: str) -> str:
+    """Returns a task as people write it: ``mujoco/half_cheetah`` as HalfCheetah, others with their suite behind."""
+    path, *options = task.split(" ", 1)
+    suite, _, name = path.partition("/")
+    words = [word[:1].upper() + word[1:] for word in name.split("_")]
+    shown = "".join(words) if suite == "mujoco" else f"{name} ({suite})" if name else path
+    return " ".join([shown, *options])
+
+
 def draw_curves(
     panel: "Axes",
     cells: Iterable[Cell],
@@ -131,7 +140,7 @@ def draw_dots(
     ]
     height = 0.8 + 0.2 * max(len(arms), 3)
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(3.0, height), sharey=True)
-    style = styles(runs.cells)
+    style, titles = styles(runs.cells), {cell.arm: cell.title for cell in runs.cells}
     for row, task in zip(axes, runs.tasks, strict=True):
         for panel, metric in zip(row, metrics, strict=True):
             for cell in runs.on(task):
@@ -147,8 +156,8 @@ def draw_dots(
             if references is not None:
                 panel.axvline(0, color="#999999", linewidth=0.8)
                 shown += f", difference to {references.get(task, 'none')}"
-            label(panel, title=readable(task, TITLE_WIDTH), x=readable(shown, 48))
-            name_lines(panel, arms)
+            label(panel, title=readable(task_title(task), TITLE_WIDTH), x=readable(shown, 48))
+            name_lines(panel, [titles[arm] for arm in arms])
     return figure
 
 
@@ -156,15 +165,15 @@ def draw_speeds(runs: Runs, rows: list[Row]) -> "Figure":
     """Draws a dot per program of each arm, a panel per task; appends the numbers to the rows."""
     arms = [arm for arm in runs.arms if any(cell.speeds() for cell in runs.cells if cell.arm == arm)]
     figure, axes = new_figure(len(runs.tasks), 1, panel=(5, 1.0 + 0.25 * max(len(arms), 3)))
-    style = styles(runs.cells)
+    style, titles = styles(runs.cells), {cell.arm: cell.title for cell in runs.cells}
     for panel, task in zip(axes.flat, runs.tasks, strict=True):
         for cell in runs.on(task):
             for rate, members in cell.speeds():
                 panel.plot(rate, arms.index(cell.arm), "o", color=style(cell)[0])
                 rows.append({"task": task, "arm": cell.arm, "members": members, "env_steps_per_second": rate})
-        label(panel, title=readable(task, 60), x="env steps a second, of all members of a program together")
+        label(panel, title=readable(task_title(task), 60), x="env steps a second, of all members of a program together")
         panel.set_xlim(left=0)
-        name_lines(panel, arms)
+        name_lines(panel, [titles[arm] for arm in arms])
     return figure
 
 
@@ -215,7 +224,7 @@ def draw_level(panel: "Axes", cell: Cell, metric: str, factor: str) -> list[Row]
     if not values:
         return []
     numbers, colour = describe(values), colour_of(cell.kind, None)
-    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=_entry(cell.arm))
+    panel.axhline(numbers["iqm"], color=colour, linestyle="--", linewidth=1.2, label=_entry(cell.title))
     panel.axhspan(numbers["low"], numbers["high"], color=colour, alpha=0.12, linewidth=0)
     return [{"task": cell.task, "metric": metric, "factor": factor, "at": "", "arm": cell.arm, **numbers}]
 

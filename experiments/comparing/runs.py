@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, Record, flatten
 
+AGENT_TITLES = {"remac": "ReMAC", "sac": "SAC", "td3": "TD3", "ppo": "PPO", "ordergrad": "OrderGrad"}
 UNFINISHED, DAMAGED = "unfinished", "damaged"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
@@ -211,6 +212,15 @@ class Cell:
     def base_label(self) -> str:
         """The agent's name, or M."""
         return self.runs[0].base_label
+
+    @property
+    def title(self) -> str:
+        """The arm in a figure: the agent as people write it, with M or K; the arm's name where it says more."""
+        if self.kind not in AGENT_TITLES or self.variant:
+            return self.arm
+        if self.num_retries is None:
+            return AGENT_TITLES[self.kind]
+        return f"{AGENT_TITLES[self.kind]} {'M' if self.kind == 'remac' else 'K'}={self.num_retries}"
 
     @property
     def training(self) -> dict[str, Any]:

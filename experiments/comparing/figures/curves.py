@@ -14,6 +14,7 @@ from experiments.comparing.panels import (
     plain,
     settings_text,
     styles,
+    task_title,
 )
 from experiments.comparing.runs import X_AXES, Cell, Runs
 
@@ -32,8 +33,8 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     style = styles(shown)
     for panel, (task, metric) in zip(axes.flat, panels, strict=False):
         cells = [cell for cell in shown if cell.task == task]
-        draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.arm)
-        label(panel, title=readable(task, TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
+        draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.title)
+        label(panel, title=readable(task_title(task), TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     legend(figure, axes.flat)
@@ -43,7 +44,7 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         "curves",
         "Learning curves",
         f"Curves of {what} against {X_AXES[look.x]} on {', '.join(tasks)}, a line each for "
-        f"{', '.join(dict.fromkeys(cell.arm for cell in shown))}: {STATISTIC}; thin lines are single seeds.",
+        f"{', '.join(dict.fromkeys(cell.title for cell in shown))}: {STATISTIC}; thin lines are single seeds.",
         figure,
         rows_of(runs.cells, (*look.metrics, *extra), look.x),
         look.metrics,
@@ -59,7 +60,7 @@ def grid(runs: Runs, look: Look, notes: list[str], metric: str) -> Drawing | Non
         for panel, variant in zip(row, variants, strict=True):
             cells = [cell for cell in runs.on(task) if cell.num_retries is None or _variant(cell) == variant]
             draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
-            title = f"{readable(task, TITLE_WIDTH)}\n{readable(variant, TITLE_WIDTH)}"
+            title = f"{readable(task_title(task), TITLE_WIDTH)}\n{readable(variant, TITLE_WIDTH)}"
             label(panel, title=title, x=X_AXES[look.x], y=metric_label(metric) if panel is row[0] else "")
     legend(figure, axes.flat)
     name = _short(metric)

@@ -14,6 +14,7 @@ from experiments.comparing.panels import (
     metric_label,
     plain,
     settings_text,
+    task_title,
     ticks_of,
     value_of,
 )
@@ -118,7 +119,7 @@ def _against(runs: Runs, factor: str, metrics: Sequence[str], name: str) -> Draw
             for cell in (cell for cell in runs.on(task) if cell.num_retries is None):
                 rows += draw_level(panel, cell, metric, factor)
             x = readable(FACTOR_LABELS.get(factor, factor), 40)
-            label(panel, title=readable(task, TITLE_WIDTH), x=x, y=metric_label(metric))
+            label(panel, title=readable(task_title(task), TITLE_WIDTH), x=x, y=metric_label(metric))
             shown = [readable(tick, 20) for tick in ticks]
             panel.set_xticks(range(len(ticks)), shown, rotation=30 if sum(map(len, shown)) > 24 else 0)
             panel.set_xlim(-0.5, len(ticks) - 0.5)

@@ -1,27 +1,32 @@
 """Environments behind one interface (``remac.types.Environment``), one file per suite."""
 
+import difflib
 import importlib
 import importlib.util
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from remac.validation import InvalidValueError, require_int, require_one_of
+from remac.validation import InvalidValueError, require_int
 
 if TYPE_CHECKING:
     from remac.types import Environment
 
-SUITES = ("brax", "dmc", "gymnasium", "mujoco", "probe", "risk")
+SUITES = ("brax", "dmc", "gymnasium", "mujoco", "playground", "probe", "risk")
 # Those whose tasks cannot be listed: any name may be one, and the suite's ``make`` refuses what is none.
 OPEN_SUITES = ("gymnasium",)
+LIST = "python -m experiments.suites"  # the command that lists all
+
+_LIKE, _MOST_CLOSE = 0.6, 4
 
 
 class SimulatorError(RuntimeError):
     """An environment raised an exception; the message is one line that names it."""
 
 
-def names() -> list[str]:
-    """Returns every environment of the suites whose tasks can be listed, as ``suite/task``."""
-    return [f"{suite}/{task}" for suite in SUITES if suite not in OPEN_SUITES for task in _module(suite).TASKS]
+def names(*suites: str) -> list[str]:
+    """Returns every environment of some suites, or of all, whose tasks can be listed, as ``suite/task``."""
+    listed = [suite for suite in suites or SUITES if suite not in OPEN_SUITES]
+    return [f"{suite}/{task}" for suite in listed for task in _module(suite).TASKS]
 
 
 def may_be(name: str) -> bool:
@@ -45,7 +50,7 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
         InvalidValueError: If the name, an option or its value is not allowed.
     """
     if not may_be(name):
-        require_one_of("name", name, [*names(), *(f"{suite}/<id>" for suite in OPEN_SUITES)])
+        raise InvalidValueError("name", name, f"no such environment; {alternatives(name)}")
     require_installed("name", name)
     require_int("num_envs", num_envs, 1)
     suite, _, task = name.partition("/")
@@ -59,21 +64,46 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
     return make_suite(task, num_envs=num_envs, **options)
 
 
+def alternatives(name: str) -> str:
+    """Tells the names that are close to one that is no environment's, and the command that lists all."""
+    if name in SUITES:
+        return f"must be {name}/<{'id' if name in OPEN_SUITES else 'task'}>; {LIST} suite={name} lists them"
+
+    def likeness(known: str) -> float:
+        spellings = (known.lower(), known.lower().partition("/")[2])
+        return max(difflib.SequenceMatcher(None, name.lower(), spelling).ratio() for spelling in spellings)
+
+    close = sorted((known for known in names() if likeness(known) > _LIKE), key=likeness, reverse=True)[:_MOST_CLOSE]
+    told = f"close to it are {', '.join(close)}; " if close else ""
+    return f"{told}{LIST} lists all"
+
+
+def lacks(name: str) -> str | None:
+    """Tells what an environment needs that is not on this machine, and the command that brings it.
+
+    It is the package that the suite's module names in ``NEEDS``, and what its function ``missing`` tells of a task.
+    """
+    suite, _, task = name.partition("/")
+    module = _module(suite)
+    package = getattr(module, "NEEDS", None)
+    if package is not None and importlib.util.find_spec(package) is None:
+        install = f"pip install -c constraints.txt -e '.[{suite}]'"
+        return f"needs the package {package}, which is not installed; {install}"
+    return module.missing(task) if hasattr(module, "missing") else None
+
+
 def require_installed(key: str, name: str) -> None:
-    """Requires the optional package that an environment needs, which its suite's module names in ``NEEDS``.
+    """Requires what an environment needs to be on this machine.
 
     Args:
         key: What the environment was given as.
         name: ``suite/task``.
 
     Raises:
-        InvalidValueError: With the command that installs it.
+        InvalidValueError: With the command that brings it.
     """
-    suite = name.partition("/")[0]
-    package = getattr(_module(suite), "NEEDS", None)
-    if package is not None and importlib.util.find_spec(package) is None:
-        install = f"pip install -c constraints.txt -e '.[{suite}]'"
-        raise InvalidValueError(key, name, f"needs the package {package}, which is not installed; {install}")
+    if reason := lacks(name):
+        raise InvalidValueError(key, name, reason)
 
 
 def _module(suite: str) -> Any:

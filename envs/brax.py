@@ -18,20 +18,18 @@ which ``env.options`` can change. The time limits are the protocol's (arXiv 2606
 Brax takes them.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import mujoco
 
+from envs import device
 from envs.device import DeviceEnvironment
+from envs.quiet import quietly
 from remac.types import Array, Key, Metrics
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
@@ -66,7 +64,7 @@ class BraxTask:
     @functools.cached_property
     def observation_size(self) -> int:
         """obs_dim; Brax's own property runs a reset for it, operation by operation, which takes half a minute."""
-        return int(jax.eval_shape(self.start, jax.random.key(0))[1].shape[-1])
+        return int(jax.eval_shape(functools.partial(device.start, self), jax.random.key(0))[1].shape[-1])
 
     @property
     def action_size(self) -> int:
@@ -75,13 +73,13 @@ class BraxTask:
 
     def start(self, key: Key) -> tuple[Any, Array]:
         """Draws a start."""
-        with running_brax():
+        with quietly():
             state = self.env.reset(jax.random.key_data(key))
         return state, state.obs
 
     def advance(self, physics: Any, action: Array) -> tuple[Any, Array, Array, Array, Metrics]:
         """Applies an action `[action_dim]`; the step is measured by what Brax calls its metrics."""
-        with running_brax():
+        with quietly():
             state = self.env.step(physics, action)
         return state, state.obs, state.reward, state.done.astype(bool), dict(state.metrics)
 
@@ -126,7 +124,7 @@ def make(
         reach = options.pop("reach")
         require_number("reach", reach, 0, open_minimum=True)
     braxs_name = "reacher" if reach is not None else task
-    with running_brax():
+    with quietly():
         from brax import envs
 
         _repair_brax()
@@ -184,25 +182,3 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
             require_number(option, value)
         elif isinstance(defaults[option], int):
             require_int(option, value, 1)
-
-
-@contextlib.contextmanager
-def running_brax() -> Iterator[None]:
-    """Goes around Brax's own code, imported or traced.
-
-    Keeps back what Brax and MJX say about devices, optional packages and their own future. Brax's humanoids broadcast
-    arrays of unequal rank, also where the caller has forbidden that.
-    """
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        with (
-            jax.numpy_rank_promotion("allow"),
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(None),
-            contextlib.redirect_stderr(None),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.root.setLevel(level)

@@ -40,9 +40,9 @@ from envs.gymnasium_simulators import (
     Slots,
     Workers,
     is_number,
-    quiet_mujoco,
     told,
 )
+from envs.quiet import quiet_mujoco
 from remac.machine import available_cpus
 from remac.types import HUGE, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of

@@ -26,6 +26,7 @@ import mujoco
 import numpy as np
 
 from envs import SimulatorError
+from envs.quiet import quiet_mujoco
 
 IDLE, BEGIN, STEP = 0, 1, 2
 MAX_SEED = 2**31 - 1
@@ -367,16 +368,6 @@ def told(name: str, what: str) -> Iterator[None]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SimulatorError(f"{name}: {what} raised {words} (line {frame.lineno} of {frame.filename})") from error
-
-
-@contextlib.contextmanager
-def quiet_mujoco() -> Iterator[None]:
-    """Keeps MuJoCo from printing warnings, and from writing them to MUJOCO_LOG.TXT in the working directory."""
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(None)
 
 
 def _repair_robotics() -> None:

@@ -117,7 +117,7 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     tasks = config.tasks or preset.tasks.get(suite, [])[: scale.num_tasks]
     if not tasks:
         raise InvalidValueError("tasks", None, f"must be given, since {name} names none of {suite}")
-    known = [env.partition("/")[2] for env in envs.names() if env.startswith(f"{suite}/")]
+    known = [env.partition("/")[2] for env in envs.names(suite)]
     for task in tasks if known else []:
         require_one_of("tasks", task, known)
     for arm in config.arms or []:

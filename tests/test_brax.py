@@ -11,7 +11,8 @@ import pytest
 
 import envs
 from agents import ReMAC
-from envs.brax import EPISODE_LENGTHS, TASKS, running_brax
+from envs.brax import EPISODE_LENGTHS, TASKS
+from envs.quiet import quietly
 from remac.training.loop import TrainConfig, train
 from remac.validation import InvalidValueError
 
@@ -25,7 +26,7 @@ def compare_with_brax(task, num_steps, **options):
     for number in range(num_steps):
         action = jax.random.uniform(jax.random.key(number), (2, env.action_size), minval=-1.0)
         state = step(state, action)
-        with running_brax():
+        with quietly():
             start = own_step(start, action[0])
         np.testing.assert_allclose(state.final_observation[0], start.obs, rtol=1e-3, atol=1e-3)
         reach = getattr(env.task, "reach", None)
@@ -70,7 +71,7 @@ def test_backends_and_options():
 def test_building_and_tracing_are_quiet(task, capfd, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT
     caplog.set_level("INFO")
-    with running_brax():
+    with quietly():
         print("nothing of this is seen")
     env = envs.make(f"brax/{task}", num_envs=1)
     caplog.set_level("INFO")
@@ -85,7 +86,7 @@ def test_models_are_the_same_without_mujocos_notice(tmp_path, monkeypatch):
     paths = sorted(Path(brax.__file__).parent.glob("envs/assets/*.xml"))
     assert len(paths) > 8
     monkeypatch.chdir(tmp_path)  # MUJOCO_LOG.TXT
-    with running_brax():
+    with quietly():
         envs.make("brax/reacher", num_envs=1)
         ours = [mjcf.load_mjmodel(path) for path in paths]
         monkeypatch.setattr(mjcf, "mujoco", mujoco)

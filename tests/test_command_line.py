@@ -40,15 +40,15 @@ QUICK = (
 BAD = [
     # Names: the line lists what exists.
     (["agent=a2c"], ["agent=a2c", "remac", "sac"]),
-    (["env=mujoco/half_cheeta"], ["half_cheeta", "mujoco/half_cheetah", "brax/ant"]),
-    (["env=atari/pong"], ["atari/pong", "mujoco/hopper"]),
+    (["env=mujoco/half_cheeta"], ["env=mujoco/half_cheeta", "mujoco/half_cheetah", "experiments.suites lists all"]),
+    (["env=atari/pong"], ["env=atari/pong", "experiments.suites lists all"]),
     (["logger=tensorboard"], ["logger=tensorboard", "none", "wandb"]),
     (["env=brax/hopper", "env.options.backend=bullet"], ["env.options.backend=bullet", "generalized", "mjx"]),
     (["env.options.backend=spring"], ["env.options.backend"]),
     (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),
     (["env=brax/hopper", "+env.options.gravity=1"], ["env.options.gravity=1", "terminate_when_unhealthy"]),
     (["env=probe/one_step", "+env.options.gravity=1"], ["env.options.gravity=1", "episode_length"]),
-    (["env.suite=atari"], ["atari", "mujoco/hopper"]),
+    (["env.suite=atari"], ["atari/half_cheetah", "mujoco/half_cheetah"]),
     (["agent.objective=maximum"], ["agent.objective", "maximum", "median"]),
     (["agent.objective=top_mean:9"], ["agent.objective", "9"]),
     (["agent.objective=[0.5,0.5]"], ["agent.objective", "4"]),

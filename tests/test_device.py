@@ -132,7 +132,7 @@ def test_names_and_options_are_checked():
         envs.make("probe/action", num_envs=0)
     with pytest.raises(InvalidValueError, match=r"gravity=1: .*episode_length"):
         envs.make("probe/action", num_envs=1, gravity=1)
-    assert len(envs.names()) == len(set(envs.names())) == 11 + 49 + 15 + 6 + 5
+    assert len(envs.names()) == len(set(envs.names())) == 11 + 49 + 15 + 54 + 6 + 5
 
 
 @dataclasses.dataclass(frozen=True)

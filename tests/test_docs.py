@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.running.config import compose_job
+from remac.types import Environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +54,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     shown = {page.name: blocks(page, "python") for page in PAGES}
     assert {name: len(found) for name, found in shown.items() if found} == {
         "README.md": 1,
-        "environment.md": 1,
+        "environment.md": 2,
         "python.md": 2,
     }
     assert shown["README.md"][0] == shown["python.md"][0]
@@ -65,13 +66,22 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     assert namespace["action"].shape == (3,)
     assert capsys.readouterr().out.startswith("0 ")
 
-    # The environment of the last block trains as well.
+    # The environment on the device trains as well, and the one on the host begins anew at its time limit.
     env, agent = namespace["env"], namespace["ReMAC"].create(3, 1, batch_size=8, hidden_sizes=(8,))
     config = namespace["TrainConfig"](
         total_env_steps=64, updates_per_round=1, prefill_env_steps=16, eval_every_env_steps=64, num_eval_episodes=1
     )
     result = namespace["train"](agent, env, config, namespace["jax"].random.key(0))
     assert -4000 < result.evaluations[-1].metrics["eval/return"] < 0
+
+    walk, jax, np = namespace["Walk"](num_envs=3), namespace["jax"], namespace["np"]
+    state = walk.reset(jax.random.split(jax.random.key(0), 2), group_size=3)
+    assert isinstance(walk, Environment) and len(np.unique(state.observation)) == 2
+    for step in range(1, walk.episode_length + 1):
+        state = walk.step(state, np.ones((2, 3, 1)))
+        assert (state.truncation == (step == walk.episode_length)).all()
+    assert (state.final_observation > 3).all() and (abs(state.observation) < 1).all()
+    assert len(np.unique(state.observation)) == 6
 
 
 def test_links_lead_somewhere():

@@ -19,8 +19,8 @@ from waiting import wait_until
 
 import envs
 from agents import SAC
-from envs.gymnasium_simulators import quiet_mujoco
 from envs.mujoco import make as make_mujoco
+from envs.quiet import quiet_mujoco
 from experiments import evaluate
 from experiments.running.config import compose_job
 from experiments.running.tables import announcement
@@ -357,7 +357,7 @@ BAD = [
     (["env=gymnasium/ALE/Nothing-v5"], ["env=gymnasium/ALE/Nothing-v5: is not registered"]),
     (["env=gymnasium/no_module:Walk-v0"], ["no_module:Walk-v0: needs a package", "no module no_module"]),
     (["env=gymnasium/gymnasium_tasks:Wlk-v0"], ["gymnasium/gymnasium_tasks:Walk-v0"]),
-    (["env=gymnasium"], ["env=gymnasium: no such file", "gymnasium/<id>"]),
+    (["env=gymnasium"], ["env=gymnasium: no such environment", "gymnasium/<id>"]),
     (["env=gymnasium/CartPole-v1"], ["env=gymnasium/CartPole-v1: has actions Discrete(2); must have continuous"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.gravity=1"], ["env.options.gravity=1: Pendulum-v1 does not take"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),

@@ -157,19 +157,20 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
 
         monkeypatch.setattr(loop, name, counted)
     env = make_env(suite)
+    config = dataclasses.replace(CONFIG, num_eval_episodes=env.num_envs)
     with jax.log_compiles():
-        train(make_agent(env), env, dataclasses.replace(CONFIG, total_env_steps=800), jax.random.key(0))
+        train(make_agent(env), env, dataclasses.replace(config, total_env_steps=800), jax.random.key(0))
     # learn: once for prefilling, once for training. On the device act is part of those two programs.
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
     compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
     per_program = {"init_train_state": 1, "reset_metrics": 1} | (
-        {"_rounds": 2, "_begin": 1, "_steps": 1} if suite == "device" else {"act": 1, "learn": 2, "_act": 1}
+        {"_rounds": 2, "reset": 1, "_begin": 1, "_steps": 1} if suite == "device" else {"act": 1, "learn": 2, "_act": 1}
     )
     assert {name: compiled[name] for name in per_program} == per_program
     # Another training of the kind needs none of them again.
     caplog.clear()
     with jax.log_compiles():
-        train(make_agent(make_env(suite), num_retries=2), make_env(suite), CONFIG, jax.random.key(1))
+        train(make_agent(make_env(suite), num_retries=2), make_env(suite), config, jax.random.key(1))
     assert "Finished XLA compilation" not in caplog.text
 
 

@@ -191,16 +191,16 @@ def _step(task: str, num_members: int) -> Made:
 
 def _brax_step(task: str, num_members: int) -> Made:
     """Brax's own step, without resets, time limits and statistics."""
-    from envs.brax import running_brax
+    from envs.quiet import quietly
 
     env = envs.make(task, num_envs=update.NUM_ENVS)
     keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.split(jax.random.key(0), update.NUM_ENVS)))
-    with running_brax():
+    with quietly():
         state = jax.eval_shape(jax.vmap(env.task.env.reset), keys)
     action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
 
     def step(state: Any, action: jax.Array) -> Any:
-        with running_brax():
+        with quietly():
             return jax.vmap(env.task.env.step)(state, action)
 
     return step, (state, action), (0,), 1

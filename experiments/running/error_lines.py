@@ -46,7 +46,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             more = "; others come with pip install -c constraints.txt -e '.[launchers]'"
             return f"{group}={option}: no such choice; there are {there}{more}"
         group, _, option = file.partition("/")
-        return f"{group}={option}: no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
+        return f"{group}={option}: {no_such_file(group, option)}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
         hint = f", and with quotes around what holds a = itself: {pasted(key, value)}" if "=" in value else ""
@@ -104,10 +104,15 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     return f"{names} (and {', '.join(meant)})" if meant else names
 
 
-def listing(group: str) -> str:
-    """Lists the choices of a configuration group: its files, and of ``env`` also the tasks without one."""
+def no_such_file(group: str, value: str) -> str:
+    """Tells what a value of a configuration group can be instead."""
     if group == "env":
-        return ", ".join([*sorted(envs.names()), *(f"{suite}/<id>" for suite in envs.OPEN_SUITES)])
+        return f"no such environment; {envs.alternatives(value)}"
+    return f"no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
+
+
+def listing(group: str) -> str:
+    """Lists the files of a configuration group."""
     folder = CONFIG_DIRECTORY / group
     names = sorted(
         path.relative_to(folder).with_suffix("").as_posix()

@@ -29,7 +29,7 @@ from experiments.records.files import is_begun
 from experiments.records.run_directory import OutputError
 from experiments.running import compilation_cache
 from experiments.running.config import AUTO, CONFIG_DIRECTORY, register_schemas
-from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, listing
+from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, no_such_file
 from remac.machine import available_cpus
 from remac.training.loop import StoppedError
 from remac.validation import InvalidValueError
@@ -120,7 +120,7 @@ def _check_arguments(arguments: list[str]) -> None:
         if not key.strip("+~ "):
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
         if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
-            raise InvalidValueError(group, value, f"no such file in conf/{group}; there are {listing(group)}")
+            raise InvalidValueError(group, value, no_such_file(group, value))
 
 
 def _may_be_a_file(argument: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from remac.estimators.order_statistics import lstat_weights, rank_weights
 from remac.policies.policy import Policy
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
-from remac.training.functions import map_members
+from remac.training.functions import map_members, reset
 from remac.training.pacing import Pacer
 from remac.types import Array, Environment, EnvState, Key
 
@@ -51,8 +51,10 @@ class Evaluator:
         self._env, self._split, self._num_retries = env, split, num_retries
         self._act = split.program(_act, (SPLIT, WHOLE, WHOLE, SPLIT), SPLIT)
         if env.on_device:
-            # Episodes start within the program: made outside, they would differ in sharding and compile a second one.
-            self._begin = split.program(_begin, (SPLIT,), SPLIT, env=env, num_retries=num_retries)
+            # With as many environments as the training has, the training's own program.
+            self._reset = split.program(reset, (SPLIT,), SPLIT, env=env, group_size=num_retries)
+            # Episodes start within a program: made outside, they would differ in sharding and compile a second one.
+            self._begin = split.program(_begin, (SPLIT,), SPLIT)
             self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
@@ -72,12 +74,12 @@ class Evaluator:
         """
         run = self._on_device if self._env.on_device else self._on_host
         reset_key, action_key = jax.random.split(key)
-        reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
-        episodes = run(policies, reset_keys, action_key, pacer)
+        episodes = run(policies, reset_key, action_key, pacer)
         finished: Episodes = self._split.members(jax.tree.map(np.asarray, episodes))
         return finished
 
-    def _on_host(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
+    def _on_host(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Episodes:
+        reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         env_state = self._env.reset(reset_keys, self._num_retries)
         episodes = _start(env_state, np)
         step = 0
@@ -89,8 +91,9 @@ class Evaluator:
             pacer.tick()
         return episodes
 
-    def _on_device(self, policies: Policy, reset_keys: Key, action_key: Key, pacer: Pacer) -> Episodes:
-        env_state, episodes = self._begin(reset_keys)
+    def _on_device(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Episodes:
+        reset_keys = self._split.place(jnp.broadcast_to(reset_key, (self._split.num_members,)))
+        env_state, episodes = self._begin(self._reset(reset_keys))
         step = 0
         while jax.device_get(episodes.alive).any():
             rollout = functools.partial(self._rollout, policies, action_key, env_state, episodes, step)
@@ -100,9 +103,14 @@ class Evaluator:
         return episodes
 
 
-def _begin(reset_keys: Key, *, env: Environment, num_retries: int) -> tuple[EnvState, Episodes]:
-    env_state = map_members(jax.vmap(functools.partial(env.reset, group_size=num_retries)), reset_keys)
-    return env_state, _start(env_state, jnp)
+def _begin(env_state: EnvState) -> tuple[EnvState, Episodes]:
+    """Gives both action modes the starts `[P, E]`."""
+
+    def twice(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf[:, None], (leaf.shape[0], NUM_MODES, *leaf.shape[1:]))
+
+    both = jax.tree.map(twice, env_state)
+    return both, _start(both, jnp)
 
 
 def _steps(
@@ -115,10 +123,12 @@ def _steps(
     *,
     env: Environment,
 ) -> tuple[EnvState, Episodes]:
+    env_step = getattr(env, "step_to_the_end", env.step)
+
     def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
         env_state, episodes = carry
         action, log_prob = _act(policies, action_key, step, env_state.observation)
-        env_state = map_members(jax.vmap(env.step), env_state, action)
+        env_state = map_members(jax.vmap(env_step), env_state, action)
         return env_state, _advance(episodes, env_state, log_prob, jnp)
 
     return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))

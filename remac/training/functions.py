@@ -20,7 +20,7 @@ from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.experience import transition_example
 from remac.training.metrics import Packed, pack
-from remac.types import Array, EnvState, Key, Metrics, PyTree, Transition
+from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
 
@@ -256,6 +256,11 @@ def make_steps(before: EnvState, action: Array | np.ndarray, extras: PyTree, aft
         diverged=after.diverged,
         metrics=after.metrics,
     )
+
+
+def reset(keys: Key, *, env: Environment, group_size: int = 1) -> EnvState:
+    """Starts the environments of every member, keys `[P]`; see ``Environment.reset``."""
+    return map_members(functools.partial(env.reset, group_size=group_size), keys)
 
 
 def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> tuple[Array, PyTree, Key]:

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from remac.training.functions import (
     learn,
     make_steps,
     map_members,
+    reset,
     reset_metrics,
     train_state_split,
 )
@@ -349,8 +349,8 @@ class _Loop:
             metric_names=env.metric_names,
         )
         self.state, env_keys = init(self.agents, split.place(keys))
-        reset = split.program(_reset, (SPLIT,), SPLIT, env=env) if env.on_device else env.reset
-        self.env_state: EnvState = reset(env_keys)
+        begin = split.program(reset, (SPLIT,), SPLIT, env=env, group_size=1) if env.on_device else env.reset
+        self.env_state: EnvState = begin(env_keys)
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
         self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
         self._split_keys = split.program(_split_keys, (SPLIT,), SPLIT)
@@ -527,10 +527,6 @@ def _split_keys(keys: Key) -> tuple[Key, Key]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _reset(keys: Key, *, env: Environment) -> EnvState:
-    return map_members(env.reset, keys)
-
-
 def _rounds(
     agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
 ) -> tuple[TrainState, EnvState]:
@@ -541,7 +537,7 @@ def _rounds(
         if group_size is not None:
             keys, reset_keys = _split_keys(state.key)
             state = dataclasses.replace(state, key=keys)
-            before = map_members(functools.partial(env.reset, group_size=group_size), reset_keys)
+            before = reset(reset_keys, env=env, group_size=group_size)
 
         def one_step(carry: tuple[Key, EnvState], _: None) -> tuple[tuple[Key, EnvState], Steps]:
             keys, before = carry

@@ -1,0 +1,45 @@
+"""What the suites are listed by, and what is said of a name that is in none."""
+
+import importlib.util
+import re
+
+import pytest
+
+import envs
+from experiments import suites
+from remac.validation import InvalidValueError
+
+
+def test_the_command_lists_every_task_by_what_it_lacks(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dm_control" else find(name))
+    monkeypatch.setattr("envs.brax.missing", lambda task: "needs wings" if task == "ant" else None, raising=False)
+    suites.main([])
+    blocks = re.findall(r"^(\S+?)/<task>, (\d+) tasks(.*):\n((?:  .*\n)+)", capsys.readouterr().out, re.MULTILINE)
+    listed = {
+        f"{suite}/{task}": (reason, int(number)) for suite, number, reason, found in blocks for task in found.split()
+    }
+    assert sorted(listed) == sorted(envs.names())
+    assert listed["brax/ant"] == ("; needs wings", 1) and listed["brax/hopper"] == ("", len(envs.names("brax")) - 1)
+    reason, number = listed["dmc/dog-run"]
+    assert "pip install -c constraints.txt -e '.[dmc]'" in reason and number == len(envs.names("dmc"))
+    suites.main(["suite=gymnasium"])
+    assert capsys.readouterr().out == "gymnasium/<id>: whatever is registered\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("mujoco/cheetah", "mujoco/half_cheetah"),
+        ("HalfCheetah", "brax/halfcheetah"),
+        ("playground/CartpoleBalnce", "playground/CartpoleBalance"),
+        ("dmc/walker_walk", "dmc/walker-walk"),
+        ("dmc", "must be dmc/<task>; python -m experiments.suites suite=dmc"),
+        ("atari/zzz", "no such environment; python -m experiments.suites lists all"),
+    ],
+)
+def test_an_unknown_name_is_refused_in_one_short_line(name, close):
+    with pytest.raises(InvalidValueError) as error:
+        envs.make(name, num_envs=1)
+    line = str(error.value)
+    assert line.startswith(f"name={name}: no such environment") and close in line and len(line) < 250

@@ -44,6 +44,7 @@ import numpy as np
 
 from envs import host
 from envs.mujoco_rendering import Renderer
+from envs.quiet import silence_mujoco
 from remac.machine import available_cpus
 from remac.types import EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
@@ -458,5 +459,5 @@ def _suite() -> Any:
         else:
             os.environ[variable] = chosen
     # dm_control logs MuJoCo's warnings, and MuJoCo itself writes a file. What matters of them is ``diverged``.
-    mujoco.set_mju_user_warning(lambda message: None)
+    silence_mujoco()
     return suite

@@ -30,6 +30,7 @@ from envs import host
 from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
+from envs.quiet import told_by_mujoco
 from remac.machine import available_cpus
 from remac.types import HUGE, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int
@@ -436,10 +437,8 @@ def _to_binary(model: mujoco.MjModel) -> bytes:
 def _from_binary(path: Path) -> mujoco.MjModel:
     """Loads a model; what MuJoCo would print and write to MUJOCO_LOG.TXT is in the error."""
     said: list[str] = []
-    mujoco.set_mju_user_warning(said.append)
     try:
-        return mujoco.MjModel.from_binary_path(str(path))
+        with told_by_mujoco(said.append):
+            return mujoco.MjModel.from_binary_path(str(path))
     except ValueError as error:
         raise ValueError("; ".join(said) or str(error)) from None
-    finally:
-        mujoco.set_mju_user_warning(None)

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mujoco
 
@@ -33,11 +33,29 @@ def quietly() -> Iterator[None]:
         logging.root.setLevel(level)
 
 
+# Who is told of MuJoCo's warnings: first what holds for the process, then those who have asked for a while. MuJoCo
+# cannot be asked who it was before.
+_listeners: list[Callable[[str], object] | None] = [None]
+
+
 @contextlib.contextmanager
-def quiet_mujoco() -> Iterator[None]:
-    """Keeps MuJoCo from printing warnings, and from writing them to MUJOCO_LOG.TXT in the working directory."""
-    mujoco.set_mju_user_warning(lambda message: None)
+def told_by_mujoco(listener: Callable[[str], object]) -> Iterator[None]:
+    """Hands MuJoCo's warnings to a function; they are not printed, nor written to MUJOCO_LOG.TXT where one works."""
+    _listeners.append(listener)
+    mujoco.set_mju_user_warning(listener)
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(None)
+        _listeners.pop()
+        mujoco.set_mju_user_warning(_listeners[-1])
+
+
+def quiet_mujoco() -> contextlib.AbstractContextManager[None]:
+    """Keeps MuJoCo's warnings back for a while."""
+    return told_by_mujoco(lambda message: None)
+
+
+def silence_mujoco() -> None:
+    """Keeps MuJoCo's warnings back from now on."""
+    _listeners[0] = lambda message: None
+    mujoco.set_mju_user_warning(_listeners[-1])

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -92,7 +93,8 @@ def test_a_finished_run_keeps_its_checkpoints_until_the_summary_is_there(run, is
     monkeypatch.setattr("experiments.running.recorder.plot_run", lambda path: [])
     run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
     bar = ProgressBar(8)
-    recorder = Recorder(bar, [None], [run], [lambda: None], [None], StopSignals())
+    job = SimpleNamespace(config={"checkpoint": {"keep_best": False}})
+    recorder = Recorder(bar, [job], [run], [lambda: None], [None], StopSignals())
     recorder.close("finished")
     bar.close()
     assert len(run.checkpoints.all()) == is_full

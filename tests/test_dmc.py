@@ -13,6 +13,7 @@ import pytest
 
 import envs
 from envs import dmc, mujoco_rendering
+from envs.quiet import quiet_mujoco
 from experiments import evaluate
 from experiments.running.config import compose_job
 from remac.training.loop import TrainConfig, stack_members, train_population
@@ -266,6 +267,17 @@ def test_a_simulation_that_breaks_down_is_a_termination(bad, tmp_path, monkeypat
     assert not list(tmp_path.iterdir()) and capfd.readouterr() == ("", "")
 
 
+def test_breakdowns_are_silent_whatever_else_listens_to_mujoco(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    env = build("cheetah-run", dtype=np.float32, num_threads=1)
+    with quiet_mujoco():
+        pass
+    state = env.reset(jax.random.key(0))
+    broken = state.replace(physics=state.physics._replace(state=np.full_like(state.physics.state, np.nan)))
+    assert env.step(broken, np.zeros((3, 6))).diverged.all()
+    assert not list(tmp_path.iterdir()) and capfd.readouterr() == ("", "")
+
+
 def test_huge_rewards_are_a_breakdown_and_unsound_starts_are_drawn_again(monkeypatch):
     env = dmc.make("pendulum-swingup", num_envs=3, num_threads=1)
     task = env._worker(0).task
@@ -333,7 +345,12 @@ def test_tasks_are_known_to_the_command_line_without_files(call):
     assert (job.env.name, job.env.num_envs, job.env.action_repeat) == ("dmc/walker-walk", 16, 2)
     assert (job.config["setting"], job.config["updates_per_round"]) == ("modern", 32)
     status, _, err = call(["env=dmc/walker-fly"])
-    assert status == 2 and "dmc/walker-walk" in err and "mujoco/hopper" in err and len(err.splitlines()) == 1
+    assert (
+        status == 2
+        and "dmc/walker-walk" in err
+        and "experiments.suites lists all" in err
+        and len(err.splitlines()) == 1
+    )
 
 
 def test_without_the_package_one_line_says_how_to_install_it(call, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from scipy import stats
 from envs import mujoco as suite
 from envs import mujoco_rendering
 from envs.mujoco_tasks import Readings
+from envs.quiet import quiet_mujoco
 from remac.types import Environment
 from remac.validation import InvalidValueError
 
@@ -539,16 +540,13 @@ def test_for_evaluation_is_the_same_task():
 
 
 def test_the_models_are_those_that_gymnasium_loads():
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
+    with quiet_mujoco():
         for task in GYMNASIUM:
             models = build(task).model, mujoco.MjModel.from_xml_path(reference(task).fullpath)
             buffers = [np.empty(mujoco.mj_sizeModel(model), np.uint8) for model in models]
             for model, buffer in zip(models, buffers, strict=True):
                 mujoco.mj_saveModel(model, None, buffer)
             assert_equal(*buffers)
-    finally:
-        mujoco.set_mju_user_warning(None)
 
 
 def test_loading_says_nothing_and_does_not_import_gymnasium(tmp_path):

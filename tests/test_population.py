@@ -118,7 +118,13 @@ def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_p
 def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
     (job,) = make_jobs(PROBE)
     stored = job.config | {
-        "checkpoint": {"every_env_steps": 5_000_000, "keep": 3, "replay": False, "other_code": False}
+        "checkpoint": {
+            "every_env_steps": 5_000_000,
+            "keep": 3,
+            "replay": False,
+            "other_code": False,
+            "keep_best": False,
+        }
     }
     stored["logger"] |= {"name": "wandb", "project": "mine"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))

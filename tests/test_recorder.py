@@ -119,7 +119,8 @@ def test_the_best_policy_is_kept_also_across_a_resumption(tmp_path, monkeypatch)
 
     def record(returns, starts, resume):
         runs = [RunDirectory(path, {}, resume=resume, start=start) for path, start in zip(paths, starts, strict=True)]
-        recorder = Recorder(ProgressBar(100), jobs, runs, [lambda: None] * 2, starts, StopSignals())
+        bar = ProgressBar(100)
+        recorder = Recorder(bar, jobs, runs, [lambda: None] * 2, starts, StopSignals())
         for env_steps, value in returns.items():
             values = {"eval/return": np.array([value, -value]), "eval/entropy": np.zeros(2)}
             recorder(Evaluation(env_steps, env_steps, values, {"policy": np.zeros(2)}))
@@ -128,6 +129,7 @@ def test_the_best_policy_is_kept_also_across_a_resumption(tmp_path, monkeypatch)
         starts = [next(run.checkpoints.usable([])) for run in runs]
         for run in runs:
             run.close()
+        bar.close()
         return starts
 
     starts = record({0: float("nan"), 8: -2.0, 16: 3.0, 24: 3.0, 32: 1.0}, [None] * 2, False)

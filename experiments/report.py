@@ -275,12 +275,7 @@ def _claim(result: Result) -> str:
                 (task, what, value.name, value.cell.arm, len(value.by_seed), f"{value.mean:.4g}", f"{value.std:.2g}")
                 for value in one.values
             ]
-            unsure = [
-                f"{difference['name']} {difference['iqm']:.3g} [{difference['low']:.3g}, {difference['high']:.3g}]"
-                for difference in one.differences()
-                if difference["low"] <= 0 <= difference["high"]
-            ]
-            comments.append((task, what, _verdict(one.verdict), one.comment, ", ".join(unsure)))
+            comments.append((task, what, _verdict(one.verdict), one.comment, one.unsure()))
     held_zero = "differences on the same seeds whose 95% interval holds 0"
     return (
         f'<details id="claim-{escape(claim.name)}"><summary>{escape(f"{claim.name}. {claim.statement}")}: '

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow import fast_are
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # What each prints among other things, when it is run with so many env steps.
@@ -21,7 +22,7 @@ def test_all_examples_are_here():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
 
 
-@pytest.mark.parametrize("name", ["estimators", *(pytest.param(x, marks=pytest.mark.slow) for x in list(SAID)[1:])])
+@pytest.mark.parametrize("name", fast_are(1, SAID))
 def test_examples_run(name, monkeypatch, tmp_path, capsys):
     steps, said = SAID[name]
     monkeypatch.chdir(tmp_path)

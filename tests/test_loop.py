@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import fast_are
 
 import envs
 from agents import SAC, ReMAC
@@ -41,8 +42,8 @@ CONFIG = TrainConfig(
 SMALL = {"hidden_sizes": (8,), "batch_size": 16}
 SUITES = {"device": ("probe/truncation", {}), "host": ("mujoco/hopper", {"episode_length": 20})}
 both_suites = pytest.mark.parametrize("suite", SUITES)
-device_first = pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
-host_first = pytest.mark.parametrize("suite", ["host", pytest.param("device", marks=pytest.mark.slow)])
+device_first = pytest.mark.parametrize("suite", fast_are(1, ["device", "host"]))
+host_first = pytest.mark.parametrize("suite", fast_are(1, ["host", "device"]))
 
 
 def make_env(suite, num_envs=8):
@@ -380,7 +381,7 @@ def test_bad_configurations_are_named(changes, message):
         train(make_agent(env), env, dataclasses.replace(CONFIG, **changes), jax.random.key(0))
 
 
-@pytest.mark.parametrize("suite", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@host_first
 def test_retries_of_an_evaluation_begin_from_the_same_start(suite, monkeypatch):
     env = envs.make({"device": "probe/action", "host": "mujoco/reacher"}[suite], num_envs=2, episode_length=3)
     seen = []

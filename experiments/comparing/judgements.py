@@ -95,16 +95,20 @@ class Judgement:
             found.append({"name": name, "seeds": shared, "iqm": iqm, "low": float(low), "high": float(high)})
         return found
 
-    def text(self) -> str:
-        """Returns the numbers, what is wrong, and which differences are within the noise."""
-        unsure = [
+    def unsure(self) -> str:
+        """Tells the differences that are within the noise: their 95% interval holds 0."""
+        return ", ".join(
             f"{one['name']} {one['iqm']:.3g} [{one['low']:.3g}, {one['high']:.3g}]"
             for one in self.differences()
             if one["low"] <= 0 <= one["high"]
-        ]
+        )
+
+    def text(self) -> str:
+        """Returns the numbers, what is wrong, and which differences are within the noise."""
+        unsure = self.unsure()
         parts = [", ".join(map(str, self.values)) or "no values", self.comment]
         if unsure:
-            parts.append(f"95% interval of the paired difference holds 0: {', '.join(unsure)}")
+            parts.append(f"95% interval of the paired difference holds 0: {unsure}")
         return "; ".join(filter(None, parts))
 
 

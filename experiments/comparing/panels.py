@@ -58,7 +58,7 @@ for _name, _unit in _UNITS.items():
     _words = _name.replace("_", " ")
     LABELS[f"env/{_name}"] = f"{_words} ({_unit})"
     LABELS[f"eval/env/{_name}"] = f"{_words},\nevaluation ({_unit})"
-LOWEST_LOG_STD = -10.0  # of remac.policies.networks, whose import takes seconds
+LOWEST_LOG_STD = -10.0  # of remac.policies.policy_network, whose import takes seconds
 TITLE_WIDTH = 32
 FACTOR_LABELS = {
     "num_retries": "M",

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.running import hydra_main
 from experiments.running.config import make_job, task_overrides
-from experiments.running.hydra_launcher import register_launcher
+from experiments.running.hydra_launcher import checked, register_launcher
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob
 
@@ -19,8 +19,10 @@ def main(config: DictConfig) -> float:
     is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     sweep = Path(hydra_config.sweep.dir).name if is_sweep else directory.name
     overrides = task_overrides(hydra_config)
-    planned = PlannedJob(make_job(config, overrides, directory), directory, sweep, overrides)
-    (outcome,) = run_jobs([planned])
+    number = 0 if OmegaConf.is_missing(hydra_config.job, "num") else hydra_config.job.num
+    _, job = checked.pop((number, tuple(overrides)), (None, None))
+    job = job or make_job(config, overrides, directory)  # in a process that a launcher started, nothing was checked
+    (outcome,) = run_jobs([PlannedJob(job, directory, sweep, overrides)])
     if outcome.score is None:
         raise outcome.error or RuntimeError(outcome.reason)
     return outcome.score

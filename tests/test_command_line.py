@@ -20,6 +20,7 @@ from waiting import LIBRARIES, end, has_loaded, wait_until
 
 from agents import AGENTS
 from experiments import train
+from experiments.running import config
 from experiments.running.config import CONFIG_DIRECTORY, register_schemas
 from experiments.running.hydra_launcher import register_launcher
 from experiments.running.planning import Outcome
@@ -311,6 +312,24 @@ def test_a_run_that_stopped_has_status_3_and_its_reason(call, monkeypatch, tmp_p
     outcome = Outcome(tmp_path, "stopped", None, "no reason", NonFiniteError("critic/loss", 7))
     monkeypatch.setattr(train, "run_jobs", lambda planned: [outcome])
     assert call(QUICK) == (3, "", "critic/loss became non-finite at gradient step 7\n")
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
+def test_a_job_is_built_once(call, monkeypatch, tmp_path, sweep):
+    """Checking what a command line asks for and doing it share one job, with its environment."""
+    made, ran = [], []
+    make = config.make_environment
+
+    def run_jobs(planned):
+        ran.extend(job.job.env for job in planned)
+        return [Outcome(tmp_path, "finished", 0.0, None, None)]
+
+    monkeypatch.setattr(config, "make_environment", lambda *given: made.append(make(*given)) or made[-1])
+    monkeypatch.setattr(train, "run_jobs", run_jobs)
+    folders = [f"hydra.{mode}.dir={tmp_path / mode}" for mode in ("run", "sweep")]
+    status, _, err = call([*QUICK, *sweep, *folders])
+    assert status == 0, err
+    assert len(made) == (2 if sweep else 1) and list(map(id, ran)) == list(map(id, made))
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ class PopulationLauncherConfig:
     memory_gib: float | None = None
 
 
-# Jobs of a grid that were checked before the sweep began, by number and overrides: what Hydra composed, and the job.
+# Jobs that were checked before the first began, by number and overrides: what Hydra composed, and the job.
 checked: dict[tuple[int, tuple[str, ...]], tuple[DictConfig, Job]] = {}
 
 

@@ -54,8 +54,7 @@ class ValidateJobs(Callback):
                 path, overrides = Path(directory(composed)), task_overrides(composed.hydra)
                 job = make_job(composed, overrides, path)
                 planned.append(PlannedJob(job, path, "", ()))
-                if mode == "sweep":
-                    checked[number, tuple(overrides)] = composed, job
+                checked[number, tuple(overrides)] = composed, job
             if mode == "run" or _is_grid(config):  # other sweepers have yet to say what is in which directory
                 require_own_directories(planned)
             if "memory_gib" in config.hydra.launcher:

@@ -251,6 +251,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     resume = plain.pop("resume") is not None
     kept = kept_inputs(directory, "resume") if resume and directory is not None else {}
     require_int("seed", plain["seed"], 0, 2**32 - 1)
+    for key in (override.partition("=")[0] for override in overrides if plain["logger"]["name"] == "none"):
+        if (name := key.lstrip("+")).startswith("logger."):
+            raise InvalidValueError(name, OmegaConf.select(config, name), "needs a logger; add logger=wandb")
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
     env = make_environment(plain["env"], plain["num_envs"], kept)

@@ -114,10 +114,15 @@ class Run:
     @property
     def base_label(self) -> str:
         """The agent's name, or M."""
-        name = self.agent["name"]
+        name = self.agent["name"].upper()
         if self.num_retries is None:
-            return name.upper()
-        return f"M={self.num_retries}" if name == "remac" else f"{name.upper()} K={self.num_retries}"
+            return name
+        return self.retries_label if name == "REMAC" else f"{name} {self.retries_label}"
+
+    @property
+    def retries_label(self) -> str:
+        """The number of retries: M of actions, as ReMAC's paper has it, or K of episodes."""
+        return f"{'M' if self.agent['name'] == 'remac' else 'K'}={self.num_retries}"
 
     @property
     def experiment(self) -> str | None:
@@ -220,7 +225,7 @@ class Cell:
             return self.arm
         if self.num_retries is None:
             return AGENT_TITLES[self.kind]
-        return f"{AGENT_TITLES[self.kind]} {'M' if self.kind == 'remac' else 'K'}={self.num_retries}"
+        return f"{AGENT_TITLES[self.kind]} {self.runs[0].retries_label}"
 
     @property
     def training(self) -> dict[str, Any]:

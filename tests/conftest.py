@@ -54,7 +54,7 @@ WITHOUT_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # in the environment of subprocesses
 MIN_COMPILE_SECONDS = 0.1
 MAX_MIB = 900  # of a process between two tests, or
-MAX_GROWTH_MIB = 300  # since it last forgot its programs: what libraries and modules take stays
+MAX_GROWTH_MIB = 200  # since it last forgot its programs: what libraries and modules take stays
 
 
 def pytest_configure(config):

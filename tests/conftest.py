@@ -28,7 +28,9 @@ import contextlib
 import ctypes
 import gc
 import runpy
+import shutil
 import signal
+import subprocess
 import sys
 import warnings
 
@@ -37,6 +39,7 @@ import hypothesis
 import jax
 import psutil
 import pytest
+from waiting import DEADLINE_SECONDS
 
 from remac.training.devices import MemberSplit
 
@@ -168,3 +171,21 @@ def call(monkeypatch, capsys, tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
     yield run
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Opens a page, a file or an address, in a real browser, and returns what that prints."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no browser on this machine")
+
+    def run(page, *options):
+        address = page if isinstance(page, str) else page.as_uri()
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", *options, address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -3,17 +3,16 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_runs import write_run, write_sweep
-from waiting import DEADLINE_SECONDS
 
 from experiments import report
 from experiments.comparing.loading import load
+from experiments.comparing.page import part
 from experiments.comparing.tuning import learning_rates
 from remac.validation import InvalidValueError
 
@@ -121,7 +120,8 @@ def test_the_page_stands_alone_and_is_accessible(page):
     _, out, parsed = page
     text = out.read_text(encoding="utf-8")
     assert "url(" not in text and "@import" not in text and "http" not in text
-    assert [attributes for tag, attributes in parsed.tags if tag == "script"] == [{}]
+    scripts = [attributes for tag, attributes in parsed.tags if tag == "script"]
+    assert {"class": "curves", "type": "application/json"} in scripts and not any("src" in one for one in scripts)
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert all(value.startswith(("data:image/png;base64,", "#")) for value in sources)
     assert {value[1:] for value in sources if value.startswith("#")} <= set(parsed.ids)
@@ -132,23 +132,6 @@ def test_the_page_stands_alone_and_is_accessible(page):
     tags = [tag for tag, _ in parsed.tags]
     assert tags.count("h1") == 1 and dict(parsed.tags)["html"] == {"lang": "en"}
     assert all(attributes.get("scope") == "col" for tag, attributes in parsed.tags if tag == "th")
-
-
-@pytest.fixture
-def browse(tmp_path):
-    """Opens a page in a real browser, and returns what that prints."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser on this machine")
-
-    def run(path, *options):
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", *options, path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
 
 
 def test_tables_are_sorted_and_filtered(browse, tmp_path):
@@ -164,7 +147,7 @@ def test_tables_are_sorted_and_filtered(browse, tmp_path):
       found.push(seen().join("")); document.body.textContent = found.join("|");
     </script>"""
     page = tmp_path / "tables.html"
-    page.write_text(f"<body>{report._table('', ('name', 'number'), rows)}<script>{report.SCRIPT}</script>{act}</body>")
+    page.write_text(f"<body>{report._table('', ('name', 'number'), rows)}<script>{part('tables.js')}</script>{act}</body>")
     assert "<body>defghbac|cabefghd|abcdefgh|a</body>" in browse(page, "--dump-dom")
 
 

@@ -28,9 +28,7 @@ import contextlib
 import ctypes
 import gc
 import runpy
-import shutil
 import signal
-import subprocess
 import sys
 import warnings
 
@@ -39,7 +37,7 @@ import hypothesis
 import jax
 import psutil
 import pytest
-from waiting import DEADLINE_SECONDS
+from browser import Browser, find_browser
 
 from remac.training.devices import MemberSplit
 
@@ -174,18 +172,11 @@ def call(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture
-def browse(tmp_path):
-    """Opens a page, a file or an address, in a real browser, and returns what that prints."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+def browser(tmp_path):
+    """A real browser."""
+    program = find_browser()
+    if program is None:
         pytest.skip("no browser on this machine")
-
-    def run(page, *options):
-        address = page if isinstance(page, str) else page.as_uri()
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", *options, address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+    browser = Browser(program, tmp_path / "profile")
+    yield browser
+    browser.close()

@@ -165,37 +165,56 @@ def test_only_this_machine_asks_and_only_for_the_page(tmp_path, serve):
         urllib.request.urlopen(request)
 
 
-def test_the_page_shows_what_comes(tmp_path, serve, browse, monkeypatch):
+def test_the_page_shows_what_comes(tmp_path, serve, browser):
     """It says that there is no run, then shows one, and then what is appended; a name that is HTML is text."""
-    reads, read = [], Following.read
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    browser.open(serve(runs))
+    browser.run("await until(() => document.body.innerText.includes('no run yet, waiting for the first'))")
+    for seed in (1, 2):
+        write_run(runs / str(seed), retries=4, seed=seed, final=FINAL, status=None, top={"arm": EVIL}, x=EVIL)
+    for name, settings in (("other", {"x": "y"}), ("third", {"x": EVIL + "2"})):  # two arms of one M: named by these
+        write_run(runs / name, retries=4, final=FINAL, status=None, **settings)
+    write_run(runs / "sac", final=FINAL, status=None)
+    browser.run("await until(() => document.body.innerText.includes('5 runs: 5 unfinished'))")
+    browser.run("await until(() => document.querySelectorAll('.panel canvas').length === 2)")
+    legend = browser.run("return document.querySelector('.panel .u-legend').innerText")
+    table = browser.run("return document.querySelector('#rows').innerText")
+    assert EVIL in legend and EVIL in table and browser.run("return document.scripts.length") == 1
 
-    def read_and_go_on(self):
-        reads.append(self)
-        if len(reads) == 2:
-            for seed in (1, 2):
-                write_run(tmp_path / str(seed), retries=4, seed=seed, final=FINAL, status=None, top={"arm": EVIL}, x=EVIL)
-            write_run(tmp_path / "sac", final=FINAL, status=None, top={"arm": EVIL}, gamma=EVIL)
-            write_run(tmp_path / "sac2", final=FINAL, status=None)
-        if len(reads) == 4:
-            append(tmp_path / "1", [5000], value=300.0)
-        read(self)
-
-    monkeypatch.setattr(Following, "read", read_and_go_on)
-    address = serve(tmp_path)
-    # The browser's own clock, which stands still while it waits for an answer.
-    dom = browse(address, "--virtual-time-budget=1000", "--dump-dom")
-    assert f"{tmp_path}: no run yet, waiting for the first" in dom, dom
-    reads.clear()
-    dom = browse(address, "--virtual-time-budget=20000", "--dump-dom")
-    assert len(reads) >= 4 and "4 runs: 4 unfinished" in dom
-    assert "1,000 to 5,000 of 1,000" in dom and "&lt;script&gt;document.body" in dom and "taken</body>" not in dom
-    assert dom.count('class="panel"') == 2 and "<canvas" in dom
+    far = "document.querySelector('.panel').plot.data[0].at(-1)"
+    assert browser.run(f"return {far}") == 1000
+    append(runs / "1", [5000], value=300.0)
+    browser.run(f"await until(() => {far} === 5000)")
+    assert "1,000 to 5,000 of 1,000" in browser.run("return document.querySelector('#rows').innerText")
+    chosen = browser.run("""
+      const select = document.querySelector("#metric");
+      select.value = "actor/entropy";
+      select.dispatchEvent(new Event("change"));
+      await until(() => document.querySelectorAll(".panel").length === 1);
+      return select.value;
+    """)
+    assert chosen == "actor/entropy"
 
     shot = tmp_path / "page.png"
-    browse(address, "--virtual-time-budget=5000", f"--screenshot={shot}")
+    browser.run("await until(() => document.querySelectorAll('.panel canvas').length === 1)")
+    browser.screenshot(shot)
     pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
-    for colour in ((0xE6, 0x9F, 0x00), (0x00, 0x9E, 0x73)):  # lines of M = 4, and of SAC
-        assert (pixels == colour).all(axis=1).sum() > 100
+    assert (pixels == (0x00, 0x9E, 0x73)).all(axis=1).sum() > 100, "the line of SAC"
+    shutil.rmtree(runs)
+    browser.run("await until(() => document.body.innerText.includes('no run yet'))")
+    assert browser.run("return document.querySelectorAll('.panel').length") == 0
+
+
+def test_a_page_whose_server_is_gone_says_so(tmp_path, browser):
+    write_run(tmp_path / "runs/1", final=FINAL, status=None)
+    server = watch.make_server(tmp_path / "runs", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser.open(f"http://127.0.0.1:{server.server_address[1]}/")
+    browser.run("await until(() => document.body.innerText.includes('1 run: '))")
+    server.shutdown()
+    server.server_close()
+    browser.run("await until(() => document.body.innerText.includes('no answer, trying again'))")
 
 
 def test_bad_input_is_one_line(tmp_path, run_module):

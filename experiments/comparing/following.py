@@ -137,7 +137,8 @@ class Following:
         counts = Counter(followed.run.status for followed in self._followed.values())
         states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         planned = f" of {self._planned} planned" if self._planned else ""
-        return f"{self._directory}: {len(self._followed)}{planned} runs: {states}"
+        plural = "" if len(self._followed) == 1 and not planned else "s"
+        return f"{self._directory}: {len(self._followed)}{planned} run{plural}: {states}"
 
     def rows(self) -> list[list[str]]:
         """Returns the rows of a table: task, arm, finished seeds, seeds going, how far, and what is wrong."""

@@ -72,9 +72,9 @@ class Browser:
     def _call(self, method, **parameters):
         number = next(self._ids)
         message = {"id": number, "method": method, "params": parameters}
-        os.write(
-            self._out, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
-        )
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
         while (answer := self._read()).get("id") != number:
             pass
         assert "error" not in answer, answer

@@ -78,5 +78,5 @@ def test_every_logger_has_its_settings():
     assert {path.stem for path in folder.glob("*.yaml")} == set(loggers.LOGGERS)
     for name in ("none", "wandb"):
         assert compose_job(["env=probe/action", f"logger={name}"]).config["logger"]["name"] == name
-    with pytest.raises(InvalidValueError, match="logger.name=x: must be one of none, wandb, tensorboard"):
+    with pytest.raises(InvalidValueError, match=r"logger\.name=x: must be one of none, wandb, tensorboard"):
         compose_job(["env=probe/action", "logger.name=x"])

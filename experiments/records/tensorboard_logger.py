@@ -23,8 +23,8 @@ class TensorBoardLogger:
     was before it is void.
 
     Note:
-        Not ``tensorboardX.SummaryWriter``, whose ``flush`` does not wait for what was added, and which takes a thread and
-        a pipe for every member of a population.
+        Not ``tensorboardX.SummaryWriter``, whose ``flush`` does not wait for what was added, and which takes a thread
+        and a pipe for every member of a population.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:

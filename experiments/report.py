@@ -1,6 +1,7 @@
 """One page about runs: ``python -m experiments.report <directories> [out=<file>] [x=] [metric=] [reference=]``.
 
 Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
+the films of the best and the median run of each task where ``experiments.evaluate`` has made them,
 the claims of ``experiments.claims``, tables of final values, what is missing against the plans (``plan.json``) of the
 sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers under the pointer; tables
 are sorted by a click on a column and filtered by words of their rows.
@@ -21,6 +22,7 @@ from typing import Any
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
 from experiments.comparing.drawing import own_style
+from experiments.comparing.films import FILM, as_webp, best_and_median
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
 from experiments.comparing.page import as_json, html_page, plain_panels
@@ -30,6 +32,7 @@ from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
 from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.console.messages import one_line
+from experiments.console.pasting import pasted
 from experiments.records.files import FINISHED
 from remac.files import write_whole
 from remac.validation import require_one_of
@@ -75,6 +78,7 @@ def write_page(
     sections = [
         ("summary", "Summary", _summary(runs)),
         ("figures", "Figures", "".join(map(_figure, drawings))),
+        *([("films", "Films", films)] if (films := _films(runs)) else []),
         ("claims", "Claims", _claims(results)),
         ("tables", "Final values", _tables(runs, metrics)),
         ("missing", "What is missing", _missing(runs, notes)),
@@ -254,6 +258,31 @@ def _figure(drawing: Drawing) -> str:
         f'<figure id="figure-{escape(drawing.name)}">{picture}<figcaption><strong>{escape(drawing.title)}.</strong> '
         f"{escape(drawing.description)}</figcaption></figure>"
     )
+
+
+def _films(runs: Runs) -> str:
+    """Shows the best and the median run of each task, if any of these has been filmed; nothing is rendered here."""
+    chosen = best_and_median(runs)
+    if not any((run.directory / FILM).is_file() for _, run, _, _ in chosen):
+        return ""
+    parts = []
+    for which, run, title, value in chosen:
+        caption = (
+            f"<strong>{which.capitalize()}: {escape(title)}.</strong> Final return of the mean action {value:,.4g}"
+        )
+        try:
+            data = base64.b64encode(as_webp(run.directory / FILM)).decode()
+            alt = escape(f"An episode of the {which} run: {title}")
+            parts.append(
+                f'<figure><img loading="lazy" alt="{alt}" src="data:image/webp;base64,{data}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+        except FileNotFoundError:
+            command = f"python -m experiments.evaluate {pasted('run', run.directory)} render=true"
+            parts.append(f"<p>{caption}; not filmed yet: <code>{escape(command)}</code></p>")
+        except (OSError, ValueError) as error:
+            parts.append(f"<p>{caption}; its film cannot be read ({escape(one_line(error))})</p>")
+    return f'<div class="films">{"".join(parts)}</div>'
 
 
 def _tables(runs: Runs, metrics: Sequence[str]) -> str:

@@ -11,9 +11,9 @@
 | `render`, `render_steps`, `render_size` | false, 300, 320 | film an episode of each run; its steps and pixels |
 | `film` | null | the file of the film of several runs |
 
-Several runs that are filmed are also shown side by side, at most 16 of them, or of more the median seed of each arm: in
-``film``, by default ``video.gif`` in the folder that ``run`` names, or here if it names several. Brax's films are pages,
-which are not put together.
+Several runs that are filmed are also shown side by side, at most 16 of them, or of more the median seed of each arm:
+in ``film``, by default ``video.gif`` in the folder that ``run`` names, or here if it names several. Brax's films are
+pages, which are not put together.
 
 Prints metrics, and writes them to ``evaluation.json`` in every run directory. Exit statuses: 0 done, 1 a file cannot be
 written, 2 bad input (one line on stderr).

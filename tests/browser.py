@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from itertools import count
@@ -42,15 +43,19 @@ class Browser:
         os.close(theirs_in)
         os.close(theirs_out)
         self._in, self._out, self._rest, self._ids = ours_in, ours_out, b"", count(1)
-        self._session = None
+        self._session, self._events = None, []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._call("Page.enable")
 
     def open(self, page):
         """Opens an address, or a file."""
         address = page.as_uri() if isinstance(page, Path) else page
+        self._events.clear()
         assert "errorText" not in (answer := self._call("Page.navigate", url=address)), answer
-        self.run("await until(() => document.readyState === 'complete' && location.href !== 'about:blank')")
+        # Not asked of the page itself: an answer of the one before, which goes away, never comes.
+        while "Page.loadEventFired" not in self._events:
+            self._events.append(self._read().get("method"))
 
     def run(self, statements):
         """Runs statements, which may await and use `until`, and returns what they return."""
@@ -76,12 +81,13 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while (answer := self._read()).get("id") != number:
-            pass
+            self._events.append(answer.get("method"))
         assert "error" not in answer, answer
         return answer["result"]
 
     def _read(self):
         while b"\0" not in self._rest:
+            assert select.select([self._in], [], [], DEADLINE_SECONDS)[0], f"no answer in {DEADLINE_SECONDS} s"
             part = os.read(self._in, 2**20)
             assert part, "the browser has ended"
             self._rest += part

@@ -18,7 +18,7 @@ from experiments.comparing.statistics import interquartile_mean
 from experiments.records.files import CONFIG, FINISHED, METRICS, SUMMARY, NewRecords
 from remac.validation import InvalidValueError
 
-BAND = "line: interquartile mean over the seeds that have come so far; band: from the lowest seed to the highest"
+BAND = "Line: interquartile mean over the seeds that have come so far; band: from the lowest seed to the highest"
 _CHUNK = 2**20  # bytes of one file read at once
 _CURVES_ON_WALL_CLOCK = 100  # points of a line, since no two runs have the same
 

@@ -8,7 +8,7 @@ interquartile mean over the seeds that have come so far, its band goes from the 
 | key | default | meaning |
 |---|---|---|
 | `port` | 8008 | where the page is; 0 takes one that is free |
-| `metric` | return, entropy, deviation | one or more names of ``metrics.csv`` to begin with; those that no run has yet are left out |
+| `metric` | return, entropy, deviation | names of ``metrics.csv`` to begin with; unknown ones are left out |
 | `x` | `env_steps` | or `gradient_steps`, or `wall_clock` |
 
 Of another machine: ``ssh -L 8008:127.0.0.1:8008 <machine>``, then open the address here. Exit statuses: 2 bad input

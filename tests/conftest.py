@@ -37,6 +37,7 @@ import hypothesis
 import jax
 import psutil
 import pytest
+from browser import Browser, find_browser
 
 from remac.training.devices import MemberSplit
 
@@ -178,3 +179,14 @@ def call(monkeypatch, capsys, tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
     yield run
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A real browser."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("no browser on this machine")
+    browser = Browser(program, tmp_path / "profile")
+    yield browser
+    browser.close()

@@ -41,13 +41,16 @@ class Series:
 
 def make_series(records: Iterable[Record]) -> dict[str, Series]:
     """Sorts records into series; of two of one step the later one counts."""
-    columns: dict[str, dict[int, tuple[float, ...]]] = {}
+    columns: dict[str, list[tuple[float, ...]]] = {}
     for env_steps, gradient_steps, wall_seconds, name, value in records:
-        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
-    return {
-        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
-        for name, by_step in columns.items()
-    }
+        columns.setdefault(name, []).append((env_steps, gradient_steps, wall_seconds, value))
+    return {name: series_of(np.asarray(rows, float)) for name, rows in columns.items()}
+
+
+def series_of(rows: np.ndarray) -> Series:
+    """Returns the series of one metric's records, `[T, 4]` in the order of ``Series`` and of writing."""
+    _, last = np.unique(rows[::-1, 0], return_index=True)
+    return Series(*rows[::-1][last].T)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,6 +127,8 @@ def _summary(runs: Runs) -> str:
         f"Tasks: {', '.join(runs.tasks)}; {len(runs.arms)} arms; finished seeds {seeds or 'none'}.",
         "A final value is the mean over the last tenth of a run's training; only finished runs count.",
     ]
+    if any(run.status != FINISHED for run in runs.all):
+        items.append("python -m experiments.watch shows the curves of runs that have not finished, too.")
     if lacking := compare_with_plans(runs):
         count = len(lacking)
         items.append(
@@ -247,8 +249,8 @@ def _figure(drawing: Drawing) -> str:
         return f"<p>{escape(f'{drawing.name}: cannot be drawn ({one_line(error)}), left out')}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     picture = f'<img alt="{escape(drawing.description)}" src="data:image/png;base64,{data}">'
-    if drawing.panels:
-        curves = as_json(plain_panels(drawing.panels))
+    if panels := [panel for panel in drawing.panels if panel.lines]:
+        curves = as_json(plain_panels(panels))
         # Open where no script runs.
         picture = (
             f'<script class="curves" type="application/json">{curves}</script>'

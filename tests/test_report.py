@@ -194,6 +194,16 @@ def test_without_a_plan_the_page_says_so(tmp_path):
     assert "(one seed)" in parsed.texts["tables"]
 
 
+def test_runs_that_have_not_finished_make_no_empty_curves(tmp_path):
+    write_run(tmp_path / "runs/0", final=FINAL, status=None)
+    write_run(tmp_path / "runs/1", task="mujoco/swimmer", final=FINAL)
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "experiments.watch" in Page(text).texts["summary"]
+    (curves,) = re.findall(r'<script class="curves"[^>]*>(.*?)</script>', text)
+    assert [panel["title"] for panel in json.loads(curves)] == ["Swimmer"]
+
+
 def test_the_table_has_the_speed_of_whole_programs(tmp_path):
     final = {**FINAL, "time/env_steps_per_second": 100.0, "time/num_members": 2}
     write_sweep(tmp_path / "runs", [{"final": final}], seeds=(1, 2), top={"experiment": "speed"})

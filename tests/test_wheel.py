@@ -107,7 +107,7 @@ def site(tmp_path):
     """An empty virtual environment that sees what is installed here; returns its folder of programs."""
     venv.create(tmp_path / "venv", with_pip=True)
     paths = {base: str(tmp_path / "venv") for base in ("base", "platbase")}
-    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    packages = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     Path(sysconfig.get_path("purelib", vars=paths), "dependencies.pth").write_text("\n".join(packages))
     return tmp_path / "venv/bin"
 

@@ -64,8 +64,8 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
     return make_suite(task, num_envs=num_envs, **options)
 
 
-def alternatives(name: str) -> str:
-    """Tells the names that are close to one that is no environment's, and the command that lists all."""
+def alternatives(name: str, *suites: str) -> str:
+    """Tells which names, of some suites or of all, are close to one that is no environment's, and how to list all."""
     if name in SUITES:
         return f"must be {name}/<{'id' if name in OPEN_SUITES else 'task'}>; {LIST} suite={name} lists them"
 
@@ -73,9 +73,10 @@ def alternatives(name: str) -> str:
         spellings = (known.lower(), known.lower().partition("/")[2])
         return max(difflib.SequenceMatcher(None, name.lower(), spelling).ratio() for spelling in spellings)
 
-    close = sorted((known for known in names() if likeness(known) > _LIKE), key=likeness, reverse=True)[:_MOST_CLOSE]
+    like = [known for known in names(*suites) if likeness(known) > _LIKE]
+    close = sorted(like, key=likeness, reverse=True)[:_MOST_CLOSE]
     told = f"close to it are {', '.join(close)}; " if close else ""
-    return f"{told}{LIST} lists all"
+    return f"{told}{LIST}{f' suite={suites[0]}' if len(suites) == 1 else ''} lists all"
 
 
 def lacks(name: str) -> str | None:

@@ -9,6 +9,11 @@
 | `+env.options.<name>` | the run's own | another option of the environment |
 | `episodes` | null | a CSV file for the outcome of every episode |
 | `render`, `render_steps`, `render_size` | false, 300, 320 | film an episode of each run; its steps and pixels |
+| `film` | null | the file of the film of several runs |
+
+Several runs that are filmed are also shown side by side, at most 16 of them, or of more the median seed of each arm:
+in ``film``, by default ``video.gif`` in the folder that ``run`` names, or here if it names several. Brax's films are
+pages, which are not put together.
 
 Prints metrics, and writes them to ``evaluation.json`` in every run directory. Exit statuses: 0 done, 1 a file cannot be
 written, 2 bad input (one line on stderr).
@@ -26,6 +31,7 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.comparing.films import FILM, choose, side_by_side
 from experiments.console.key_value import require_file
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
@@ -61,7 +67,8 @@ class EvaluateConfig:
 
     ``run`` is a run directory or a folder that holds some, or a list of these; ``policy`` is the ``last``, or the
     ``best`` of runs that kept it (``checkpoint.keep_best=true``). ``episodes`` is a CSV file for the outcome of every
-    episode. ``render_steps`` and ``render_size`` (pixels) are the video's.
+    episode. ``render_steps`` and ``render_size`` (pixels) are the video's; ``film`` is the file of the one of
+    several runs.
     """
 
     run: Any = "???"
@@ -74,6 +81,7 @@ class EvaluateConfig:
     render: bool = False
     render_steps: int = 300
     render_size: int = 320
+    film: str | None = None
 
 
 def main(config: DictConfig) -> float:
@@ -85,6 +93,10 @@ def main(config: DictConfig) -> float:
     table = None if config.episodes is None else as_path(config.episodes)
     if table is not None:
         require_file("episodes", table)
+    if config.film is not None:
+        require_file("film", as_path(config.film))
+        if not config.render:
+            raise InvalidValueError("film", config.film, "needs render=true")
     require_one_of("policy", config.policy, POLICIES)
     require_usable_jax()
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
@@ -95,7 +107,7 @@ def main(config: DictConfig) -> float:
             allowed = f"{run.env.name} has nothing to see; must be a run on another suite"
             raise InvalidValueError("render", True, allowed)
     rows: list[tuple[Any, ...]] = [EPISODE_COLUMNS]
-    returns = []
+    returns, filmed = [], {}
     for run in runs:
         result, episodes = evaluate(run, config.num_episodes, config.num_retries, config.eval_seed)
         rows += [(run.directory, run.env_steps, *row) for row in _episode_rows(episodes, config.num_retries)]
@@ -109,16 +121,33 @@ def main(config: DictConfig) -> float:
         if config.render:
             try:
                 print(f"video: {render(run.directory, run.env, run.policy, config.render_steps, config.render_size)}")
+                if hasattr(run.env, "render"):
+                    filmed[run.directory] = result["eval/return"]
             except Exception as error:
                 reason = str(error) if isinstance(error, RuntimeError) else one_line(error)
                 print(f"no video: {reason}", file=sys.stderr)
     if len(runs) > 1:
         print(f"eval/return: mean {np.mean(returns):,.3f}, median {np.median(returns):,.3f}, of {len(runs)} runs")
+    if len(filmed) > 1:
+        paths = _paths(plain["run"])
+        folder = paths[0] if len(paths) == 1 else Path()
+        _film_all(filmed, folder / FILM if config.film is None else as_path(config.film))
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
         _write(table, csv_text(rows))
         print(table)
     return float(np.mean(returns))
+
+
+def _film_all(returns: dict[Path, float], file: Path) -> None:
+    """Shows the films of several runs side by side."""
+    titles, left_out = choose(returns)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        seconds = side_by_side(titles, file)
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from None
+    print(f"video of {len(titles)} runs side by side{left_out}: {file} ({seconds:.2f} s)")
 
 
 def _paths(value: Any) -> list[Path]:
@@ -194,7 +223,7 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
                 frames.append(Image.fromarray(one.render(state, (0, 0), size, size)))
         shown, milliseconds = film_times(num_states, dt)
         first, *others = frames[: len(shown)]
-        file = directory / "video.gif"
+        file = directory / FILM
         first.save(file, save_all=True, append_images=others, duration=milliseconds, loop=0)
     else:
         from brax.io import html

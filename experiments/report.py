@@ -1,9 +1,10 @@
 """One page about runs: ``python -m experiments.report <directories> [out=<file>] [x=] [metric=] [reference=]``.
 
 Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
+the films of the best and the median run of each task where ``experiments.evaluate`` has made them,
 the claims of ``experiments.claims``, tables of final values, what is missing against the plans (``plan.json``) of the
-sweeps among the directories, and what ran, on what, with which seeds. Tables are sorted by a click on a column and
-filtered by words of their rows.
+sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers under the pointer; tables
+are sorted by a click on a column and filtered by words of their rows.
 
 Exit statuses: 0 done, 2 bad input (one line on stderr).
 """
@@ -21,71 +22,21 @@ from typing import Any
 from experiments.comparing.claims import Result, check_all
 from experiments.comparing.comparisons import Drawing, draw_all, make_look
 from experiments.comparing.drawing import own_style
+from experiments.comparing.films import FILM, as_webp, best_and_median
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
 from experiments.comparing.loading import TUNING_EXPERIMENTS, load
+from experiments.comparing.page import as_json, html_page, plain_panels
 from experiments.comparing.panels import LABELS
 from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
 from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.console.messages import one_line
+from experiments.console.pasting import pasted
 from experiments.records.files import FINISHED
 from remac.files import write_whole
 from remac.validation import require_one_of
 
-STYLE = """
-:root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --text: #1b1b1b; --page: #fff; --link: #0b57d0;
-  --pass: #0a6640; --fail: #a4260f; --unknown: #6b5900; }
-@media (prefers-color-scheme: dark) { :root { --line: #555; --soft: #262626; --text: #e8e8e8; --page: #161616;
-  --link: #9ec1ff; --pass: #6fd6a5; --fail: #ff9d88; --unknown: #e3cf72; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
-  max-width: 72rem; padding: 1rem 1.5rem 4rem; }
-a { color: var(--link); } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; list-style: none; padding: 0; }
-.wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid var(--link); }
-table { border-collapse: collapse; margin: 0.75rem 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-.wide > p { margin: 0.75rem 0 0; }
-th, td { border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-td:first-child { white-space: nowrap; } thead th { background: var(--soft); }
-code { font-size: 0.875em; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; }
-figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
-figcaption { font-size: 0.875rem; } .pass { color: var(--pass); } .fail { color: var(--fail); }
-.unknown { color: var(--unknown); } .verdict { font-weight: 700; } .beside { font-size: 0.875rem; opacity: 0.85; }
-td:has(.pass) { background: color-mix(in srgb, var(--pass) 14%, transparent); }
-td:has(.fail) { background: color-mix(in srgb, var(--fail) 14%, transparent); }
-details > summary { cursor: pointer; } th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid var(--link); }
-th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
-input { font: inherit; padding: 0.2rem 0.5rem; width: min(24rem, 100%); }
-"""
-# A click on a column's name sorts its table by numbers where all are; words in a table's field keep the rows with them.
-SCRIPT = """
-const value = (row, at) => row.cells[at].textContent.trim();
-const number = text => Number.parseFloat(text.replaceAll(",", ""));
-for (const table of document.querySelectorAll("table.rows")) {
-  const body = table.tBodies[0];
-  table.tHead.addEventListener("click", event => {
-    const head = event.target.closest("th");
-    if (!head || !event.target.closest("button")) return;
-    const at = head.cellIndex, sign = head.ariaSort === "ascending" ? -1 : 1, rows = [...body.rows];
-    const numeric = rows.every(row => !value(row, at) || !Number.isNaN(number(value(row, at))));
-    const order = numeric ? (a, b) => (number(a) || 0) - (number(b) || 0) : (a, b) => a.localeCompare(b);
-    rows.sort((a, b) => sign * order(value(a, at), value(b, at)));
-    for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
-    head.ariaSort = sign > 0 ? "ascending" : "descending";
-    body.append(...rows);
-  });
-  table.previousElementSibling?.querySelector("input")?.addEventListener("input", event => {
-    const words = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
-    for (const row of body.rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every(word => text.includes(word));
-    }
-  });
-}
-"""
 FILTERED_FROM = 8  # rows
 CLASSES = {PASS: "pass", FAIL: "fail", NOT_ENOUGH: "unknown"}
 
@@ -127,6 +78,7 @@ def write_page(
     sections = [
         ("summary", "Summary", _summary(runs)),
         ("figures", "Figures", "".join(map(_figure, drawings))),
+        *([("films", "Films", films)] if (films := _films(runs)) else []),
         ("claims", "Claims", _claims(results)),
         ("tables", "Final values", _tables(runs, metrics)),
         ("missing", "What is missing", _missing(runs, notes)),
@@ -136,13 +88,8 @@ def write_page(
         sections.insert(1, ("tuning", "The learning rate of each task", _tuning(runs)))
     links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
     body = "".join(f'<section id="{name}"><h2>{heading}</h2>{text}</section>' for name, heading, text in sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f'<body><header><h1>{escape(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f"<main>{body}</main><script>{SCRIPT}</script></body></html>\n"
-    )
+    head = f'<header><h1>{escape(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+    return html_page(title, f"{head}\n<main>{body}</main>", ("tables.js", "uplot.js", "curves.js"))
 
 
 def compare_with_plans(runs: Runs) -> list[dict[str, Any]]:
@@ -299,11 +246,43 @@ def _figure(drawing: Drawing) -> str:
     except Exception as error:
         return f"<p>{escape(f'{drawing.name}: cannot be drawn ({one_line(error)}), left out')}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
+    picture = f'<img alt="{escape(drawing.description)}" src="data:image/png;base64,{data}">'
+    if drawing.panels:
+        curves = as_json(plain_panels(drawing.panels))
+        # Open where no script runs.
+        picture = (
+            f'<script class="curves" type="application/json">{curves}</script>'
+            f'<details class="picture" open><summary>The picture, with every seed</summary>{picture}</details>'
+        )
     return (
-        f'<figure id="figure-{escape(drawing.name)}"><img alt="{escape(drawing.description)}" '
-        f'src="data:image/png;base64,{data}"><figcaption><strong>{escape(drawing.title)}.</strong> '
+        f'<figure id="figure-{escape(drawing.name)}">{picture}<figcaption><strong>{escape(drawing.title)}.</strong> '
         f"{escape(drawing.description)}</figcaption></figure>"
     )
+
+
+def _films(runs: Runs) -> str:
+    """Shows the best and the median run of each task, if any of these has been filmed; nothing is rendered here."""
+    chosen = best_and_median(runs)
+    if not any((run.directory / FILM).is_file() for _, run, _, _ in chosen):
+        return ""
+    parts = []
+    for which, run, title, value in chosen:
+        caption = (
+            f"<strong>{which.capitalize()}: {escape(title)}.</strong> Final return of the mean action {value:,.4g}"
+        )
+        try:
+            data = base64.b64encode(as_webp(run.directory / FILM)).decode()
+            alt = escape(f"An episode of the {which} run: {title}")
+            parts.append(
+                f'<figure><img loading="lazy" alt="{alt}" src="data:image/webp;base64,{data}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+        except FileNotFoundError:
+            command = f"python -m experiments.evaluate {pasted('run', run.directory)} render=true"
+            parts.append(f"<p>{caption}; not filmed yet: <code>{escape(command)}</code></p>")
+        except (OSError, ValueError) as error:
+            parts.append(f"<p>{caption}; its film cannot be read ({escape(one_line(error))})</p>")
+    return f'<div class="films">{"".join(parts)}</div>'
 
 
 def _tables(runs: Runs, metrics: Sequence[str]) -> str:

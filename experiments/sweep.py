@@ -117,9 +117,10 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     tasks = config.tasks or preset.tasks.get(suite, [])[: scale.num_tasks]
     if not tasks:
         raise InvalidValueError("tasks", None, f"must be given, since {name} names none of {suite}")
-    known = [env.partition("/")[2] for env in envs.names(suite)]
-    for task in tasks if known else []:
-        require_one_of("tasks", task, known)
+    for task in tasks:
+        if not envs.may_be(f"{suite}/{task}"):
+            told = envs.alternatives(f"{suite}/{task}", suite)
+            raise InvalidValueError("tasks", task, f"no such task of {suite}; {told}")
     for arm in config.arms or []:
         require_one_of("arms", arm, preset.arms)
     seeds = config.seeds or preset.seeds or scale.seeds

@@ -39,11 +39,12 @@ QUICK = (
 
 # Arguments, and what the line must contain.
 BAD = [
+    (["logger.mode=offline"], ["logger.mode=offline", "add logger=wandb"]),
     # Names: the line lists what exists.
     (["agent=a2c"], ["agent=a2c", "remac", "sac"]),
     (["env=mujoco/half_cheeta"], ["env=mujoco/half_cheeta", "mujoco/half_cheetah", "experiments.suites lists all"]),
     (["env=atari/pong"], ["env=atari/pong", "experiments.suites lists all"]),
-    (["logger=tensorboard"], ["logger=tensorboard", "none", "wandb"]),
+    (["logger=mlflow"], ["logger=mlflow", "none", "tensorboard", "wandb"]),
     (["env=brax/hopper", "env.options.backend=bullet"], ["env.options.backend=bullet", "generalized", "mjx"]),
     (["env.options.backend=spring"], ["env.options.backend"]),
     (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),

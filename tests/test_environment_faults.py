@@ -19,8 +19,8 @@ from experiments import claims, evaluate, plot, report, sweep, train
 from experiments.console import key_value
 from experiments.console.pasting import as_path, pasted
 from experiments.records import run_directory
+from experiments.records.loggers import make_logger
 from experiments.records.run_directory import RunDirectory, make_new, take_folder
-from experiments.records.wandb_logger import make_logger
 from experiments.running import hydra_launcher, jax_settings, planning
 from experiments.running.config import CONFIG_DIRECTORY, compose_job, register_schemas
 from experiments.running.planning import Outcome

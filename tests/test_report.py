@@ -3,17 +3,16 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_runs import write_run, write_sweep
-from waiting import DEADLINE_SECONDS
 
 from experiments import report
 from experiments.comparing.loading import load
+from experiments.comparing.page import part
 from experiments.comparing.tuning import learning_rates
 from remac.validation import InvalidValueError
 
@@ -121,7 +120,8 @@ def test_the_page_stands_alone_and_is_accessible(page):
     _, out, parsed = page
     text = out.read_text(encoding="utf-8")
     assert "url(" not in text and "@import" not in text and "http" not in text
-    assert [attributes for tag, attributes in parsed.tags if tag == "script"] == [{}]
+    scripts = [attributes for tag, attributes in parsed.tags if tag == "script"]
+    assert {"class": "curves", "type": "application/json"} in scripts and not any("src" in one for one in scripts)
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert all(value.startswith(("data:image/png;base64,", "#")) for value in sources)
     assert {value[1:] for value in sources if value.startswith("#")} <= set(parsed.ids)
@@ -134,44 +134,53 @@ def test_the_page_stands_alone_and_is_accessible(page):
     assert all(attributes.get("scope") == "col" for tag, attributes in parsed.tags if tag == "th")
 
 
-@pytest.fixture
-def browse(tmp_path):
-    """Opens a page in a real browser, and returns what that prints."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser on this machine")
-
-    def run(path, *options):
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        command += ["--window-size=1200,8000", f"--user-data-dir={tmp_path / 'profile'}", *options, path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
-
-
-def test_tables_are_sorted_and_filtered(browse, tmp_path):
+def test_tables_are_sorted_and_filtered(browser, tmp_path):
     """By the page's own script, with a person's clicks and words."""
     rows = [("a", "10"), ("b", "9"), ("c", "1,000"), ("d", ""), *((name, "5") for name in "efgh")]
-    act = """<script>
+    page = tmp_path / "tables.html"
+    page.write_text(f"<body>{report._table('', ('name', 'number'), rows)}<script>{part('tables.js')}</script>")
+    browser.open(page)
+    found = browser.run("""
       const at = index => document.querySelectorAll("th button")[index].click();
       const shown = "tbody tr:not([hidden]) td:first-child";
-      const seen = () => [...document.querySelectorAll(shown)].map(cell => cell.textContent);
+      const seen = () => [...document.querySelectorAll(shown)].map(cell => cell.textContent).join("");
       const found = [];
-      at(1); found.push(seen().join("")); at(1); found.push(seen().join("")); at(0); found.push(seen().join(""));
+      at(1); found.push(seen()); at(1); found.push(seen()); at(0); found.push(seen());
       const field = document.querySelector("input"); field.value = "A 1"; field.dispatchEvent(new Event("input"));
-      found.push(seen().join("")); document.body.textContent = found.join("|");
-    </script>"""
-    page = tmp_path / "tables.html"
-    page.write_text(f"<body>{report._table('', ('name', 'number'), rows)}<script>{report.SCRIPT}</script>{act}</body>")
-    assert "<body>defghbac|cabefghd|abcdefgh|a</body>" in browse(page, "--dump-dom")
+      return [...found, seen()];
+    """)
+    assert found == ["defghbac", "cabefghd", "abcdefgh", "a"]
 
 
-def test_the_page_in_a_browser(page, browse, tmp_path):
-    """A real browser shows the text and the pictures."""
+def test_curves_tell_what_is_under_the_pointer(page, browser):
+    """The numbers of the picture, which makes way for them; a click on a name hides its line and band."""
+    browser.open(page[1])
+    legend = """const rows = () => [...document.querySelector(".panel .u-legend").rows];
+      const legend = () => rows().filter(row => row.checkVisibility())
+        .map(row => [...row.cells].map(cell => cell.innerText).join(": "));"""
+    texts = browser.run(f"""{legend}
+      const over = await until(() => document.querySelector(".panel .u-over")), box = over.getBoundingClientRect();
+      const place = {{clientX: box.right - 1, clientY: box.top + 9, bubbles: true}};
+      for (const kind of ["mouseenter", "mousemove"]) over.dispatchEvent(new MouseEvent(kind, place));
+      await until(() => !legend()[0].includes("--"));
+      return legend();
+    """)
+    assert texts == ["env steps: 1,000", "SAC: 100 [100, 100], 2 seeds", "ReMAC M=4: 100 [100, 100], 2 seeds"]
+    shown = browser.run(f"""{legend}
+      rows()[1].querySelector("th").click();
+      return document.querySelector(".panel").plot.series.map(one => one.show);
+    """)
+    assert shown == [True, *[False] * 3, *[True] * 3]
+    pictures = browser.run("return [...document.querySelectorAll('details.picture')].map(one => one.open)")
+    assert pictures == [False]
+
+
+def test_the_page_in_a_browser(page, browser, tmp_path):
+    """A real browser shows the text, the curves and the pictures."""
+    browser.open(page[1])
+    browser.run("await until(() => document.querySelectorAll('.panel canvas').length >= 2)")
     shot = tmp_path / "page.png"
-    browse(page[1], f"--screenshot={shot}")
+    browser.screenshot(shot)
     pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
     counts = {colour: int((pixels == rgb).all(axis=1).sum()) for colour, rgb in SEEN.items()}
     assert min(counts.values()) > 100, counts

@@ -157,7 +157,7 @@ def test_tasks_follow_the_scale(make_plan):
         (["suite=atari"], ["suite=atari", "mujoco", "brax"]),
         (["suite=probe"], ["tasks=None: must be given", "probe"]),
         (["suite=gymnasium", "tasks=[Pendulm-v1]"], ["env=gymnasium/Pendulm-v1: is not registered"]),
-        (["tasks=[hoper]"], ["tasks=hoper", "hopper"]),
+        (["tasks=[hoper]"], ["tasks=hoper", "mujoco/hopper", "suite=mujoco lists all"]),
         (["arms=[m3]"], ["arms=m3", "sac", "m8"]),
         (["memory_gib=0"], ["memory_gib=0"]),
         (['overrides=["seed=3"]'], ["seed=3", "itself"]),
@@ -174,7 +174,7 @@ def test_bad_input_is_refused(make_plan, overrides, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["experiment"]),
+        ([], ["experiment: must be given, as experiment=<name>", "adam_epsilon"]),
         (["experiment=fig7"], ["experiment=fig7", "adam_epsilon", "tune_learning_rate"]),
         (["experiment=speed", "scal=smoke"], ["scal=smoke", "no such key", "scale"]),
         (["experiment=speed", 'overrides=["agent.lr=1"]'], ["agent.lr=1: no such key; there are name, learning_rate"]),

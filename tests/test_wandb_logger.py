@@ -22,8 +22,9 @@ from PIL import Image
 from waiting import DEADLINE_SECONDS
 
 from experiments.records import wandb_logger
+from experiments.records.loggers import make_logger
 from experiments.records.run_directory import RunDirectory
-from experiments.records.wandb_logger import INIT_TIMEOUT_SECONDS, WandbLogger, make_logger, make_tags, old_run_id
+from experiments.records.wandb_logger import INIT_TIMEOUT_SECONDS, WandbLogger, make_tags, old_run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_KEY = "0123456789abcdef" * 2 + "01234567"

@@ -30,14 +30,18 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
     chosen = tuple(filter(None, settings.get("metric", "").split(",")))
     for name in chosen:
         require_one_of("metric", name, known)
-    if not chosen:
-        chosen = tuple(name for name in DEFAULT_METRICS if name in known)
-        if RETURN not in known and "eval/return" in known:
-            chosen = ("eval/return", *chosen)
     reference = settings.get("reference") or None
     if reference is not None:
         require_one_of("reference", reference, runs.arms)
-    return Look(chosen or tuple(known[:1]), settings.get("x", "env_steps"), reference, command)
+    return Look(chosen or default_metrics(known), settings.get("x", "env_steps"), reference, command)
+
+
+def default_metrics(known: Sequence[str]) -> tuple[str, ...]:
+    """Returns what is shown where no metric is asked for: at least one, if any is known."""
+    chosen = tuple(name for name in DEFAULT_METRICS if name in known)
+    if RETURN not in known and "eval/return" in known:
+        chosen = ("eval/return", *chosen)
+    return chosen or tuple(known[:1])
 
 
 def draw_all(runs: Runs, look: Look, notes: list[str]) -> list[Drawing]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.comparing.drawing import Row
+from experiments.comparing.page import Panel
 from experiments.comparing.runs import Runs
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Drawing:
         rows: The numbers behind it.
         metrics: What it shows.
         statistic: What is drawn, in its small print.
+        panels: The same for a page on which a person points at the lines, if it is made for that.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Drawing:
     rows: list[Row]
     metrics: Sequence[str]
     statistic: str = f"{STATISTIC}; thin lines and dots are single seeds"
+    panels: Sequence[Panel] = ()
 
 
 @dataclasses.dataclass(frozen=True)

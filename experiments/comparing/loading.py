@@ -45,7 +45,7 @@ def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
         InvalidValueError: If a path does not exist, or there is no run at all.
     """
     notes: list[str] = []
-    directories, plans, curves = _find(paths, notes)
+    directories, plans, curves = find(paths, notes)
     runs = [run for directory in directories if (run := _read_run(directory, notes)) is not None] + curves
     if not runs:
         shown = ", ".join(map(str, paths)) or "none"
@@ -62,8 +62,12 @@ def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:
     return Runs(cells, plans, runs, notes)
 
 
-def _find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], list[Plan], list[Run]]:
-    """Returns the run directories and plans at and below the paths, and the curves of the files among them."""
+def find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], list[Plan], list[Run]]:
+    """Returns the run directories and plans at and below the paths, and the curves of the files among them.
+
+    Raises:
+        InvalidValueError: If a path does not exist.
+    """
     curves: dict[Path, list[Run]] = {}
     directories: dict[Path, Path] = {}
     plans: dict[Path, Plan] = {}
@@ -149,11 +153,8 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
     """Reads one run, or notes why it cannot be."""
     summary, problem = read_json(directory / SUMMARY)
     damage = find_damage(directory, summary)
-    try:
-        config = yaml.load((directory / CONFIG).read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        config["agent"]["name"], config["env"]["suite"], config["env"]["task"], config["seed"]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError) as error:
-        notes.append(f"{directory}: {CONFIG} cannot be read ({one_line(error)}), left out")
+    config = _read_config(directory, notes)
+    if config is None:
         return None
     if CONFIG in damage:
         notes.append(f"{damage[CONFIG]}, so the run is left out")
@@ -174,6 +175,31 @@ def _read_run(directory: Path, notes: list[str]) -> Run | None:
             notes.append(f"{directory}: {bad} non-finite values of {name}, left out of curves")
     is_damaged = not is_trusted and (summary or {}).get("status") == FINISHED
     return Run(directory, config, provenance or {}, summary, metrics, "; ".join(wrong) if is_damaged else "")
+
+
+def _read_config(directory: Path, notes: list[str]) -> dict[str, Any] | None:
+    try:
+        config = yaml.load((directory / CONFIG).read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config["agent"]["name"], config["env"]["suite"], config["env"]["task"], config["seed"]
+        return config
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError) as error:
+        notes.append(f"{directory}: {CONFIG} cannot be read ({one_line(error)}), left out")
+        return None
+
+
+def read_without_metrics(directory: Path, notes: list[str]) -> Run | None:
+    """Reads what a run is and how it ended, but not its metrics; or notes why it cannot be read."""
+    config = _read_config(directory, notes)
+    if config is None:
+        return None
+    provenance, summary = (read_json(directory / name)[0] for name in (PROVENANCE, SUMMARY))
+    return Run(directory, config, provenance or {}, summary, {})
+
+
+def sort_into_cells(runs: list[Run], notes: list[str], *, keep_duplicates: bool = False) -> list[Cell]:
+    """Groups runs that differ in the seed alone, and names the groups as figures do."""
+    runs = _with_later_settings(runs)
+    return _make_cells(runs if keep_duplicates else _without_duplicates(runs, notes), notes)
 
 
 def _without_tuning(runs: list[Run], notes: list[str], keep_tuning: bool) -> list[Run]:

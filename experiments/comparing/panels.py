@@ -17,6 +17,7 @@ from experiments.comparing.drawing import (
     readable,
     shade,
 )
+from experiments.comparing.page import Line, make_line
 from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
@@ -85,9 +86,9 @@ def draw_curves(
     x: str,
     style: Callable[[Cell], tuple[Any, Any]],
     name: Callable[[Cell], str],
-) -> None:
-    """Draws single seeds (dashed if unfinished), and the interquartile mean of the finished ones."""
-    drawn = False
+) -> list[Line]:
+    """Draws single seeds (dashed if unfinished), and the interquartile mean of the finished ones, which it returns."""
+    drawn, lines = False, list[Line]()
     for cell in cells:
         colour, dashes = style(cell)
         for run in cell.runs:
@@ -98,20 +99,36 @@ def draw_curves(
         found = [points for run in cell.finished if (points := records(run, metric, x))[0].size]
         if not found:
             continue
-        # Records of equal length fall on equal steps, where this takes the values as they are.
-        first, last = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
-        shared = np.unique(np.concatenate([steps for steps, _ in found]))
-        shared = shared[(shared >= first) & (shared <= last)]
-        if x == "wall_clock" and shared.size:
-            shared = np.linspace(first, last, 100)
-        values = np.stack([np.interp(shared, *points) for points in found], axis=-1)
-        panel.plot(
-            shared, interquartile_mean(values), color=colour, linestyle=dashes, linewidth=1.6, label=_entry(name(cell))
-        )
-        panel.fill_between(shared, *interquartile_interval(values), color=colour, alpha=0.18, linewidth=0)
+        shared, values = on_shared_steps(found, x)
+        middle, (low, high) = interquartile_mean(values), interquartile_interval(values)
+        title = name(cell)
+        panel.plot(shared, middle, color=colour, linestyle=dashes, linewidth=1.6, label=_entry(title))
+        panel.fill_between(shared, low, high, color=colour, alpha=0.18, linewidth=0)
+        counts = np.full(shared.shape, values.shape[-1])
+        lines.append(make_line(title, colour, dashes, shared, middle, low, high, counts))
     if not drawn:
         panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", fontsize=8)
     panel.grid(alpha=0.3)
+    return lines
+
+
+def on_shared_steps(found: Sequence[tuple[np.ndarray, np.ndarray]], x: str) -> tuple[np.ndarray, np.ndarray]:
+    """Brings curves to the same steps, from where all have begun to where the first ends.
+
+    Args:
+        found: Steps and values of each of S curves.
+        x: One of ``X_AXES``; of the wall clock no two curves have the same points.
+
+    Returns:
+        Steps `[T]` and values `[T, S]`.
+    """
+    # Records of equal length fall on equal steps, where this takes the values as they are.
+    first, last = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
+    shared = np.unique(np.concatenate([steps for steps, _ in found]))
+    shared = shared[(shared >= first) & (shared <= last)]
+    if x == "wall_clock" and shared.size:
+        shared = np.linspace(first, last, 100)
+    return shared, np.stack([np.interp(shared, *points) for points in found], axis=-1)
 
 
 def records(run: Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:

@@ -41,13 +41,16 @@ class Series:
 
 def make_series(records: Iterable[Record]) -> dict[str, Series]:
     """Sorts records into series; of two of one step the later one counts."""
-    columns: dict[str, dict[int, tuple[float, ...]]] = {}
+    columns: dict[str, list[tuple[float, ...]]] = {}
     for env_steps, gradient_steps, wall_seconds, name, value in records:
-        columns.setdefault(name, {})[env_steps] = (env_steps, gradient_steps, wall_seconds, value)
-    return {
-        name: Series(*np.asarray([by_step[step] for step in sorted(by_step)], float).T)
-        for name, by_step in columns.items()
-    }
+        columns.setdefault(name, []).append((env_steps, gradient_steps, wall_seconds, value))
+    return {name: series_of(np.asarray(rows, float)) for name, rows in columns.items()}
+
+
+def series_of(rows: np.ndarray) -> Series:
+    """Returns the series of one metric's records, `[T, 4]` in the order of ``Series`` and of writing."""
+    _, last = np.unique(rows[::-1, 0], return_index=True)
+    return Series(*rows[::-1][last].T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +117,15 @@ class Run:
     @property
     def base_label(self) -> str:
         """The agent's name, or M."""
-        name = self.agent["name"]
+        name = self.agent["name"].upper()
         if self.num_retries is None:
-            return name.upper()
-        return f"M={self.num_retries}" if name == "remac" else f"{name.upper()} K={self.num_retries}"
+            return name
+        return self.retries_label if name == "REMAC" else f"{name} {self.retries_label}"
+
+    @property
+    def retries_label(self) -> str:
+        """The number of retries: M of actions, as ReMAC's paper has it, or K of episodes."""
+        return f"{'M' if self.agent['name'] == 'remac' else 'K'}={self.num_retries}"
 
     @property
     def experiment(self) -> str | None:
@@ -220,7 +228,7 @@ class Cell:
             return self.arm
         if self.num_retries is None:
             return AGENT_TITLES[self.kind]
-        return f"{AGENT_TITLES[self.kind]} {'M' if self.kind == 'remac' else 'K'}={self.num_retries}"
+        return f"{AGENT_TITLES[self.kind]} {self.runs[0].retries_label}"
 
     @property
     def training(self) -> dict[str, Any]:

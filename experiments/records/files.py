@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def metrics_fit(directory: Path | str, position: Mapping[str, Any]) -> bool:
 def read_records(
     directory: Path | str, summary: Mapping[str, Any] | None = None
 ) -> tuple[list[Record], list[str], bool]:
-    """Reads ``metrics.csv``, the only reader of it, and never fails.
+    """Reads ``metrics.csv`` as a whole, and never fails; ``NewRecords`` follows one that grows.
 
     Lines that are not whole are left out: a process that was killed can leave half of one. What the last evaluation of
     a finished run lacks is in its summary as well, and is taken from there.
@@ -174,6 +175,54 @@ def read_records(
     return mended if is_trusted else records, [f"{path}: {'; '.join(problems)}"] if problems else [], is_trusted
 
 
+class NewRecords:
+    """Reads of a ``metrics.csv`` that grows what is new, and never fails.
+
+    Attributes:
+        num_bytes: That the last call read.
+        is_behind: Whether there was more than it might read.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        """Takes the run directory."""
+        self.num_bytes, self.is_behind = 0, False
+        self._path = Path(directory) / METRICS
+        self._file, self._position, self._last = (0, 0), 0, b""  # which file, how much of it, and its last line
+
+    def read(self, limit: int) -> tuple[list[Record], bool]:
+        """Returns the records since the last call, and whether all earlier ones are void.
+
+        They are once the file is another one, or has been cut back by a run that goes on from a checkpoint. A line that
+        is not whole yet is left for the next call, and one that cannot be read is left out.
+
+        Args:
+            limit: Bytes to read at most.
+        """
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                file.seek(self._position - len(self._last))
+                # The time in the line is another one where it was written again.
+                is_same = self._file == (status.st_dev, status.st_ino) and file.read(len(self._last)) == self._last
+                is_void = not is_same and self._position > 0
+                if not is_same:
+                    self._file, self._position, self._last = (status.st_dev, status.st_ino), 0, b""
+                    file.seek(0)
+                content = file.read(limit)
+        except OSError:
+            self.num_bytes, self.is_behind = 0, False
+            return [], False
+        self.num_bytes, self.is_behind = len(content), len(content) == limit
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole:
+            return [], is_void
+        lines = whole[:-1].split(b"\n")
+        records, _ = _read_what_can_be(lines[1:] if self._position == 0 else lines, first=1)
+        self._position += len(whole)
+        self._last = lines[-1] + b"\n"
+        return records, is_void
+
+
 def _entry(summary: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
     """Returns the sums that a summary has of a file; None if it says nothing of it, as older ones do not."""
     files = (summary or {}).get("files")
@@ -190,21 +239,27 @@ def _parse(content: bytes) -> tuple[list[Record], list[str]]:
     problems = [_TORN] if rest else []
     if lines and lines[0].strip() != ",".join(METRIC_COLUMNS).encode():
         problems.append(f"its first line is not {','.join(METRIC_COLUMNS)}")
-    records, unreadable = [], []
-    try:
-        records = _read_lines(lines[1:])
-    except (ValueError, csv.Error):  # one by one, which takes ten times as long
-        for number, line in enumerate(lines[1:], 2):
-            try:
-                records += _read_lines([line])
-            except (ValueError, csv.Error):
-                unreadable.append(number)
+    records, unreadable = _read_what_can_be(lines[1:], first=2)
     if unreadable:
         shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
         problems.append(f"{len(unreadable)} lines cannot be read ({shown}), left out")
     if len({(record[0], record[3]) for record in records}) < len(records):
         problems.append(_TWICE)
     return records, problems
+
+
+def _read_what_can_be(lines: Sequence[bytes], first: int) -> tuple[list[Record], list[int]]:
+    """Returns the records of some lines, and the numbers of those that hold none, where the first has a given one."""
+    try:
+        return _read_lines(lines), []
+    except (ValueError, csv.Error):  # one by one, which takes ten times as long
+        records, unreadable = [], []
+        for number, line in enumerate(lines, first):
+            try:
+                records += _read_lines([line])
+            except (ValueError, csv.Error):
+                unreadable.append(number)
+        return records, unreadable
 
 
 def _read_lines(lines: Sequence[bytes]) -> list[Record]:

@@ -24,14 +24,14 @@ _JOURNAL = Path("wandb", "rows.jsonl")  # in the run directory
 
 
 def make_logger(config: Mapping[str, Any], directory: Path, origin: Mapping[str, Any]) -> "WandbLogger | None":
-    """Returns the logger that a run's configuration asks for, started, or None if it asks for none.
+    """Returns the logger of a run, started, or None if W&B is switched off.
 
     Args:
         config: The resolved configuration, as plain data.
         directory: The run directory.
         origin: As ``experiments.records.run_directory.RunDirectory.origin``.
     """
-    if config["logger"]["name"] != "wandb" or config["logger"]["mode"] == "disabled":
+    if config["logger"]["mode"] == "disabled":
         return None
     overrides = origin["overrides"]
     told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]

@@ -25,6 +25,7 @@ import envs
 from agents import AGENTS
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
+from experiments.records.loggers import require_logger
 from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
@@ -34,7 +35,6 @@ from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
-LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline", "disabled")
 AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
@@ -106,7 +106,7 @@ class EnvironmentConfig:
 
 @dataclasses.dataclass
 class LoggerConfig:
-    """Where metrics go besides the run directory: ``none`` or ``wandb``."""
+    """Where metrics go besides the run directory: one of ``LOGGERS``. All but the name is for W&B."""
 
     name: str = MISSING
     mode: str = "online"
@@ -251,6 +251,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     resume = plain.pop("resume") is not None
     kept = kept_inputs(directory, "resume") if resume and directory is not None else {}
     require_int("seed", plain["seed"], 0, 2**32 - 1)
+    for key in (override.partition("=")[0].lstrip("+") for override in overrides):
+        if key.startswith("logger.") and key != "logger.name" and plain["logger"]["name"] != "wandb":
+            raise InvalidValueError(key, OmegaConf.select(config, key), "is for W&B; add logger=wandb")
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
     env = make_environment(plain["env"], plain["num_envs"], kept)
@@ -407,7 +410,7 @@ def _require_schema(plain: dict[str, Any]) -> None:
         for name in names:
             if name not in node:
                 raise InvalidValueError(f"~{prefix}{name}", None, "cannot be taken away; every run needs it")
-    require_one_of("logger.name", plain["logger"]["name"], LOGGERS)
+    require_logger(plain["logger"]["name"])
 
 
 def with_inputs(options: Mapping[str, Any], kept: Mapping[str, Path]) -> dict[str, Any]:

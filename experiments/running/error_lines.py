@@ -76,6 +76,8 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             if value and argument in lines[0]:
                 choices = f"a text with a comma needs quotes: {pasted(key, value)}; {choices}"
         return f"{lines[0]}; {choices}"
+    if lines and (group := re.match(r"You must specify '(\w+)'", lines[0])):
+        return f"{group[1]}: must be given, as {group[1]}=<name>; there are {listing(group[1])}"
     return lines[0] if lines else type(error).__name__
 
 

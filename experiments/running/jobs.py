@@ -17,8 +17,8 @@ from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
 from experiments.records.checkpoints import UnusableError
 from experiments.records.files import find_damage, finished_summary
+from experiments.records.loggers import make_logger
 from experiments.records.run_directory import OutputError, RunDirectory
-from experiments.records.wandb_logger import make_logger
 from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
 from experiments.running.recorder import Recorder
 from experiments.running.resume import align, find_start

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from experiments.comparing.curve_files import rows_of
 from experiments.comparing.declarations import STATISTIC, Drawing, Look, figure
 from experiments.comparing.drawing import label, legend, new_figure, readable
+from experiments.comparing.page import Panel
 from experiments.comparing.panels import (
     FACTOR_LABELS,
     TITLE_WIDTH,
@@ -30,10 +31,11 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     columns = _columns(len(tasks), len(look.metrics))
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(rows, columns, panel=(3.2, 2.6))
-    style = styles(shown)
+    style, shown_panels = styles(shown), list[Panel]()
     for panel, (task, metric) in zip(axes.flat, panels, strict=False):
         cells = [cell for cell in shown if cell.task == task]
-        draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.title)
+        lines = draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.title)
+        shown_panels.append(Panel(task_title(task), X_AXES[look.x], plain(metric), lines))
         label(panel, title=readable(task_title(task), TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
@@ -48,18 +50,20 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         figure,
         rows_of(runs.cells, (*look.metrics, *extra), look.x),
         look.metrics,
+        panels=shown_panels,
     )
 
 
 @figure("grid of {}", when=lambda runs, _: _has_grids(runs), each=lambda _, look: look.metrics, place=20)
 def grid(runs: Runs, look: Look, notes: list[str], metric: str) -> Drawing | None:
     """Draws learning curves of one metric: a row per task, a column per variant (such as epsilon), a line per M."""
-    variants = _variants(runs)
+    variants, panels = _variants(runs), list[Panel]()
     figure, axes = new_figure(len(runs.tasks), len(variants), panel=(2.6, 2.3), sharey="row", sharex="row")
     for row, task in zip(axes, runs.tasks, strict=True):
         for panel, variant in zip(row, variants, strict=True):
             cells = [cell for cell in runs.on(task) if cell.num_retries is None or _variant(cell) == variant]
-            draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
+            lines = draw_curves(panel, cells, metric, look.x, by_retries, lambda cell: cell.base_label)
+            panels.append(Panel(f"{task_title(task)}, {variant}", X_AXES[look.x], plain(metric), lines))
             title = f"{readable(task_title(task), TITLE_WIDTH)}\n{readable(variant, TITLE_WIDTH)}"
             label(panel, title=title, x=X_AXES[look.x], y=metric_label(metric) if panel is row[0] else "")
     legend(figure, axes.flat)
@@ -74,6 +78,7 @@ def grid(runs: Runs, look: Look, notes: list[str], metric: str) -> Drawing | Non
         figure,
         rows_of(runs.cells, (metric,), look.x),
         (metric,),
+        panels=panels,
     )
 
 

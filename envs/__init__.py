@@ -108,4 +108,4 @@ def require_installed(key: str, name: str) -> None:
 
 
 def _module(suite: str) -> Any:
-    return importlib.import_module(f"envs.{suite}")
+    return importlib.import_module(f"{__name__}.{suite}")

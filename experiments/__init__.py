@@ -24,4 +24,5 @@ class _OwnPackages:
         return PathFinder.find_spec(name, [cls._root]) if name in ("remac", "agents", "envs") else None
 
 
-sys.meta_path.insert(0, _OwnPackages)
+if __name__ == "experiments":  # in a wheel they are below remac
+    sys.meta_path.insert(0, _OwnPackages)

@@ -36,8 +36,9 @@ def main() -> None:
     if name not in known:
         print(f"command={name}: no such command; there are {', '.join(known)}", file=sys.stderr)
         sys.exit(2)
-    sys.argv = [f"experiments.{name}", *rest]
-    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    module = f"{__package__}.{name}"
+    sys.argv = [module, *rest]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

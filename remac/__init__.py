@@ -1,7 +1,7 @@
 """Retry objectives (max@K and every other order statistic) for continuous control in JAX.
 
 What stands in ``__all__`` is the public interface. Names are loaded when they are first used, so that the estimators
-load little but JAX; ``agents`` and ``envs`` are packages beside this one.
+load little but JAX; ``agents`` and ``envs`` are packages beside this one, and in an installed wheel below it.
 """
 
 import importlib

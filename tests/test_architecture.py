@@ -16,7 +16,8 @@ ALLOWED = {
     "experiments": {"experiments", "agents", "envs", "remac"},
 }
 FORBIDDEN_OUTSIDE_EXPERIMENTS = {"hydra", "omegaconf", "wandb", "tqdm", "matplotlib"}
-MODULES = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
+COMMANDS = ROOT / "remac/__main__.py"  # only what ``python -m remac`` and the script start
+MODULES = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py") if path != COMMANDS]
 
 
 def imported(path):

@@ -42,7 +42,7 @@ def lay_out(folder):
 
 def test_an_installation_within_somebodys_repository_has_no_commit(somebodys):
     """Neither in a virtual environment there, nor as a source tree that lost its own repository."""
-    for folder in (".venv/lib/python3.11/site-packages", "remac-0.1.0"):
+    for folder in (".venv/lib/python3.11/site-packages/remac", "remac-0.1.0"):
         commit, reason = commit_of(lay_out(somebodys / folder))
         assert commit is None and "not a git repository" in reason
     git(somebodys, "add", "remac-0.1.0")
@@ -93,15 +93,16 @@ def test_another_owner(somebodys, monkeypatch):
 
 
 def test_an_installer_that_fetched_a_commit_noted_it(tmp_path, monkeypatch):
-    site = lay_out(tmp_path / "site-packages")
+    site = tmp_path / "site-packages"
+    package = lay_out(site / "remac")
     information = site / "remac-0.1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: remac\nVersion: 0.1.0\n")
     monkeypatch.syspath_prepend(site)
-    assert commit_of(site)[0] is None
+    assert commit_of(package)[0] is None
     note = {"url": "https://example.org/remac", "vcs_info": {"vcs": "git", "commit_id": "c" * 40}}
     (information / "direct_url.json").write_text(json.dumps(note))
-    assert commit_of(site) == ("c" * 40, None)
+    assert commit_of(package) == ("c" * 40, None)
 
 
 def test_a_run_says_why_it_has_no_commit(monkeypatch):

@@ -50,10 +50,17 @@ def training_code() -> dict[str, str | None]:
         of ``NUMERICAL_PACKAGES``.
     """
     total = hashlib.sha256()
-    for path in sorted(path for folder in TRAINING_SOURCES for path in (ROOT / folder).rglob("*.py")):
+    for path in sorted(training_sources()):
         content = path.read_bytes()
         total.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
     return {"code": total.hexdigest()[:16], **{name: version(name) for name in NUMERICAL_PACKAGES}}
+
+
+def training_sources() -> set[Path]:
+    """Returns the files that a training's numbers come from, in a repository or an installed wheel."""
+    if (ROOT / "remac").is_dir():
+        return {path for folder in TRAINING_SOURCES for path in (ROOT / folder).rglob("*.py")}
+    return set(ROOT.rglob("*.py")) - set((ROOT / "experiments").rglob("*.py"))  # a wheel: all is below remac
 
 
 @functools.cache
@@ -65,7 +72,7 @@ def commit_of(root: Path) -> tuple[str | None, str | None]:
     """Finds the commit of a source tree or of an installation, never that of a repository around it.
 
     Args:
-        root: The folder that holds the packages.
+        root: The folder that holds the packages: a repository's, or that of the library in an installed wheel.
 
     Returns:
         The commit, marked if the tree has changes, and None; or None, and why.
@@ -96,7 +103,7 @@ def _installed_commit(root: Path) -> str | None:
     """Returns the commit that an installer fetched the package from, if it noted one."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         installed = importlib.metadata.distribution("remac")
-        if Path(str(installed.locate_file(_HERE))).resolve() == root / _HERE:
+        if Path(str(installed.locate_file("remac"))).resolve() == root:  # where a wheel has everything
             commit = json.loads(installed.read_text("direct_url.json") or "{}")["vcs_info"]["commit_id"]
             return commit if isinstance(commit, str) else None
     return None

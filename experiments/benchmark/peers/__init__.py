@@ -6,7 +6,6 @@ environments and the seconds to measure, and prints one line of JSON with the en
 and prefill not counted.
 """
 
-import os
 import subprocess
 import sys
 import venv
@@ -18,7 +17,6 @@ from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
 
 SCRIPTS = Path(__file__).parent
-ROOT = SCRIPTS.parents[2]
 # What each peer's own instructions install, and gymnasium's MuJoCo tasks.
 REQUIREMENTS = {
     "sbx": ["sbx-rl", "gymnasium[mujoco]"],
@@ -99,7 +97,6 @@ def _python(directory: Path) -> Path:
 
 def _measure(name: str, python: str, num_envs: int, seconds: float, task: str) -> float | str:
     """Returns steps per second, or the last line of what went wrong."""
-    arguments = [python, str(SCRIPTS / f"{name}.py"), str(num_envs), str(seconds), task]
-    path = {"PYTHONPATH": str(ROOT)} if name == "ours" else {}
-    outcome = timing.measure_apart(arguments, env=os.environ | path)
+    script = ["-m", f"{__name__}.ours"] if name == "ours" else [str(SCRIPTS / f"{name}.py")]
+    outcome = timing.measure_apart([python, *script, str(num_envs), str(seconds), task])
     return outcome if isinstance(outcome, str) else float(outcome["env_steps_per_second"])

@@ -1,4 +1,4 @@
-"""Our SAC: ``python ours.py <num_envs> <seconds> <task>``."""
+"""Our SAC: ``python -m experiments.benchmark.peers.ours <num_envs> <seconds> <task>``."""
 
 import json
 import sys

@@ -58,6 +58,9 @@ def test_nothing_of_it_reaches_the_replay_or_the_metrics():
     assert terminated.sum() > 10 and (arrays["state/replay/storage/reward"][terminated] == 0).all()
     for event in result.evaluations:
         assert all(np.isfinite(value) for value in event.metrics.values())
+    # A float32 that is counted up stops at 2^24.
+    for count in ("rounds", "episodes", "env_steps", "diverged", "diverged_before"):
+        assert arrays[f"state/metrics/{count}"].dtype == np.int32
 
 
 def test_too_much_of_it_stops_the_run():

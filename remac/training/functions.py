@@ -45,7 +45,7 @@ class Steps(NamedTuple):
 
 @struct.dataclass
 class MetricSums:
-    """Running sums since the last evaluation, `[P]` each.
+    """Running sums since the last evaluation, `[P]` each; counts are int32, since float32 stops at 2^24.
 
     Attributes:
         totals: Sum over rounds of every metric's mean over the round.
@@ -55,7 +55,7 @@ class MetricSums:
         env_metrics: Sum over steps of every metric of the environments.
         env_steps: Number of those steps.
         diverged: Number of steps in which the simulation broke down.
-        diverged_before: Their number in the training up to the last evaluation, int32.
+        diverged_before: Their number in the training up to the last evaluation.
         failed_step: Gradient step of the first non-finite metric, the last one of its update; -1 while there is none.
             Survives ``reset_metrics``.
         failed_metric: That metric's index in ``totals``' order.
@@ -196,18 +196,18 @@ def init_train_state(
         return one_agent.update(one_state, update_key, batch)[1]
 
     names = [*jax.eval_shape(update), *jax.eval_shape(one_agent.diagnostics, one_state)]
-    zeros = jnp.zeros((num_members,))
+    zeros, none = jnp.zeros((num_members,)), jnp.zeros((num_members,), jnp.int32)
     sums = MetricSums(
         totals={name: zeros for name in names},
-        rounds=zeros,
+        rounds=none,
         episode_return=zeros,
-        episodes=zeros,
+        episodes=none,
         env_metrics={name: zeros for name in metric_names},
-        env_steps=zeros,
-        diverged=zeros,
-        diverged_before=jnp.zeros((num_members,), jnp.int32),
-        failed_step=jnp.full((num_members,), -1, jnp.int32),
-        failed_metric=jnp.zeros((num_members,), jnp.int32),
+        env_steps=none,
+        diverged=none,
+        diverged_before=none,
+        failed_step=none - 1,
+        failed_metric=none,
     )
     return TrainState(agent_states, replay, sums, train_keys, jnp.zeros((), jnp.int32)), env_keys
 
@@ -331,17 +331,17 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
 def reset_metrics(sums: MetricSums) -> MetricSums:
     """Starts new sums; a recorded failure stays, and so does how often the simulation broke down."""
-    zeros = jnp.zeros_like(sums.rounds)
+    zeros, none = jnp.zeros_like(sums.episode_return), jnp.zeros_like(sums.rounds)
     return dataclasses.replace(
         sums,
         totals={name: zeros for name in sums.totals},
-        rounds=zeros,
+        rounds=none,
         episode_return=zeros,
-        episodes=zeros,
+        episodes=none,
         env_metrics={name: zeros for name in sums.env_metrics},
-        env_steps=zeros,
-        diverged=zeros,
-        diverged_before=sums.diverged_before + sums.diverged.astype(jnp.int32),
+        env_steps=none,
+        diverged=none,
+        diverged_before=sums.diverged_before + sums.diverged,
     )
 
 
@@ -349,10 +349,10 @@ def _add_steps(sums: MetricSums, new: Steps) -> MetricSums:
     return dataclasses.replace(
         sums,
         env_metrics={name: total + jnp.sum(new.metrics[name]) for name, total in sums.env_metrics.items()},
-        env_steps=sums.env_steps + float(new.diverged.size),
+        env_steps=sums.env_steps + new.diverged.size,
         episode_return=sums.episode_return + jnp.sum(jnp.where(new.episode_ended, new.episode_return, 0.0)),
-        episodes=sums.episodes + jnp.sum(new.episode_ended),
-        diverged=sums.diverged + jnp.sum(new.diverged),
+        episodes=sums.episodes + jnp.sum(new.episode_ended, dtype=jnp.int32),
+        diverged=sums.diverged + jnp.sum(new.diverged, dtype=jnp.int32),
     )
 
 
@@ -370,7 +370,7 @@ def _add_metrics(
     return dataclasses.replace(
         sums,
         totals={name: total + means[name] for name, total in sums.totals.items()},
-        rounds=sums.rounds + 1.0,
+        rounds=sums.rounds + 1,
         failed_step=jnp.where(is_first, first_step + (step.astype(jnp.int32) + 1) * steps_per_update, sums.failed_step),
         failed_metric=jnp.where(is_first, index[jnp.argmin(finite[step])], sums.failed_metric),
     )

@@ -485,17 +485,20 @@ class _Loop:
 
     def _training_means(self) -> dict[str, np.ndarray]:
         sums = self.split.members(jax.device_get(self.state.metrics))
+        rounds, episodes, env_steps, diverged = (
+            count.astype(np.float32) for count in (sums.rounds, sums.episodes, sums.env_steps, sums.diverged)
+        )
         means = {}
-        if sums.rounds.all():
-            means = {name: total / sums.rounds for name, total in sums.totals.items()}
-        if sums.episodes.any():
+        if rounds.all():
+            means = {name: total / rounds for name, total in sums.totals.items()}
+        if episodes.any():
             means["train/episode_return"] = np.where(
-                sums.episodes > 0, sums.episode_return / np.maximum(sums.episodes, 1), np.nan
+                episodes > 0, sums.episode_return / np.maximum(episodes, 1), np.nan
             )
         if self.rounds_done:
-            means["env/diverged"] = sums.diverged
-        if sums.env_steps.all():
-            means |= {f"env/{name}": total / sums.env_steps for name, total in sums.env_metrics.items()}
+            means["env/diverged"] = diverged
+        if env_steps.all():
+            means |= {f"env/{name}": total / env_steps for name, total in sums.env_metrics.items()}
         return means
 
     def _on_tick(self) -> None:

@@ -271,7 +271,7 @@ def test_what_environments_measure_is_drawn_by_its_name(tmp_path, capsys):
     assert labels == ["forward velocity (m/s)", "forward velocity,\nevaluation (m/s)", "env/oddity"]
     report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", f"metric={chosen}"])
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert '<th scope="col">forward velocity, evaluation (m/s)</th>' in page and "env/oddity" in page
+    assert "<button>forward velocity, evaluation (m/s)</button>" in page and "env/oddity" in page
 
 
 def test_many_arms_do_not_share_a_panel(tmp_path):

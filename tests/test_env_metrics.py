@@ -54,8 +54,8 @@ class OnHost:
     def for_evaluation(self, num_envs):
         return OnHost(self._env.for_evaluation(num_envs))
 
-    def reset(self, key):
-        return on_host(self._batched(self._env.reset, key.ndim)(key))
+    def reset(self, key, group_size=1):
+        return on_host(self._batched(functools.partial(self._env.reset, group_size=group_size), key.ndim)(key))
 
     def step(self, state, action):
         return on_host(self._batched(self._env.step, state.reward.ndim - 1)(state, action))

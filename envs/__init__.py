@@ -2,11 +2,10 @@
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from remac.validation import InvalidValueError, require_int
+from remac.validation import InvalidValueError, missing_package, require_int
 
 if TYPE_CHECKING:
     from remac.types import Environment
@@ -87,9 +86,8 @@ def lacks(name: str) -> str | None:
     suite, _, task = name.partition("/")
     module = _module(suite)
     package = getattr(module, "NEEDS", None)
-    if package is not None and importlib.util.find_spec(package) is None:
-        install = f"pip install -c constraints.txt -e '.[{suite}]'"
-        return f"needs the package {package}, which is not installed; {install}"
+    if package is not None and (reason := missing_package(package, suite)):
+        return reason
     return module.missing(task) if hasattr(module, "missing") else None
 
 

@@ -1,5 +1,6 @@
 """Checks of settings: each raises one line that names the setting, its value and what is allowed."""
 
+import importlib.util
 import math
 import numbers
 from collections.abc import Iterable
@@ -71,3 +72,10 @@ def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
     names = list(choices)
     if value not in names:
         raise InvalidValueError(name, value, f"must be one of {', '.join(names)}")
+
+
+def missing_package(package: str, extra: str) -> str | None:
+    """Tells that an optional package is not installed, and the command that brings it; None if it is there."""
+    if importlib.util.find_spec(package) is None:
+        return f"needs the package {package}, which is not installed; pip install -c constraints.txt -e '.[{extra}]'"
+    return None

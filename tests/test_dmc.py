@@ -355,7 +355,7 @@ def test_tasks_are_known_to_the_command_line_without_files(call):
 
 def test_without_the_package_one_line_says_how_to_install_it(call, monkeypatch, tmp_path):
     found = importlib.util.find_spec
-    monkeypatch.setattr(envs.importlib.util, "find_spec", lambda name: None if name == "dm_control" else found(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dm_control" else found(name))
     status, out, err = call(["env=dmc/cheetah-run", "num_envs=7"])
     assert (status, out, len(err.splitlines())) == (2, "", 1) and not list(tmp_path.iterdir())
     assert err.startswith("env=dmc/cheetah-run: needs the package dm_control")

@@ -55,13 +55,14 @@ class OnHost:
         return OnHost(self._env.for_evaluation(num_envs))
 
     def reset(self, key, group_size=1):
-        return on_host(self._batched(functools.partial(self._env.reset, group_size=group_size), key.ndim)(key))
+        return on_host(self._batched(self._env.reset, key.ndim, group_size=group_size)(key))
 
     def step(self, state, action):
         return on_host(self._batched(self._env.step, state.reward.ndim - 1)(state, action))
 
     @functools.cache  # noqa: B019 - lives as long as the test
-    def _batched(self, function, num_axes):
+    def _batched(self, function, num_axes, **settings):
+        function = functools.partial(function, **settings)
         for _ in range(num_axes):
             function = jax.vmap(function)
         return jax.jit(function)

@@ -215,13 +215,14 @@ def test_no_process_outlives_its_environments():
     "how", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM, None))]
 )
 def test_no_process_outlives_the_program(how):
-    program = (  # a background job of a shell, as the tests may be, begins without an answer to SIGINT
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = (
         "import sys, envs, jax, psutil; e = envs.make('gymnasium/Pendulum-v1', num_envs=2, vectorization='processes'); "
         "e.reset(jax.random.key(0)); print(*(c.pid for c in psutil.Process().children()), flush=True); sys.stdin.read()"
     )
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen([sys.executable, "-c", program], **pipes, text=True, cwd=TESTS.parent)
+    # Shells turn SIGINT off for what runs behind them, and so would these tests be.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", program]
+    process = subprocess.Popen(command, **pipes, text=True, cwd=TESTS.parent)
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert workers
     if how is None:

@@ -1,7 +1,7 @@
 """TensorBoard's own reader finds in a run directory what was logged, each point once."""
 
+import importlib.util
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,8 @@ def test_a_training_writes_them(tmp_path, run_module):
 
 
 def test_the_package_that_is_missing_is_named_with_its_command(monkeypatch):
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == "tensorboardX" else find_spec(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else find(name))
     with pytest.raises(InvalidValueError, match=r"^logger=tensorboard: needs the package tensorboardX, .*\[tensorb"):
         compose_job(["env=probe/action", "logger=tensorboard"])
 

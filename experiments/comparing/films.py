@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
@@ -13,6 +14,7 @@ from experiments.comparing.runs import Run, Runs
 from experiments.console.messages import shorten
 from remac.files import write_whole
 
+T = TypeVar("T")
 FILM = "video.gif"  # in a run directory, as ``experiments.evaluate`` writes it
 MOST_TILES = 16
 TITLE_HEIGHT = 22  # pixels
@@ -48,7 +50,7 @@ def choose(returns: Mapping[Path, float]) -> tuple[dict[Path, str], str]:
     return dict(list(titles.items())[:MOST_TILES]), left_out
 
 
-def _median(ordered: Sequence[Run]) -> Run:
+def _median(ordered: Sequence[T]) -> T:
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -120,7 +122,7 @@ def best_and_median(runs: Runs) -> list[tuple[str, Run, str, float]]:
         ordered = sorted((one for one in finals if math.isfinite(one[2])), key=lambda one: one[2])
         if not ordered:
             continue
-        for which, (cell, run, value) in (("best", ordered[-1]), ("median", ordered[(len(ordered) - 1) // 2])):
+        for which, (cell, run, value) in (("best", ordered[-1]), ("median", _median(ordered))):
             chosen.append((which, run, f"{task_title(task)}, {cell.title}, seed {run.seed}", value))
     return chosen
 

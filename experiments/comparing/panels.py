@@ -99,7 +99,7 @@ def draw_curves(
         found = [points for run in cell.finished if (points := records(run, metric, x))[0].size]
         if not found:
             continue
-        shared, values = on_shared_steps(found, x)
+        shared, values = _on_shared_steps(found, x)
         middle, (low, high) = interquartile_mean(values), interquartile_interval(values)
         title = name(cell)
         panel.plot(shared, middle, color=colour, linestyle=dashes, linewidth=1.6, label=_entry(title))
@@ -112,7 +112,7 @@ def draw_curves(
     return lines
 
 
-def on_shared_steps(found: Sequence[tuple[np.ndarray, np.ndarray]], x: str) -> tuple[np.ndarray, np.ndarray]:
+def _on_shared_steps(found: Sequence[tuple[np.ndarray, np.ndarray]], x: str) -> tuple[np.ndarray, np.ndarray]:
     """Brings curves to the same steps, from where all have begun to where the first ends.
 
     Args:

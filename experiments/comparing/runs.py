@@ -117,10 +117,10 @@ class Run:
     @property
     def base_label(self) -> str:
         """The agent's name, or M."""
-        name = self.agent["name"].upper()
+        name = self.agent["name"]
         if self.num_retries is None:
-            return name
-        return self.retries_label if name == "REMAC" else f"{name} {self.retries_label}"
+            return name.upper()
+        return self.retries_label if name == "remac" else f"{name.upper()} {self.retries_label}"
 
     @property
     def retries_label(self) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from experiments.exporting import numpy_policy
 from experiments.exporting.steps import ActionRange, Step, make_steps
 from remac.policies.policy import Policy
-from remac.validation import InvalidValueError
+from remac.validation import InvalidValueError, missing_package
 
 Act = Callable[[np.ndarray], np.ndarray]  # from raw observations [B, obs_dim] to actions [B, action_dim]
 INPUT, OUTPUT, BATCH = "observation", "action", "batch"
@@ -154,6 +153,5 @@ def require_packages(name: str) -> None:
         InvalidValueError: With the command that installs them.
     """
     for package in FORMATS[name].needs:
-        if find_spec(package) is None:
-            install = "pip install -c constraints.txt -e '.[export]'"
-            raise InvalidValueError("format", name, f"needs the package {package}, which is not installed; {install}")
+        if reason := missing_package(package, extra="export"):
+            raise InvalidValueError("format", name, reason)

@@ -1,12 +1,11 @@
 """Where metrics go besides the run directory: one entry for each ``conf/logger/<name>.yaml``."""
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.records import tensorboard_logger, wandb_logger
-from remac.validation import InvalidValueError, require_one_of
+from remac.validation import InvalidValueError, missing_package, require_one_of
 
 
 class Logger(Protocol):
@@ -46,7 +45,5 @@ def require_logger(name: str) -> None:
         InvalidValueError: With the names that there are, or the command that installs it.
     """
     require_one_of("logger.name", name, LOGGERS)
-    package = NEEDS.get(name)
-    if package is not None and find_spec(package) is None:
-        install = f"pip install -c constraints.txt -e '.[{name}]'"
-        raise InvalidValueError("logger", name, f"needs the package {package}, which is not installed; {install}")
+    if name in NEEDS and (reason := missing_package(NEEDS[name], extra=name)):
+        raise InvalidValueError("logger", name, reason)

@@ -1,5 +1,6 @@
 """What suites on the host share: they keep their environments as rows of flat NumPy batches."""
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from remac.types import HUGE, EnvState, Key
+from remac import random
+from remac.types import HUGE, Array, EnvState, Key
 
 
 class Threads:
@@ -50,8 +52,12 @@ def draw_keys(key: Key, num_envs: int) -> tuple[tuple[int, ...], np.ndarray]:
     Returns:
         The leading axes `(..., E)`, and random words, uint32 `[count, 4]`.
     """
-    draw = jax.vmap(lambda one: jax.random.bits(one, (num_envs, 4), "uint32"))
-    return (*key.shape, num_envs), np.asarray(draw(key.reshape(-1))).reshape(-1, 4)
+    return (*key.shape, num_envs), np.asarray(_draw_words(key.reshape(-1), num_envs)).reshape(-1, 4)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw_words(keys: Key, num_envs: int) -> Array:
+    return jax.vmap(lambda key: jax.random.bits(random.unroll(key), (num_envs, 4), "uint32"))(keys)
 
 
 def first_of_groups(count: int, group_size: int) -> np.ndarray:

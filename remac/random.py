@@ -2,7 +2,8 @@
 
 There JAX lowers Threefry to a rolled loop that writes its state to memory after every four rounds. Written out, the
 rounds stay in registers and fuse with what uses the bits: 24,576 words in 0.04 instead of 0.24 ms (one core of an Intel
-Xeon at 2.6 GHz), 3,072 words in 0.004 instead of 0.017 ms.
+Xeon at 2.6 GHz), 3,072 words in 0.004 instead of 0.017 ms. XLA also compiles them faster: a program that draws 64
+words of two keys in 0.2 instead of 1.1 s (two cores of an AMD EPYC).
 """
 
 import math

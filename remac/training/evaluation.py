@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from remac import random
 from remac.estimators.order_statistics import lstat_weights, rank_weights
 from remac.policies.policy import Policy
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
@@ -141,7 +142,7 @@ def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[A
 
     def member(policy: Policy, key: Key, observation: Array) -> tuple[Array, Array]:
         distribution = policy.distribution(observation)
-        sampled, log_prob = distribution.sample(key, 1)
+        sampled, log_prob = distribution.sample(random.unroll(key), 1)
         return jnp.stack([distribution.mode()[0], sampled[0, 1]]), log_prob[0]
 
     return map_members(member, policies, keys, observation)

@@ -81,6 +81,11 @@ class BaseAgent:
         return {name: value for name, value in values.items() if name in names}
 
     @property
+    def normalize_observations(self) -> bool:
+        """Whether the networks see normalised observations."""
+        raise NotImplementedError
+
+    @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
         raise NotImplementedError

@@ -18,6 +18,8 @@ import numpy as np
 
 Array = jax.Array
 Key = jax.Array
+# What environments give: those on the host have NumPy's arrays, and programs take either kind.
+AnyArray = jax.Array | np.ndarray
 PyTree = Any
 # An observation or a reward beyond this, in size, is that of a simulation that broke down; MuJoCo's own bound.
 HUGE = 1e10
@@ -44,6 +46,11 @@ class Transition(NamedTuple):
     next_observation: Array
     truncation: Array | tuple[()] = ()
     extras: PyTree = ()
+
+    def ended(self) -> Array:
+        """Returns whether a step was its episode's last, `[...]` bool; asks for ``truncation``."""
+        assert not isinstance(self.truncation, tuple)
+        return (self.discount == 0.0) | self.truncation
 
 
 @jax.tree_util.register_dataclass
@@ -74,17 +81,17 @@ class EnvState:
     """
 
     physics: PyTree
-    observation: Array
-    reward: Array
-    termination: Array
-    truncation: Array
-    diverged: Array
-    final_observation: Array
-    step_count: Array
-    key: Array
-    episode_return: Array
-    episode_length: Array
-    metrics: Metrics = dataclasses.field(default_factory=dict)
+    observation: AnyArray
+    reward: AnyArray
+    termination: AnyArray
+    truncation: AnyArray
+    diverged: AnyArray
+    final_observation: AnyArray
+    step_count: AnyArray
+    key: AnyArray
+    episode_return: AnyArray
+    episode_length: AnyArray
+    metrics: dict[str, AnyArray] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Self:
         """Returns the state with other arrays in some places."""
@@ -147,6 +154,6 @@ class Environment(Protocol):
         """
         ...
 
-    def step(self, state: EnvState, action: Array | np.ndarray) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
         ...

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from remac.types import HUGE, EnvState, Key
+from remac.types import HUGE, AnyArray, EnvState, Key
 
 
 class Threads:
@@ -59,7 +59,7 @@ def first_of_groups(count: int, group_size: int) -> np.ndarray:
     return np.arange(count) // group_size * group_size
 
 
-def flat_actions(state: EnvState, action: Any, action_size: int, dtype: Any) -> np.ndarray:
+def flat_actions(state: EnvState, action: AnyArray, action_size: int, dtype: Any) -> np.ndarray:
     """Returns actions `[..., E, action_dim]` as rows, clipped to [-1, 1].
 
     Raises:

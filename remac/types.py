@@ -110,32 +110,48 @@ class Environment(Protocol):
     simulators hold their state themselves steps the latest state only, and has a method ``restored(state) -> EnvState``
     that brings them to one of another process, or begins new episodes where it cannot, and ``close()``.
 
-    Attributes:
-        name: Suite and task, for example ``mujoco/half_cheetah``.
-        num_envs: E.
-        observation_size: obs_dim.
-        action_size: action_dim; actions are in [-1, 1].
-        episode_length: Time limit in steps.
-        on_device: Whether ``step`` can be traced by JAX.
-        metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
-            recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
-
     An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it; and
     an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
     One on the device may have a ``step_to_the_end(state, action)``: ``step`` for evaluations, which do not look at what
     follows the first episode.
     """
 
-    name: str
-    num_envs: int
-    observation_size: int
-    action_size: int
-    episode_length: int
-    on_device: bool
+    @property
+    def name(self) -> str:
+        """Suite and task, for example ``mujoco/half_cheetah``."""
+        ...
+
+    @property
+    def num_envs(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """obs_dim."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """action_dim; actions are in [-1, 1]."""
+        ...
+
+    @property
+    def episode_length(self) -> int:
+        """Time limit in steps."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether ``step`` can be traced by JAX."""
+        ...
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Sorted."""
+        """Of the numbers that a step is measured by besides its reward, for example a velocity; sorted.
+
+        They are recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
+        """
         ...
 
     def __hash__(self) -> int:

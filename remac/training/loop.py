@@ -273,7 +273,7 @@ def train(
     return Result(member(result.agent_state, 0), evaluations, {})
 
 
-def stack_members(agents: list[Agent]) -> Agent:
+def stack_members(agents: Sequence[Agent]) -> Agent:
     """Stacks agents that differ in leaves only into one with leaves `[P, ...]`."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
 

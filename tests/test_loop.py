@@ -175,7 +175,8 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     assert "Finished XLA compilation" not in caplog.text
 
 
-@host_first
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["host", "device"])
 def test_memory_does_not_grow_with_training(suite):
     live_bytes = []
 
@@ -191,7 +192,8 @@ def test_memory_does_not_grow_with_training(suite):
 
 
 @pytest.mark.usefixtures("fresh_programs")
-@host_first
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["host", "device"])
 def test_keys_are_used_once_and_tracers_do_not_leak(suite):
     env = make_env(suite)
     short = dataclasses.replace(CONFIG, total_env_steps=56)

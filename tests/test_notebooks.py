@@ -8,7 +8,6 @@ import re
 import nbformat
 import pytest
 from notebooks import PATHS, ROOT, cleaned, executed
-from slow import fast_are
 
 MAX_PICTURE_KB = 60
 
@@ -28,7 +27,8 @@ def outputs(notebook):
     ]
 
 
-@pytest.mark.parametrize("name", fast_are(1, ["toy_problem", "remac_against_sac", "reading_a_sweep"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["toy_problem", "remac_against_sac", "reading_a_sweep"])
 def test_notebooks_run_and_say_what_is_kept(name, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     assert outputs(executed(PATHS[name], tmp_path)) == outputs(nbformat.read(PATHS[name], as_version=4))

@@ -52,7 +52,7 @@ ANSWERS = {
 
 # Slow, since what each of them rests on is also in the tests of updates, of the replay and of the loop.
 @pytest.mark.slow
-@pytest.mark.parametrize(("probe", "agent_name"), itertools.product(ANSWERS, AGENTS))
+@pytest.mark.parametrize(("probe", "agent_name"), list(itertools.product(ANSWERS, AGENTS)))
 def test_values(probe, agent_name):
     answers = ANSWERS[probe]
     agent, state = trained(probe, AGENTS[agent_name])

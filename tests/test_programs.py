@@ -12,7 +12,7 @@ from remac.training import functions as training
 from remac.training import loop
 from remac.training.loop import TrainConfig, stack_members
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, pytest.mark.slow]
 
 CONFIG = TrainConfig(
     total_env_steps=20_000,
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(params=[SAC, pytest.param(ReMAC, marks=pytest.mark.slow)])
+@pytest.fixture(params=[SAC, ReMAC])
 def running(request):
     env = envs.make("probe/truncation", num_envs=8)
     options = {"hidden_sizes": (8, 8), "batch_size": 16}
@@ -33,7 +33,6 @@ def running(request):
     return loop._Loop(stack_members(agents), env, CONFIG, keys, lambda event: None)
 
 
-@pytest.mark.slow
 def test_the_replay_is_never_copied(running):
     """Both programs write into the donated storage: what they need beside it is a fraction of its size."""
     replay_bytes = (

@@ -53,6 +53,7 @@ def test_a_resumed_run_has_no_point_twice(tmp_path):
     assert scalars["eval/return"] == [(0, 0.0), (100, 1.0), (200, 22.0), (300, 333.0), (400, 444.0)]
 
 
+@pytest.mark.slow
 def test_a_training_writes_them(tmp_path, run_module):
     arguments = ["env=probe/action", "agent=sac", "logger=tensorboard", "hydra.run.dir=run", "total_env_steps=128"]
     arguments += ["num_envs=8", "prefill_env_steps=64", "eval_every_env_steps=64", "num_eval_episodes=2"]

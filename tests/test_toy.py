@@ -85,6 +85,7 @@ def final_distances(rows):
     }
 
 
+@pytest.mark.slow
 def test_final_distances_are_those_of_another_implementation(tables):
     distances = final_distances(tables("distance"))
     for optimiser, expected in FINAL_DISTANCES.items():

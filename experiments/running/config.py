@@ -5,6 +5,7 @@ Nothing below this package sees a DictConfig.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -177,11 +178,16 @@ OmegaConf.register_new_resolver("file_name", lambda name: re.sub(r"[/:\\]", "_",
 
 def register_schemas() -> None:
     """Makes the schemas, and tasks without a file, known to Hydra."""
+    _register_schemas(tuple(AGENTS.items()))
+
+
+@functools.cache  # a seventh of what it takes to compose a configuration
+def _register_schemas(agents: tuple[tuple[str, type], ...]) -> None:
     Plugins.instance().register(TaskConfigs)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
     OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
-    for name in AGENTS:
+    for name, _ in agents:
         store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
 
@@ -247,8 +253,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     except OmegaConfBaseException as error:
         refusal = next((cause for cause in causes(error) if isinstance(cause, InvalidValueError)), error)
         raise refusal from None  # a resolver's own words, without OmegaConf's around them
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise InvalidValueError(key, "???", "has no value; must be given")
+    for key in sorted(key for key, value in flatten(plain).items() if value == MISSING):
+        raise InvalidValueError(key, MISSING, "has no value; must be given")
     _require_schema(plain)
     resume = plain.pop("resume") is not None
     kept = kept_inputs(directory, "resume") if resume and directory is not None else {}

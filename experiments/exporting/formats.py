@@ -44,7 +44,7 @@ def _write_numpy(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
     for number, step in enumerate(steps):
         arrays |= {f"{number}_{place}": array for place, array in enumerate(step.arrays)}
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # no name is allow_pickle
     return {_ARRAYS: content.getvalue(), _PROGRAM: Path(numpy_policy.__file__).read_bytes()}
 
 

@@ -78,7 +78,7 @@ def save_policy(policy: Policy, directory: Path | str, *, env_steps: int | None 
     if env_steps is not None:
         arrays[_ENV_STEPS] = np.asarray(env_steps, np.int64)
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # no name is allow_pickle
     write_whole(directory / _ARRAY_FILE, content.getvalue())
 
 

@@ -94,7 +94,7 @@ class TrainState:
 
 def train_state_split(agents: Agent) -> TrainState:
     """Returns how a state is split over devices."""
-    return TrainState(SPLIT, agents.experience.split, SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
+    return TrainState(SPLIT, agents.experience.split, SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]  # not arrays
 
 
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:

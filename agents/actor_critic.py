@@ -5,6 +5,7 @@ leaves, so that agents which differ in numbers only can be stacked and mapped ov
 program structure are static. Every hyperparameter is declared here or in its agent, once.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import on_accelerator
 from remac.policies import normalization
-from remac.policies.distributions import Distribution
-from remac.policies.networks import Aggregate, CriticNetworks
+from remac.policies.distributions import Distribution, TanhGaussian
+from remac.policies.networks import Aggregate, CriticNetworks, evaluate
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -218,7 +219,7 @@ class ActorCritic(BaseAgent):
         state, _ = self._where(
             due, lambda state, of_actor: (self.update_extra(state, of_actor), {}), state, actor_metrics
         )
-        state = state.replace(gradient_steps=state.gradient_steps + 1)
+        state = dataclasses.replace(state, gradient_steps=state.gradient_steps + 1)
         actor_metrics = {name: self.actor_update_period * value for name, value in actor_metrics.items()}
         return state, actor_metrics | critic_metrics | self.extra_metrics(state)
 
@@ -316,7 +317,7 @@ class ActorCritic(BaseAgent):
             **self.policy_network.gradient_metrics(gradient),
         }
         policy = state.policy | moved | {"params": optax.apply_updates(params, updates)}
-        return state.replace(policy=policy, policy_optimizer=optimizer), metrics
+        return dataclasses.replace(state, policy=policy, policy_optimizer=optimizer), metrics
 
     def update_critics(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         """Makes the critics' gradient step towards r + gamma * discount * V(s')."""
@@ -330,13 +331,14 @@ class ActorCritic(BaseAgent):
             return head.target(jax.lax.stop_gradient(next_outputs), self.aggregate, backup)
 
         if self.has_target_networks:
-            next_outputs = self.critic_networks.apply(state.target_critics, next_observation, next_action)
+            next_outputs = evaluate(self.critic_networks, state.target_critics, next_observation, next_action)
             target = make_target(next_outputs[:, 0])
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
             critics = state.critics | {"params": params}
+            moved: PyTree = {}
             if self.has_target_networks:
-                outputs, moved = self.critic_networks.apply(critics, batch.observation, batch.action[None])[:, 0], {}
+                outputs = evaluate(self.critic_networks, critics, batch.observation, batch.action[None])[:, 0]
                 (wanted, metrics) = target
             else:
                 observation = jnp.concatenate([batch.observation, next_observation])
@@ -354,14 +356,14 @@ class ActorCritic(BaseAgent):
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.critic_optimizer, params)
         metrics = metrics | {"critic/loss": loss, "critic/grad_norm": _norms(gradient)[0]}
         critics = state.critics | moved | {"params": optax.apply_updates(params, updates)}
-        return state.replace(critics=critics, critic_optimizer=optimizer), metrics
+        return dataclasses.replace(state, critics=critics, critic_optimizer=optimizer), metrics
 
     def update_targets(self, state: AgentState) -> AgentState:
         """Moves the target critics, where there are any, towards the critics, once a period."""
         if not self.has_target_networks:
             return state
         target = optax.incremental_update(state.critics, state.target_critics, self.target_step(state))
-        return state.replace(target_critics=target)
+        return dataclasses.replace(state, target_critics=target)
 
     def target_step(self, state: AgentState) -> Array:
         """Returns tau where target networks are due, and 0 elsewhere."""
@@ -374,7 +376,7 @@ class ActorCritic(BaseAgent):
 
     def q_values(self, critics: PyTree, observation: Array, action: Array) -> Array:
         """Returns the critics' values `[C, N, B]` of actions `[N, B, action_dim]` at normalised observations."""
-        return self.value_head.values(self.critic_networks.apply(critics, observation, action))
+        return self.value_head.values(evaluate(self.critic_networks, critics, observation, action))
 
     def actor_values(
         self, state: AgentState, observation: Array, action: Array, aggregate: Aggregate | None = None
@@ -391,7 +393,7 @@ class ActorCritic(BaseAgent):
         def for_actor(outputs: Array) -> Array:
             return (aggregate or self.aggregate)(self.value_head.values(outputs))
 
-        return self.critic_networks.apply(state.critics, observation, action, for_actor=for_actor)
+        return evaluate(self.critic_networks, state.critics, observation, action, for_actor=for_actor)
 
     @property
     def has_target_networks(self) -> bool:
@@ -491,11 +493,12 @@ class StochasticActorCritic(ActorCritic):
         self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
     ) -> tuple[Array, Metrics]:
         """Returns minus the objective, averaged over states."""
+        assert isinstance(distribution, TanhGaussian)
         objective, _, metrics = self.sampled_objective(distribution, state, key, batch)
         return -jnp.mean(objective), metrics
 
     def sampled_objective(
-        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+        self, distribution: TanhGaussian, state: AgentState, key: Key, batch: Transition
     ) -> tuple[Array, Array, Metrics]:
         """Draws actions and values them.
 

@@ -14,6 +14,7 @@ from remac.policies import normalization
 from remac.policies.distributions import Distribution
 from remac.policies.policy import Policy
 from remac.policies.policy_network import PolicyNetwork
+from remac.training.agent import Agent
 from remac.types import Array, Metrics
 from remac.validation import InvalidValueError, require_int
 
@@ -31,7 +32,7 @@ def policy_metrics(distribution: Distribution, action: Array, log_prob: Array) -
 
 
 @struct.dataclass
-class BaseAgent:
+class BaseAgent(Agent):
     """An agent whose state has the variables of a ``policy`` and a ``normalizer`` of its observations.
 
     A subclass declares its hyperparameters, ``normalize_observations`` among them.
@@ -79,6 +80,11 @@ class BaseAgent:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         return {name: value for name, value in values.items() if name in names}
+
+    @property
+    def normalize_observations(self) -> bool:
+        """Whether the networks see normalised observations."""
+        raise NotImplementedError
 
     @property
     def policy_network(self) -> PolicyNetwork:

@@ -1,5 +1,6 @@
 """What agents share that learn from their own last steps: epochs of shuffled minibatches, and the clipped surrogate."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -12,7 +13,7 @@ from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import ValueNetwork
+from remac.policies.networks import ValueNetwork, evaluate
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import ROW_NORMS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -174,7 +175,7 @@ class OnPolicyAgent(BaseAgent):
         state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, self.num_epochs))
         normalizer = normalization.update(state.normalizer, experience.observation.reshape(-1, self.observation_size))
         means = {name: jnp.mean(values) for name, values in metrics.unpack().items()}
-        return state.replace(normalizer=normalizer), means | of_round
+        return dataclasses.replace(state, normalizer=normalizer), means | of_round
 
     def diagnostics(self, state: OnPolicyState) -> Metrics:
         """Returns nothing."""
@@ -190,6 +191,7 @@ class OnPolicyAgent(BaseAgent):
         """
         policy, value = params
         distribution = self.policy_network.apply({"params": policy}, batch["observation"])
+        assert isinstance(distribution, TanhGaussian)
         log_ratio = distribution.log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
         ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)
         clipped = jnp.clip(ratio, 1.0 - self.clip_range, 1.0 + self.clip_range)
@@ -204,7 +206,7 @@ class OnPolicyAgent(BaseAgent):
         loss = actor_loss - self.entropy_weight * metrics["actor/entropy"]
         if "target" not in batch:
             return loss, metrics
-        values = self.value_network.apply({"params": value}, batch["observation"])
+        values = evaluate(self.value_network, {"params": value}, batch["observation"])
         value_loss = jnp.mean(batch["weight"] * (values - batch["target"]) ** 2)
         metrics |= {"critic/loss": value_loss, "critic/value_mean": jnp.mean(batch["weight"] * values)}
         return loss + self.value_weight * value_loss, metrics
@@ -224,7 +226,7 @@ class OnPolicyAgent(BaseAgent):
         policy, value = optax.apply_updates(params, updates)
         metrics["actor/grad_norm"] = optax.tree.norm(gradient[0])
         metrics["critic/grad_norm"] = optax.tree.norm(gradient[1])
-        state = state.replace(policy={"params": policy}, value={"params": value}, optimizer=optimizer)
+        state = dataclasses.replace(state, policy={"params": policy}, value={"params": value}, optimizer=optimizer)
         return state, pack(metrics)
 
     def _make_optimizer(self) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ from agents.on_policy import OnPolicyAgent, OnPolicyState
 from remac.estimators.group_coefficients import ESTIMATORS, GapWeights, gap_weights, group_coefficients
 from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number, redeclared
+from remac.policies.networks import evaluate
 from remac.training.experience import Episodes
 from remac.types import Array, Metrics, Transition
 from remac.validation import InvalidValueError, require_int
@@ -37,7 +38,7 @@ class OrderGrad(OnPolicyAgent):
         weights: The estimator, the objective and K, as numbers.
     """
 
-    weights: GapWeights = ()  # type: ignore[assignment]
+    weights: GapWeights = struct.field(default=())
     return_gamma: Array = number(1.0, "discount factor of an episode's return", 0, 1).field()
     num_epochs: int = redeclared(OnPolicyAgent, "num_epochs", 1)
     num_minibatches: int = redeclared(OnPolicyAgent, "num_minibatches", 1)
@@ -93,7 +94,7 @@ class OrderGrad(OnPolicyAgent):
         """Returns observations and what the steps count, `[T, E, ...]`: 0 after the end of a first episode."""
         observation = self._normalize(state, experience.observation)
         length, num_envs = experience.reward.shape
-        ended = (experience.discount == 0.0) | experience.truncation
+        ended = experience.ended()
         counts = (jnp.cumsum(ended, axis=0) - ended == 0).astype(jnp.float32)
         discounts = self.return_gamma ** jnp.arange(length, dtype=jnp.float32)
         returns = jnp.sum(counts * discounts[:, None] * experience.reward, axis=0)
@@ -104,7 +105,7 @@ class OrderGrad(OnPolicyAgent):
         if self.baseline == "none":
             return {"observation": observation, "advantage": scale * counts * coefficients}, metrics
         target = jnp.broadcast_to(self.num_samples * coefficients, counts.shape)
-        expected = self.value_network.apply(state.value, observation)
+        expected = evaluate(self.value_network, state.value, observation)
         advantage = length * counts * (target - expected)
         if self.sign_certificate is not None:
             certificate = certificate_weights(self._radii(state, observation, target - expected), self.sign_certificate)
@@ -118,5 +119,5 @@ class OrderGrad(OnPolicyAgent):
         width = params["value"]["kernel"].shape[0]
         # With ones in the place of the last layer the network gives what goes into it.
         ones = {"value": {"kernel": jnp.eye(width), "bias": jnp.zeros((width,))}}
-        features = self.value_network.clone(num_outputs=width).apply({"params": params | ones}, observation)
+        features = evaluate(self.value_network.clone(num_outputs=width), {"params": params | ones}, observation)
         return radii(advantage, 1.0 + jnp.sum(features**2, axis=-1))  # the bias' feature is 1

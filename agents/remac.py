@@ -15,7 +15,8 @@ from remac.estimators.order_statistics import lstat, rank_weights
 from remac.estimators.rescaling import with_length_of
 from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number
-from remac.policies.distributions import Distribution
+from remac.policies.distributions import Distribution, TanhGaussian
+from remac.policies.networks import evaluate
 from remac.types import Array, Key, Metrics, Transition
 from remac.validation import InvalidValueError, require_int
 
@@ -62,8 +63,8 @@ class ReMAC(StochasticActorCritic):
         rank_weights_end: Likewise, at the end of the schedule.
     """
 
-    rank_weights: Array = ()
-    rank_weights_end: Array = ()
+    rank_weights: Array = struct.field(default=())
+    rank_weights_end: Array = struct.field(default=())
     num_samples: int = integer(8, "N, actions that the actor draws at each state").field()
     gradient: str = choice(
         "pathwise", "how the order statistic is differentiated: through actions and critics, or by the score", GRADIENTS
@@ -133,8 +134,9 @@ class ReMAC(StochasticActorCritic):
         """Returns minus the objective, averaged over states, whose gradient ``gradient_length`` may change."""
         if self.gradient_length == "own":
             return super().actor_loss(distribution, state, key, batch)
+        assert isinstance(distribution, TanhGaussian)
 
-        def both(distribution: Distribution) -> tuple[tuple[Array, Array], Metrics]:
+        def both(distribution: TanhGaussian) -> tuple[tuple[Array, Array], Metrics]:
             objective, mean, metrics = self.sampled_objective(distribution, state, key, batch)
             return (objective, mean), metrics
 
@@ -147,7 +149,7 @@ class ReMAC(StochasticActorCritic):
         return -jnp.mean(objective + sum(jnp.sum(leaf, axis=-1) for leaf in jax.tree.leaves(shift))), metrics
 
     def sampled_objective(
-        self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
+        self, distribution: TanhGaussian, state: AgentState, key: Key, batch: Transition
     ) -> tuple[Array, Array, Metrics]:
         """Draws actions and values them; see the base. With ``sign_certificate`` they count differently."""
         if self.sign_certificate is None:
@@ -172,7 +174,7 @@ class ReMAC(StochasticActorCritic):
         ones = {f"kernel{last}": jnp.broadcast_to(jnp.eye(width), (num_critics, width, width))}
         ones[f"bias{last}"] = jnp.zeros((num_critics, width))
         networks = self.critic_networks.clone(num_outputs=width, precision="highest")
-        features = networks.apply({**state.critics, "params": params | ones}, observation, action)
+        features = evaluate(networks, {**state.critics, "params": params | ones}, observation, action)
         features = jnp.concatenate([features, jnp.ones_like(features[..., :1])], axis=-1)
         weights = jnp.concatenate([kernel[..., 0], bias], axis=-1)
         values = jnp.einsum("cnbd,cd->cnb", features, weights, precision="highest")

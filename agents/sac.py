@@ -1,5 +1,6 @@
 """Soft actor-critic (Haarnoja et al., 2018, arXiv 1812.05905)."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ class SAC(StochasticActorCritic):
         learn_temperature: Whether the temperature is adapted.
     """
 
-    fixed_temperature: Array = 1.0
+    fixed_temperature: Array = struct.field(default=1.0)
     target_entropy: Array = number(
         None, "entropy that an adapted temperature aims at, in nats; null: -action_dim"
     ).field()
@@ -85,7 +86,8 @@ class SAC(StochasticActorCritic):
             return state
         gradient = actor_metrics["actor/entropy"] - self.target_entropy
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.extra.optimizer)
-        return state.replace(extra=Temperature(optax.apply_updates(state.extra.log_value, updates), optimizer))
+        temperature = Temperature(optax.apply_updates(state.extra.log_value, updates), optimizer)
+        return dataclasses.replace(state, extra=temperature)
 
     def extra_metrics(self, state: AgentState) -> Metrics:
         """Returns the temperature."""

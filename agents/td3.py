@@ -1,5 +1,7 @@
 """Twin delayed deep deterministic policy gradient (Fujimoto et al., 2018, arXiv 1802.09477)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -42,7 +44,7 @@ class TD3(ActorCritic):
         """Starts parameters, optimisers and statistics. The key is consumed."""
         state = super().init(key)
         policy = state.policy | {"constants": {"noise": jnp.asarray(self.exploration_noise, jnp.float32)}}
-        return state.replace(policy=policy)
+        return dataclasses.replace(state, policy=policy)
 
     def init_extra(self, policy: PyTree) -> PyTree:
         """Starts the target policy's parameters."""
@@ -67,4 +69,4 @@ class TD3(ActorCritic):
     def update_targets(self, state: AgentState) -> AgentState:
         """Moves the target critics and the target policy, once a period."""
         target = optax.incremental_update(state.policy["params"], state.extra, self.target_step(state))
-        return super().update_targets(state.replace(extra=target))
+        return super().update_targets(dataclasses.replace(state, extra=target))

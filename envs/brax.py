@@ -167,9 +167,9 @@ def _repair_brax() -> None:
 
 def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
     """Compares options with what a Brax environment's constructor, or its base class's, takes by default."""
-    defaults = {}
+    defaults: dict[str, Any] = {}
     for cls in reversed(env_class.__mro__):
-        defaults |= {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
+        defaults |= {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
     own = {"episode_length", "renew_starts_every", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
     known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | own)
     for option, value in options.items():

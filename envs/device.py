@@ -3,38 +3,44 @@
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
-from remac.types import HUGE, Array, EnvState, Key, Metrics, PyTree
+from remac.types import HUGE, AnyArray, Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
 
 _MOST_TRIES = 100
 
 
-class Task(Protocol):
-    """One episode of one environment, as pure functions. This is what a new device environment has to provide.
+# What came of a step, with or without what it is measured by; see ``Task.advance``.
+Advanced = tuple[PyTree, Array, Array, Array] | tuple[PyTree, Array, Array, Array, Metrics]
 
-    It is hashable and does not change, like a frozen dataclass. A task in which chance plays a part says so by an
-    attribute ``stochastic = True``; its ``advance`` then takes a key as well, which is consumed.
 
-    Attributes:
-        observation_size: obs_dim.
-        action_size: action_dim.
-    """
+class _AnyTask(Protocol):
+    @property
+    def observation_size(self) -> int:
+        """obs_dim."""
+        ...
 
-    observation_size: int
-    action_size: int
+    @property
+    def action_size(self) -> int:
+        """action_dim."""
+        ...
 
     def start(self, key: Key) -> tuple[PyTree, Array]:
         """Draws a start: the simulator's state, and its observation `[obs_dim]`. The key is consumed."""
         ...
 
-    def advance(
-        self, physics: PyTree, action: Array, *key: Key
-    ) -> tuple[PyTree, Array, Array, Array] | tuple[Any, ...]:
+
+class Task(_AnyTask, Protocol):
+    """One episode of one environment, as pure functions. This is what a new device environment has to provide.
+
+    It is hashable and does not change, like a frozen dataclass.
+    """
+
+    def advance(self, physics: PyTree, action: Array) -> Advanced:
         """Applies an action `[action_dim]` in [-1, 1].
 
         Returns:
@@ -45,14 +51,29 @@ class Task(Protocol):
         ...
 
 
+class StochasticTask(_AnyTask, Protocol):
+    """A task in which chance plays a part, which it says by an attribute ``stochastic = True``."""
+
+    @property
+    def stochastic(self) -> bool:
+        """True."""
+        ...
+
+    def advance(self, physics: PyTree, action: Array, key: Key) -> Advanced:
+        """Applies an action as ``Task.advance`` does. The key is consumed."""
+        ...
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def start(task: Task, key: Key) -> tuple[PyTree, Array]:
+def start(task: Task | StochasticTask, key: Key) -> tuple[PyTree, Array]:
     """Draws a start of a task, which is traced once in a process, however many programs and batches it is part of."""
     return task.start(key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def advance(task: Task, physics: PyTree, action: Array, *key: Key) -> tuple[PyTree, Array, Array, Array, Metrics]:
+def advance(
+    task: Task | StochasticTask, physics: PyTree, action: Array, *key: Key
+) -> tuple[PyTree, Array, Array, Array, Metrics]:
     """Applies an action; traced once, likewise. The last value has no names where the task measures nothing."""
     outcome = task.advance(physics, action, *key)
     metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
@@ -81,7 +102,7 @@ class DeviceEnvironment:
     """
 
     name: str
-    task: Task
+    task: Task | StochasticTask
     num_envs: int
     episode_length: int
     stagger_first_episodes: bool = False
@@ -127,7 +148,7 @@ class DeviceEnvironment:
     def _start(self, key: Key) -> tuple[PyTree, Array]:
         return start(self.task, key)
 
-    def _advance(self, physics: PyTree, action: Array, *key: Key) -> tuple[PyTree, Array, Array, Array, Metrics]:
+    def _advance(self, physics: PyTree, action: AnyArray, *key: Key) -> tuple[PyTree, Array, Array, Array, Metrics]:
         return advance(self.task, physics, action, *key)
 
     def for_evaluation(self, num_envs: int) -> Self:
@@ -186,18 +207,18 @@ class DeviceEnvironment:
 
         return jax.lax.while_loop(goes_on, draw, (jnp.zeros((), jnp.int32), key, blank))[2]
 
-    def step(self, state: EnvState, action: Array) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
         return self._step(state, action, renews_starts=True)
 
-    def step_to_the_end(self, state: EnvState, action: Array) -> EnvState:
+    def step_to_the_end(self, state: EnvState, action: AnyArray) -> EnvState:
         """The same where only the first episode in each environment counts, as in an evaluation.
 
         No start is drawn for episodes to come, which is about half of what ``step`` takes to compile.
         """
         return self._step(state, action, renews_starts=False)
 
-    def _step(self, state: EnvState, action: Array, renews_starts: bool) -> EnvState:
+    def _step(self, state: EnvState, action: AnyArray, renews_starts: bool) -> EnvState:
         next_key, start_key, *chance_keys = jax.random.split(state.key, 3 if self._is_stochastic else 2)
         chances = [jax.random.split(key, self.num_envs) for key in chance_keys]
         physics, waiting, first = state.physics

@@ -46,7 +46,7 @@ from envs import host
 from envs.mujoco_rendering import Renderer
 from envs.quiet import silence_mujoco
 from remac.machine import available_cpus
-from remac.types import EnvState, Key
+from remac.types import AnyArray, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
 # Here, and not read from dm_control, so that they can be listed without it. All but its two linear-quadratic ones:
@@ -85,7 +85,7 @@ _DRAWN = {
     "stacker-": ("body_pos",),
     "swimmer-": ("geom_pos", "light_pos"),
 }
-_MEASURED: dict[str, tuple[str, Callable[[Any], float]]] = {
+_MEASURED: dict[str, tuple[str, Callable[[Any], float | np.floating]]] = {
     "cheetah": ("forward_velocity", lambda physics: physics.speed()),
     "dog": ("forward_velocity", lambda physics: physics.com_forward_velocity()),
     "hopper": ("forward_velocity", lambda physics: physics.speed()),
@@ -257,7 +257,7 @@ class DMCEnvironment:
         observation = start.observation.astype(self._dtype)
         return host.unflatten(lead, host.beginning(start.physics, observation, keys, counts, self.metric_names))
 
-    def step(self, state: EnvState, action: Any) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
 
         Raises:
@@ -425,7 +425,7 @@ class DMCEnvironment:
                     with physics.reset_context():
                         task.initialize_episode(physics)
                     self._read(physics, model, data, task, start, row)
-                    is_sound = host.is_sound(start.observation[row : row + 1]).all()
+                    is_sound = bool(host.is_sound(start.observation[row : row + 1]).all())
             for name, array in start.physics.model.items():
                 array[row] = getattr(model, name)
             counts[row] = task.random.randint(self.episode_length)

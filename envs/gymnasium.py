@@ -44,7 +44,7 @@ from envs.gymnasium_simulators import (
 )
 from envs.quiet import quiet_mujoco
 from remac.machine import available_cpus
-from remac.types import HUGE, EnvState, Key
+from remac.types import HUGE, AnyArray, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
 VECTORIZATIONS = ("sync", "processes")
@@ -220,7 +220,7 @@ class GymnasiumEnvironment:
         counts = counts if self._stagger else np.zeros_like(counts)
         return self._returned(lead, host.beginning(physics, slots.observation.copy(), keys, counts, self.metric_names))
 
-    def step(self, state: EnvState, action: Any) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
 
         Raises:
@@ -229,9 +229,9 @@ class GymnasiumEnvironment:
         """
         lead, count = state.reward.shape, state.reward.size
         action = host.flat_actions(state, action, self.action_size, np.float32)
-        if state.physics is not self._latest or self._slots is None:
+        slots, latest = self._slots, self._latest
+        if slots is None or latest is None or state.physics is not latest:
             raise ValueError(f"{self.name} steps only the state that it returned last; restored(state) goes back")
-        slots = self._slots
         seed, next_seed = (np.reshape(values, count) for values in state.physics[:2])
         step_count, episode_length, episode_return = host.count_step(state)
         slots.command[:], slots.seed[:], slots.action[:] = STEP, next_seed, action

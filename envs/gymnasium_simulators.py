@@ -142,7 +142,7 @@ class Slots(NamedTuple):
 class Sizes(NamedTuple):
     """Sizes of the arrays: rows, obs_dim, action_dim and the number of metrics M."""
 
-    count: int
+    rows: int
     observation: int
     action: int
     metrics: int
@@ -250,7 +250,7 @@ class Workers:
             file.truncate(Slots.num_bytes(sizes))
             self.slots = Slots.over(mmap.mmap(file.fileno(), 0), sizes)
             for index in range(num_processes):
-                rows = (sizes.count * index // num_processes, sizes.count * (index + 1) // num_processes)
+                rows = (sizes.rows * index // num_processes, sizes.rows * (index + 1) // num_processes)
                 pipe, other = multiprocessing.Pipe()
                 with other:
                     numbers = (other.fileno(), file.fileno())

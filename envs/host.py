@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from remac import random
-from remac.types import HUGE, Array, EnvState, Key
+from remac.types import HUGE, AnyArray, Array, EnvState, Key
 
 
 class Threads:
@@ -65,7 +65,7 @@ def first_of_groups(count: int, group_size: int) -> np.ndarray:
     return np.arange(count) // group_size * group_size
 
 
-def flat_actions(state: EnvState, action: Any, action_size: int, dtype: Any) -> np.ndarray:
+def flat_actions(state: EnvState, action: AnyArray, action_size: int, dtype: Any) -> np.ndarray:
     """Returns actions `[..., E, action_dim]` as rows, clipped to [-1, 1].
 
     Raises:

@@ -32,7 +32,7 @@ from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
 from envs.quiet import told_by_mujoco
 from remac.machine import available_cpus
-from remac.types import HUGE, EnvState, Key
+from remac.types import HUGE, AnyArray, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int
 
 TASKS = tuple(_TASKS)
@@ -209,7 +209,7 @@ class MujocoEnvironment:
         qvel = np.broadcast_to(np.asarray(qvel, np.float64), (*lead, nv)).reshape(count, nv)
         return self._started(lead, self._settled(qpos, qvel), np.zeros(count, np.int32), keys)
 
-    def step(self, state: EnvState, action: Any) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended.
 
         Raises:
@@ -234,7 +234,9 @@ class MujocoEnvironment:
             reward[diverged], termination = 0, termination | diverged
             final_observation[diverged] = np.reshape(state.observation, final_observation.shape)[diverged]
         # Copies, since what was measured may be a part of the state, where the next starts are put.
-        metrics = {name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()}
+        measured: dict[str, AnyArray] = {
+            name: np.where(diverged, 0, value).astype(self._dtype) for name, value in metrics.items()
+        }
 
         step_count, episode_length, episode_return = host.count_step(state)
         truncation = (step_count >= self.episode_length) & ~termination
@@ -258,7 +260,7 @@ class MujocoEnvironment:
                 key=key,
                 episode_return=episode_return + reward,
                 episode_length=episode_length,
-                metrics=metrics,
+                metrics=measured,
             ),
         )
 
@@ -332,7 +334,17 @@ class MujocoEnvironment:
         qpos, qvel = state[:, 1:end], state[:, end : end + self.model.nv]
         return state, Readings(self.model, qpos, qvel, np.zeros((count, self.model.nu)), derived)
 
-    def _advance(self, before, ctrl, diverged, data, first, last, state, derived) -> None:
+    def _advance(
+        self,
+        before: np.ndarray,
+        ctrl: np.ndarray,
+        diverged: np.ndarray,
+        data: mujoco.MjData,
+        first: int,
+        last: int,
+        state: np.ndarray,
+        derived: dict[str, np.ndarray],
+    ) -> None:
         """Steps rows ``first`` to ``last`` on one MjData, and marks those whose physics diverged.
 
         Names are bound outside the loop: Python inside it holds the GIL, and so the other threads.
@@ -359,7 +371,16 @@ class MujocoEnvironment:
                 for row in range(first, last):
                     self._advance(before, ctrl, diverged, data, row, row + 1, state, derived)
 
-    def _settle(self, qpos, qvel, data, first, last, state, derived) -> None:
+    def _settle(
+        self,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        data: mujoco.MjData,
+        first: int,
+        last: int,
+        state: np.ndarray,
+        derived: dict[str, np.ndarray],
+    ) -> None:
         """Starts rows ``first`` to ``last`` from their positions and velocities."""
         for row in range(first, last):
             mujoco.mj_resetData(self.model, data)

@@ -170,7 +170,7 @@ class _NoisyStart(Task):
 
     normal_velocity: ClassVar[bool] = False
 
-    def start(self, rng, model):
+    def start(self, rng: np.random.Generator, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
         scale = self.reset_noise_scale
         qpos = model.qpos0 + rng.uniform(-scale, scale, model.nq)
         if self.normal_velocity:
@@ -189,12 +189,12 @@ class _Runner(_NoisyStart):
     num_current_positions: ClassVar[int] = 1  # x, or x and y
     max_observed_velocity: ClassVar[float] = math.inf
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         first = self.num_current_positions if self.exclude_current_positions_from_observation else 0
         limit = self.max_observed_velocity
         return np.concatenate([readings.qpos[:, first:], np.clip(readings.qvel, -limit, limit)], axis=1)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl)
         metrics = {"forward_velocity": velocity, "control_cost": cost}
         return Outcome(self.forward_reward_weight * velocity - cost, _never(readings), metrics)
@@ -211,21 +211,21 @@ class HalfCheetah(_Runner):
     normal_velocity: ClassVar[bool] = True
 
 
-class _ToGoal:
-    """Mixed into a runner with a ``goal``: paid 1 for every step at or beyond that x, and nothing else."""
-
-    def outcome(self, readings, velocity):
-        success = (readings.qpos[:, 0] >= self.goal).astype(float)
-        termination = super().outcome(readings, velocity).termination
-        return Outcome(success, termination, {"forward_velocity": velocity, "success": success})
+def _paid_at(goal: float, readings: Readings, termination: np.ndarray, velocity: np.ndarray) -> Outcome:
+    """Pays a runner 1 for every step at or beyond that x, and nothing else."""
+    success = (readings.qpos[:, 0] >= goal).astype(float)
+    return Outcome(success, termination, {"forward_velocity": velocity, "success": success})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseHalfCheetah(_ToGoal, HalfCheetah):
+class SparseHalfCheetah(HalfCheetah):
     """Half cheetah that has to go 5 m."""
 
     exclude_current_positions_from_observation: bool = False
     goal: float = 5.0
+
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
+        return _paid_at(self.goal, readings, super().outcome(readings, velocity).termination, velocity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +251,7 @@ class _Upright(_Runner):
         """Whether each of B poses is healthy, `[B]`."""
         raise NotImplementedError
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         reward, _, metrics = super().outcome(readings, velocity)
         healthy = self.healthy(readings)
         termination = ~healthy & self.terminate_when_unhealthy
@@ -271,21 +271,24 @@ class Walker2d(_Upright):
 
     max_observed_velocity: ClassVar[float] = 10.0
 
-    def healthy(self, readings):
+    def healthy(self, readings: Readings) -> np.ndarray:
         z, angle = readings.qpos[:, 1], readings.qpos[:, 2]
         return _inside(z, self.healthy_z_range) & _inside(angle, self.healthy_angle_range)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         reward, termination, metrics = super().outcome(readings, velocity)
         return Outcome(reward, termination, metrics | {"height": readings.qpos[:, 1]})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseWalker2d(_ToGoal, Walker2d):
+class SparseWalker2d(Walker2d):
     """Walker2d that has to go 1 m, more than it falls forward."""
 
     exclude_current_positions_from_observation: bool = False
     goal: float = 1.0
+
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
+        return _paid_at(self.goal, readings, super().outcome(readings, velocity).termination, velocity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +300,7 @@ class Hopper(Walker2d):
     healthy_z_range: Range = (0.7, math.inf)
     healthy_angle_range: Range = (-0.2, 0.2)
 
-    def healthy(self, readings):
+    def healthy(self, readings: Readings) -> np.ndarray:
         bounds = self.healthy_state_range
         inside = _inside(readings.qpos[:, 2:], bounds).all(axis=1) & _inside(readings.qvel, bounds).all(axis=1)
         return inside & super().healthy(readings)
@@ -320,30 +323,30 @@ class Ant(_Upright):
     normal_velocity: ClassVar[bool] = True
     num_current_positions: ClassVar[int] = 2
 
-    def check(self, model):
+    def check(self, model: mujoco.MjModel) -> None:
         names = [model.body(number).name for number in range(model.nbody)]
         names = [name for name in names if name]
         if self.main_body not in names and self.main_body not in range(model.nbody):
             allowed = f"must be a body of the model: a number below {model.nbody}, or {', '.join(names)}"
             raise InvalidValueError("main_body", self.main_body, allowed)
 
-    def position(self, readings):
+    def position(self, readings: Readings) -> np.ndarray:
         return _body(readings, self.main_body)[:, 0]
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         observation = super().observe(readings)
         if not self.include_cfrc_ext_in_observation:
             return observation
         forces = self._contact_forces(readings)[:, 1:].reshape(len(observation), -1)
         return np.concatenate([observation, forces], axis=1)
 
-    def healthy(self, readings):
+    def healthy(self, readings: Readings) -> np.ndarray:
         low, high = self.healthy_z_range
         z = readings.qpos[:, 2]
         finite = np.isfinite(readings.qpos).all(axis=1) & np.isfinite(readings.qvel).all(axis=1)
         return finite & (low <= z) & (z <= high)  # the only range that includes its ends
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         reward, termination, metrics = super().outcome(readings, velocity)
         cost = self.contact_cost_weight * _sum_of_squares(self._contact_forces(readings))
         return Outcome(reward - cost, termination, metrics | {"contact_cost": cost})
@@ -364,7 +367,7 @@ class _HumanoidBody(Task):
 
     derived: ClassVar[tuple[str, ...]] = ("cinert", "cvel", "qfrc_actuator", "cfrc_ext", "xipos")
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         first = 2 if self.exclude_current_positions_from_observation else 0
         parts = [readings.qpos[:, first:], readings.qvel]
         # Without the world body, and without the six coordinates of the free joint that has no actuator.
@@ -388,14 +391,14 @@ class Humanoid(_HumanoidBody, _Upright):
     healthy_z_range: Range = (1.0, 2.0)
     reset_noise_scale: float = 1e-2
 
-    def position(self, readings):
+    def position(self, readings: Readings) -> np.ndarray:
         mass = readings.model.body_mass
         return (mass * readings.derived["xipos"][:, :, 0]).sum(axis=1) / mass.sum()
 
-    def healthy(self, readings):
+    def healthy(self, readings: Readings) -> np.ndarray:
         return _inside(readings.qpos[:, 2], self.healthy_z_range)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         reward, termination, metrics = super().outcome(readings, velocity)
         cost = self.contact_cost_weight * _sum_of_squares(readings.derived["cfrc_ext"])
         cost = np.clip(cost, *self.contact_cost_range)
@@ -418,7 +421,7 @@ class HumanoidStandup(_HumanoidBody, _NoisyStart):
     impact_cost_range: Range = (-math.inf, 10.0)
     reset_noise_scale: float = 1e-2
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         height = readings.qpos[:, 2]
         upward = self.uph_cost_weight * height / readings.model.opt.timestep
         impact = self.impact_cost_weight * _sum_of_squares(readings.derived["cfrc_ext"])
@@ -438,7 +441,7 @@ class _Arm(Task):
 
     derived: ClassVar[tuple[str, ...]] = ("xpos",)
 
-    def start(self, rng, model):
+    def start(self, rng: np.random.Generator, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
         qpos = model.qpos0 + rng.uniform(-0.1, 0.1, model.nq)
         target = rng.uniform(-0.2, 0.2, 2)
         while np.hypot(*target) >= 0.2:
@@ -447,7 +450,7 @@ class _Arm(Task):
         qpos[-2:], qvel[-2:] = target, 0
         return qpos, qvel
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         angles, gap = readings.qpos[:, :2], self._gap(readings)
         parts = [np.cos(angles), np.sin(angles), readings.qpos[:, 2:], readings.qvel[:, :2], gap[:, :2]]
         return np.concatenate(parts, axis=1)
@@ -463,7 +466,7 @@ class Reacher(_Arm):
     reward_dist_weight: float = 1.0
     reward_control_weight: float = 1.0
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         distance = np.linalg.norm(self._gap(readings), axis=1)
         control = self.reward_control_weight * _sum_of_squares(readings.ctrl)
         metrics = {"distance": distance, "control_cost": control}
@@ -476,7 +479,7 @@ class SparseReacher(_Arm):
 
     reach: float = 0.05
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         distance = np.linalg.norm(self._gap(readings), axis=1)
         success = (distance < self.reach).astype(float)
         return Outcome(success, _never(readings), {"distance": distance, "success": success})
@@ -502,7 +505,7 @@ class Pusher(Task):
 
     derived: ClassVar[tuple[str, ...]] = ("xpos",)
 
-    def start(self, rng, model):
+    def start(self, rng: np.random.Generator, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
         place = rng.uniform((-0.3, -0.2), (0, 0.2))
         while np.hypot(*place) <= 0.17:
             place = rng.uniform((-0.3, -0.2), (0, 0.2))
@@ -510,11 +513,11 @@ class Pusher(Task):
         qpos[-4:], qvel[-4:] = (*place, 0, 0), 0
         return qpos, qvel
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         bodies = [_body(readings, name) for name in ("tips_arm", "object", "goal")]
         return np.concatenate([readings.qpos[:, :7], readings.qvel[:, :7], *bodies], axis=1)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         tip, thing, goal = (_body(readings, name) for name in ("tips_arm", "object", "goal"))
         distance, near = np.linalg.norm(thing - goal, axis=1), np.linalg.norm(thing - tip, axis=1)
         control = self.reward_control_weight * _sum_of_squares(readings.ctrl)
@@ -531,10 +534,10 @@ class InvertedPendulum(_NoisyStart):
     frame_skip: int = 2
     reset_noise_scale: float = 0.01
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         return np.concatenate([readings.qpos, readings.qvel], axis=1)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         observation = self.observe(readings)
         termination = ~np.isfinite(observation).all(axis=1) | (np.abs(observation[:, 1]) > 0.2)
         return Outcome(1.0 - termination, termination, {"healthy": ~termination})
@@ -552,12 +555,12 @@ class InvertedDoublePendulum(_NoisyStart):
     view: ClassVar[dict[str, Any]] = {"distance": 4.0, "lookat": (0, 0, 0.5)}
     normal_velocity: ClassVar[bool] = True
 
-    def observe(self, readings):
+    def observe(self, readings: Readings) -> np.ndarray:
         angles = readings.qpos[:, 1:]
         limited = np.clip(np.concatenate([readings.qvel, readings.derived["qfrc_constraint"][:, :1]], axis=1), -10, 10)
         return np.concatenate([readings.qpos[:, :1], np.sin(angles), np.cos(angles), limited], axis=1)
 
-    def outcome(self, readings, velocity):
+    def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         tip = readings.derived["site_xpos"][:, 0]
         x, z, (w1, w2) = tip[:, 0], tip[:, 2], readings.qvel[:, 1:3].T
         termination = z <= 1

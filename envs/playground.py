@@ -198,6 +198,7 @@ class PlaygroundEnvironment(DeviceEnvironment):
         action_repeat: Control steps, which count as env steps, in a step.
     """
 
+    task: PlaygroundTask
     action_repeat: int = 1
 
     @property

@@ -41,10 +41,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.device import DeviceEnvironment
+from envs.device import DeviceEnvironment, StochasticTask
 from envs.mujoco import MujocoEnvironment
 from envs.mujoco_tasks import make_task
-from remac.types import HUGE, Array, EnvState, Key
+from remac.types import HUGE, AnyArray, Array, EnvState, Key
 from remac.validation import InvalidValueError, require_number
 
 
@@ -143,7 +143,7 @@ EVENTS = {
     "hopper": RareEvent(_is_further, 1.0, 0.1, 10.0),
     "reacher": RareEvent(_is_closer, 0.05, 0.1, -2.0),
 }
-DEVICE_TASKS = {"lottery": (Lottery(), 1), "ladder": (Ladder(), len(CLIMBS))}
+DEVICE_TASKS: dict[str, tuple[StochasticTask, int]] = {"lottery": (Lottery(), 1), "ladder": (Ladder(), len(CLIMBS))}
 TASKS = (*DEVICE_TASKS, *EVENTS)
 
 
@@ -203,7 +203,7 @@ class RareEventEnvironment(MujocoEnvironment):
         self.event = event
         self.metric_names = tuple(sorted((*self.metric_names, "rare_event")))
 
-    def step(self, state: EnvState, action: Any) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
         after = super().step(state, action)
         # An episode's key is random bits, another for each, and nothing that the policy sees.

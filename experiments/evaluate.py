@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.comparing.films import FILM, choose, side_by_side
 from experiments.console.key_value import require_file
@@ -38,6 +38,7 @@ from experiments.console.pasting import as_path
 from experiments.records.files import csv_text
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
+from experiments.running.config import as_dict
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.saved_runs import POLICIES, SavedRun, find_runs, load_run
 from remac.files import write_whole
@@ -99,7 +100,7 @@ def main(config: DictConfig) -> float:
             raise InvalidValueError("film", config.film, "needs render=true")
     require_one_of("policy", config.policy, POLICIES)
     require_usable_jax()
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    plain = as_dict(config, resolve=True, throw_on_missing=True)
     options = plain["env"]["options"]
     runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
     for run in runs:
@@ -212,7 +213,8 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     Raises:
         RuntimeError: If this machine cannot render; the message says why.
     """
-    one = env.for_rendering() if hasattr(env, "for_rendering") else env.for_evaluation(1)
+    # Some environments have what the interface does not ask for: a film's frames, and the time between them.
+    one: Any = env.for_rendering() if hasattr(env, "for_rendering") else env.for_evaluation(1)
     states = _states(one, policy, num_steps)
     if hasattr(one, "render"):
         from PIL import Image
@@ -228,11 +230,14 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
     else:
         from brax.io import html
 
-        states = list(states)
-        num_states = len(states)
-        dt, shown = float(env.task.env.dt), range(num_states)
-        system = env.task.env.sys.tree_replace({"opt.timestep": dt})
+        from envs.brax import BraxTask
+        from envs.device import DeviceEnvironment
+
+        assert isinstance(env, DeviceEnvironment) and isinstance(env.task, BraxTask)
         physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
+        num_states = len(physics)
+        dt, shown = float(env.task.env.dt), list(range(num_states))
+        system = env.task.env.sys.tree_replace({"opt.timestep": dt})
         file = directory / "video.html"
         file.write_text(html.render(system, physics), encoding="utf-8")
     seconds = num_states * dt

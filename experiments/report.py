@@ -184,8 +184,13 @@ def _missing(runs: Runs, notes: Sequence[str]) -> str:
         if {run.seed for run in cell.finished} != everyone[cell.task]
     ]
     if fewer:
-        header = ("task", "arm", "finished seeds", "seeds of any arm on the task")
-        parts.append(_table("Arms without some of the other arms' seeds", header, fewer))
+        parts.append(
+            _table(
+                "Arms without some of the other arms' seeds",
+                ("task", "arm", "finished seeds", "seeds of any arm on the task"),
+                fewer,
+            )
+        )
     if notes:
         parts.append("<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
     return "".join(parts)
@@ -327,7 +332,7 @@ def _numbers(cell: Cell, metric: str) -> str:
 def _what_ran(runs: Runs, command: str) -> str:
     parts = [f"<p>This page: <code>{escape(command)}</code></p>"]
     if runs.plans:
-        rows = [
+        sweeps = [
             (
                 plan.experiment,
                 plan.scale,
@@ -337,8 +342,8 @@ def _what_ran(runs: Runs, command: str) -> str:
             )
             for plan in runs.plans
         ]
-        parts.append(_table("Sweeps", ("experiment", "scale", "folder", "planned runs", "command"), rows))
-    rows = [
+        parts.append(_table("Sweeps", ("experiment", "scale", "folder", "planned runs", "command"), sweeps))
+    arms = [
         (cell.task, cell.arm, cell.runs[0].experiment or "", *_settings(cell), as_ranges(run.seed for run in cell.runs))
         for cell in runs.cells
     ]
@@ -355,14 +360,14 @@ def _what_ran(runs: Runs, command: str) -> str:
         "env steps",
         "seeds",
     )
-    parts.append(_table("Arms", header, rows))
+    parts.append(_table("Arms", header, arms))
     parts.append(_machines(runs.used))
     rows = [
         (run.directory, run.task, run.seed, run.status, *_times(run), Html(f"<code>{escape(_command(run))}</code>"))
         for run in runs.all
     ]
-    header = ("directory", "task", "seed", "status", "env steps", "started", "seconds", "command")
-    parts.append(f"<details><summary>Every run ({len(rows)})</summary>{_table('', header, rows)}</details>")
+    every = _table("", ("directory", "task", "seed", "status", "env steps", "started", "seconds", "command"), rows)
+    parts.append(f"<details><summary>Every run ({len(rows)})</summary>{every}</details>")
     return "".join(parts)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 import envs
 from experiments import plot
@@ -23,7 +23,7 @@ from experiments.console.messages import one_line, warn
 from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main
-from experiments.running.config import AUTO, make_job
+from experiments.running.config import AUTO, make_job, merge
 from experiments.running.error_lines import BAD_INPUT, describe, listing
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.jobs import run_jobs
@@ -128,7 +128,7 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
         key = override.lstrip("+~").partition("=")[0]
         if key in OWN_KEYS:
             raise InvalidValueError("overrides", override, f"the sweep sets {key} itself")
-    planned = []
+    planned: list[PlannedJob] = []
     for task in tasks:
         for arm in config.arms or preset.arms:
             start = (f"env={suite}/{task}", *preset.arms[arm])
@@ -144,10 +144,10 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
                 raise InvalidValueError("overrides", " ".join(config.overrides) or "none", line) from None
             for seed in seeds:
                 run = directory / task / arm / f"seed{seed}"
-                settings = OmegaConf.merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
+                settings = merge(composed, {"experiment": name, "arm": arm, "seed": seed, "resume": AUTO})
                 job = make_job(settings, directory=run)
-                told = (*overrides, f"seed={seed}")
-                planned.append(PlannedJob(job, run, directory.name, told, len(planned)))
+                typed = (*overrides, f"seed={seed}")
+                planned.append(PlannedJob(job, run, directory.name, typed, len(planned)))
     return planned
 
 

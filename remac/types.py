@@ -18,6 +18,8 @@ import numpy as np
 
 Array = jax.Array
 Key = jax.Array
+# What environments give: those on the host have NumPy's arrays, and programs take either kind.
+AnyArray = jax.Array | np.ndarray
 PyTree = Any
 # An observation or a reward beyond this, in size, is that of a simulation that broke down; MuJoCo's own bound.
 HUGE = 1e10
@@ -44,6 +46,11 @@ class Transition(NamedTuple):
     next_observation: Array
     truncation: Array | tuple[()] = ()
     extras: PyTree = ()
+
+    def ended(self) -> Array:
+        """Returns whether a step was its episode's last, `[...]` bool; asks for ``truncation``."""
+        assert not isinstance(self.truncation, tuple)
+        return (self.discount == 0.0) | self.truncation
 
 
 @jax.tree_util.register_dataclass
@@ -74,17 +81,17 @@ class EnvState:
     """
 
     physics: PyTree
-    observation: Array
-    reward: Array
-    termination: Array
-    truncation: Array
-    diverged: Array
-    final_observation: Array
-    step_count: Array
-    key: Array
-    episode_return: Array
-    episode_length: Array
-    metrics: Metrics = dataclasses.field(default_factory=dict)
+    observation: AnyArray
+    reward: AnyArray
+    termination: AnyArray
+    truncation: AnyArray
+    diverged: AnyArray
+    final_observation: AnyArray
+    step_count: AnyArray
+    key: AnyArray
+    episode_return: AnyArray
+    episode_length: AnyArray
+    metrics: dict[str, AnyArray] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Self:
         """Returns the state with other arrays in some places."""
@@ -103,32 +110,48 @@ class Environment(Protocol):
     simulators hold their state themselves steps the latest state only, and has a method ``restored(state) -> EnvState``
     that brings them to one of another process, or begins new episodes where it cannot, and ``close()``.
 
-    Attributes:
-        name: Suite and task, for example ``mujoco/half_cheetah``.
-        num_envs: E.
-        observation_size: obs_dim.
-        action_size: action_dim; actions are in [-1, 1].
-        episode_length: Time limit in steps.
-        on_device: Whether ``step`` can be traced by JAX.
-        metric_names: Of the numbers that a step is measured by besides its reward, for example a velocity; they are
-            recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
-
     An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it; and
     an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
     One on the device may have a ``step_to_the_end(state, action)``: ``step`` for evaluations, which do not look at what
     follows the first episode.
     """
 
-    name: str
-    num_envs: int
-    observation_size: int
-    action_size: int
-    episode_length: int
-    on_device: bool
+    @property
+    def name(self) -> str:
+        """Suite and task, for example ``mujoco/half_cheetah``."""
+        ...
+
+    @property
+    def num_envs(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """obs_dim."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """action_dim; actions are in [-1, 1]."""
+        ...
+
+    @property
+    def episode_length(self) -> int:
+        """Time limit in steps."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether ``step`` can be traced by JAX."""
+        ...
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Sorted."""
+        """Of the numbers that a step is measured by besides its reward, for example a velocity; sorted.
+
+        They are recorded as ``env/<name>`` (mean over the steps of training) and ``eval/env/<name>`` (of evaluation).
+        """
         ...
 
     def __hash__(self) -> int:
@@ -147,6 +170,6 @@ class Environment(Protocol):
         """
         ...
 
-    def step(self, state: EnvState, action: Array | np.ndarray) -> EnvState:
+    def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[..., E, action_dim]`, and resets those that ended."""
         ...

@@ -37,7 +37,7 @@ def require_int(name: str, value: object, minimum: int, maximum: int | None = No
 def require_divisor(name: str, value: object, total: int, total_name: str) -> None:
     """Requires an integer that divides another setting's value."""
     require_int(name, value, 1, total, total_name)
-    if total % int(value):  # type: ignore[call-overload]
+    if total % int(value):  # type: ignore[call-overload]  # it is an integer
         raise InvalidValueError(name, value, f"must divide {total_name}={total}")
 
 

@@ -87,6 +87,8 @@ def run(size: str, repeats: int, parts: tuple[str, ...] = PARTS) -> list[Row]:
     """
     if size == "full" and jax.default_backend() == "cpu":
         raise InvalidValueError("suite", "accelerator", "needs an accelerator; on the CPU there is size=small")
+    curves: tuple[str, ...]
+    task: tuple[str, ...]
     if size == "full":
         cases = [Case(agent, DEFAULT, number) for agent, numbers in MEMBERS.items() for number in numbers]
         cases += [Case("remac", name, VARIANT_MEMBERS) for name in VARIANTS if name != DEFAULT]

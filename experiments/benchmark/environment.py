@@ -13,7 +13,7 @@ import envs
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
 from remac.training.functions import map_members
-from remac.types import Environment
+from remac.types import Environment, EnvState
 
 TASKS = (
     *("mujoco/half_cheetah", "mujoco/hopper", "mujoco/ant", "mujoco/humanoid"),
@@ -47,6 +47,7 @@ def make_measurement(env: Environment, num_members: int, least_seconds: float) -
     """Returns a measurement of steps per second, of all members and environments together."""
     keys = jax.random.split(jax.random.key(0), num_members)
     actions = np.random.default_rng(0).uniform(-1, 1, (num_members, env.num_envs, env.action_size)).astype(np.float32)
+    step: Callable[[EnvState], EnvState]
     if env.on_device:
         state = jax.jit(lambda keys: map_members(env.reset, keys))(keys)
         device_actions = jnp.asarray(actions)

@@ -94,7 +94,7 @@ def own_times(events: Iterable[tuple[float, float, str]]) -> dict[str, float]:
     Args:
         events: Start, duration and name; of any two, one holds the other or they are apart.
     """
-    totals: collections.Counter[str] = collections.Counter()
+    totals: dict[str, float] = collections.defaultdict(float)
     running: list[tuple[float, str]] = []  # end and name, outermost first
     for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
         while running and running[-1][0] <= start:

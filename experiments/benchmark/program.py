@@ -25,6 +25,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 import envs
+from envs.device import DeviceEnvironment
 from experiments.benchmark import timing, update
 from experiments.comparing.drawing import Row
 from remac.training import functions as training
@@ -117,15 +118,15 @@ def main(name: str, subject: str, num_members: int) -> None:
     card = topologies.get_topology_desc(
         platform="cuda", topology_name="", topology="1x1x1", target_config=CARD
     ).devices[0]
-    make = {
+    makes: dict[str, Callable[[str, int], Made]] = {
         "learn": _learn,
         "protocol": functools.partial(_learn, capacity=PROTOCOL_CAPACITY),
         "act": _act,
         "step": _step,
         "brax_step": _brax_step,
-    }[name]
+    }
     jax.default_backend = lambda: "gpu"
-    function, arguments, donated, loop_length = make(subject, num_members)
+    function, arguments, donated, loop_length = makes[name](subject, num_members)
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=SingleDeviceSharding(card)), arguments
     )
@@ -133,8 +134,8 @@ def main(name: str, subject: str, num_members: int) -> None:
     started = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    text = compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None
     kinds, parts = kernels(text, loop_length), origins(text, loop_length)
     mib = 2**20
     row = {
@@ -149,6 +150,7 @@ def main(name: str, subject: str, num_members: int) -> None:
     print(json.dumps(row))
 
 
+Launches = collections.Counter[tuple[str, str]]  # by operation and line
 Made = tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...], int]
 
 
@@ -191,17 +193,20 @@ def _step(task: str, num_members: int) -> Made:
 
 def _brax_step(task: str, num_members: int) -> Made:
     """Brax's own step, without resets, time limits and statistics."""
+    from envs.brax import BraxTask
     from envs.quiet import quietly
 
     env = envs.make(task, num_envs=update.NUM_ENVS)
+    assert isinstance(env, DeviceEnvironment) and isinstance(env.task, BraxTask)
+    brax = env.task.env
     keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.split(jax.random.key(0), update.NUM_ENVS)))
     with quietly():
-        state = jax.eval_shape(jax.vmap(env.task.env.reset), keys)
+        state = jax.eval_shape(jax.vmap(brax.reset), keys)
     action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
 
     def step(state: Any, action: jax.Array) -> Any:
         with quietly():
-            return jax.vmap(env.task.env.step)(state, action)
+            return jax.vmap(brax.step)(state, action)
 
     return step, (state, action), (0,), 1
 
@@ -262,13 +267,13 @@ def _tables(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(FileNames|FunctionNames|FileLocations|StackFrames)\n((?:\d+ .*\n?)*)", text, re.M))
 
 
-def _launches(text: str, loop_length: int) -> collections.Counter[tuple[str, str]]:
+def _launches(text: str, loop_length: int) -> Launches:
     """Counts how often each instruction is launched, as operation and line; see ``kernels``."""
     computations, entry = _computations(text)
 
     @functools.cache
-    def count(name: str) -> collections.Counter[tuple[str, str]]:
-        found: collections.Counter[tuple[str, str]] = collections.Counter()
+    def count(name: str) -> Launches:
+        found = Launches()
         for operation, line in computations[name]:
             if operation == "while":
                 turns, body = _loop(line)
@@ -276,7 +281,8 @@ def _launches(text: str, loop_length: int) -> collections.Counter[tuple[str, str
                     found[launched] += turns * number
             elif operation == "conditional":
                 branches = re.findall(r"(?:\w+_computation=|branch_computations=\{)%?([\w.\-]+)", line)
-                found += max((count(branch) for branch in branches), key=collections.Counter.total)
+                longest: Launches = max((count(branch) for branch in branches), key=Launches.total)
+                found += longest
             elif operation in ("call", "async-start"):
                 found += count(_named("to_apply|calls", line))
             elif operation not in _FREE:
@@ -286,7 +292,7 @@ def _launches(text: str, loop_length: int) -> collections.Counter[tuple[str, str
     if loop_length == 1:
         return count(entry)
     loops = [_loop(line) for lines in computations.values() for operation, line in lines if operation == "while"]
-    return max((count(body) for turns, body in loops if turns == loop_length), key=collections.Counter.total)
+    return max((count(body) for turns, body in loops if turns == loop_length), key=Launches.total)
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:

@@ -71,8 +71,13 @@ def main(num_members: int, seconds: float, overrides: list[str]) -> None:
     """Trains until the input ends."""
     compilation_cache.enable()
     job = compose_job(overrides)
-    endless = {"total_env_steps": 10**8, "eval_every_env_steps": 10**8, "checkpoint_every_env_steps": None}
-    config = dataclasses.replace(job.train_config, replay_capacity=SPEED_ROWS, **endless)
+    config = dataclasses.replace(
+        job.train_config,
+        replay_capacity=SPEED_ROWS,
+        total_env_steps=10**8,
+        eval_every_env_steps=10**8,
+        checkpoint_every_env_steps=None,
+    )
     keys = jax.random.split(jax.random.key(0), num_members)
     with contextlib.suppress(Finished):
         train_population(stack_members([job.agent] * num_members), job.env, config, keys, _Served(num_members, seconds))

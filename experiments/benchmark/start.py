@@ -1,5 +1,6 @@
 """Suite ``start``: seconds from the shell's prompt to the first gradient step of the default command."""
 
+import io
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ def _first_step_seconds(cache: str, overrides: tuple[str, ...]) -> float:
             stderr=subprocess.PIPE,
             env=environment,
         )
-        assert process.stderr is not None
+        assert isinstance(process.stderr, io.BufferedReader)
         told = b""
         try:
             while chunk := process.stderr.read1():

@@ -53,7 +53,7 @@ def read_runs(path: Path) -> list[Run]:
             try:
                 metric = RETURN if row["metric"] in _RETURNS else row["metric"]
                 key = (row["exp_name"], row["env_name"], int(float(row["seed"])), row.get("status") or FINISHED)
-                record = (int(float(row["env_step"])), math.nan, math.nan, metric, float(row["value"]))
+                record: Record = (int(float(row["env_step"])), math.nan, math.nan, metric, float(row["value"]))
                 records.setdefault(key, []).append(record)
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"line {number}: {error}") from None

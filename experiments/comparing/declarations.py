@@ -90,10 +90,10 @@ class Figure:
             return []
         if self.each is None:
             return [(self.name, lambda runs, notes: self.draw(runs, look, notes))]
-        return [
-            (self.name.format(part), lambda runs, notes, part=part: self.draw(runs, look, notes, part))
-            for part in self.each(runs, look)
-        ]
+        return [(self.name.format(part), self._of_part(look, part)) for part in self.each(runs, look)]
+
+    def _of_part(self, look: Look, part: str) -> Draw:
+        return lambda runs, notes: self.draw(runs, look, notes, part)
 
 
 def figure(

@@ -14,6 +14,7 @@ import numpy as np
 from experiments.console.messages import shorten
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -133,7 +134,7 @@ def caption(figure: "Figure", text: str) -> None:
 
 def legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
     """Puts one legend above all panels, with an entry for each label in any; the figure grows by it."""
-    entries = {}
+    entries: dict[str, Artist] = {}
     for panel in axes:
         for handle, text in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)

@@ -192,8 +192,9 @@ def _by_retries(
     runs: Runs, task: str, metric: str, reduce: Reduce, num_samples: int | None = None
 ) -> dict[int, Value | None]:
     """Returns the value of every M of the protocol and of the runs, at epsilon 1e-8."""
-    present = {cell.num_retries for cell in runs.on(task) if cell.kind == "remac"}
-    values = {}
+    of_remac = (cell.num_retries for cell in runs.on(task) if cell.kind == "remac")
+    present = {retries for retries in of_remac if retries is not None}
+    values: dict[int, Value | None] = {}
     for retries in sorted({*RETRIES, *present}):
         samples = num_samples or (16 if retries >= 8 else 8)
         value = _value(f"M={retries}", _retry_cell(runs, task, retries, EPSILON, samples), metric, reduce)

@@ -17,7 +17,8 @@ import numpy as np
 
 _PARTS = Path(__file__).parent / "page_parts"
 _LICENSE = "/* uPlot 1.6.32, (c) Leon Sorokin, MIT licence */"
-_DASHES = {"-": [], "--": [6, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}  # of Matplotlib's names, in pixels
+# Of Matplotlib's names, in pixels.
+_DASHES: dict[str, list[float]] = {"-": [], "--": [6, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,11 +132,13 @@ class _Unfailing:
     """A stream as it is now, that takes what it cannot write as written."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self._write = stream, stream.write if stream is not None else None
+        self._stream = stream
+        self._write: Callable[[str], object] | None = getattr(stream, "write", None)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError, TypeError):  # ValueError: closed; TypeError: there is none
-            self._write(text)
+        if self._write is not None:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+                self._write(text)
         return len(text)
 
     def flush(self) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.exporting import numpy_policy
-from experiments.exporting.steps import ActionRange, Step, make_steps
+from experiments.exporting.steps import ActionRange, Operand, Step, make_steps
 from remac.policies.policy import Policy
 from remac.validation import InvalidValueError, missing_package
 
@@ -40,18 +40,18 @@ class Format(NamedTuple):
 
 def _write_numpy(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
     steps = make_steps(policy, action_range)
-    arrays = {"steps": np.array([step.name for step in steps])}
+    arrays: dict[str, Operand] = {"steps": np.array([step.name for step in steps])}
     for number, step in enumerate(steps):
         arrays |= {f"{number}_{place}": array for place, array in enumerate(step.arrays)}
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # no name is allow_pickle
     return {_ARRAYS: content.getvalue(), _PROGRAM: Path(numpy_policy.__file__).read_bytes()}
 
 
 def _load_numpy(folder: Path) -> Act:
     program: dict[str, Any] = {}
     exec(compile((folder / _PROGRAM).read_text(), _PROGRAM, "exec"), program)
-    return program["Policy"](folder / _ARRAYS)  # type: ignore[no-any-return]
+    return program["Policy"](folder / _ARRAYS)
 
 
 def _write_stablehlo(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
@@ -83,7 +83,7 @@ def _write_onnx(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
     inputs, outputs = (
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [BATCH, sizes[name]])] for name in (INPUT, OUTPUT)
     )
-    initializers = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    initializers = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "policy", inputs, outputs, initializers)
     opset = helper.make_opsetid("", _OPSET)
     version = helper.find_min_ir_version_for([opset])  # what is newer, older runtimes refuse
@@ -92,11 +92,11 @@ def _write_onnx(policy: Policy, action_range: ActionRange) -> dict[str, bytes]:
     return {_ONNX: model.SerializeToString()}
 
 
-def _onnx_graph(steps: Sequence[Step]) -> tuple[list[Any], dict[str, np.ndarray], str]:
+def _onnx_graph(steps: Sequence[Step]) -> tuple[list[Any], dict[str, Operand], str]:
     """Returns the nodes, the arrays by name, and the name of the value that the last node gives."""
     from onnx import helper
 
-    nodes, arrays, value = [], dict[str, np.ndarray](), INPUT
+    nodes, arrays, value = list[Any](), dict[str, Operand](), INPUT
 
     def add(operator: str, *inputs: str, **attributes: Any) -> None:
         nonlocal value

@@ -8,6 +8,8 @@ import numpy as np
 from remac.policies import normalization, norms
 from remac.policies.policy import Policy
 
+Operand = np.ndarray | np.floating
+
 
 class Step(NamedTuple):
     """Something that is done to features `[..., W]`.
@@ -18,7 +20,7 @@ class Step(NamedTuple):
     """
 
     name: str
-    arrays: tuple[np.ndarray, ...] = ()
+    arrays: tuple[Operand, ...] = ()
 
 
 class ActionRange(NamedTuple):

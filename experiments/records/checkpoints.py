@@ -115,7 +115,7 @@ class Checkpoints:
         shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
         try:
             new.mkdir()
-            np.savez(new / STATE, **arrays)  # type: ignore[arg-type]
+            np.savez(new / STATE, **arrays)  # type: ignore[arg-type]  # no name is allow_pickle
             (new / RUN).write_text(json.dumps(run, indent=1))
             files = {name: sums(new / name) for name in (STATE, RUN)}
             for name in files:

@@ -24,7 +24,7 @@ LOCK = ".lock"  # of a folder of runs: the process that holds it is at work ther
 FINISHED = "finished"  # the status of a run that came to its end
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
-Record = tuple[int, int, float, str, float]  # in the order of METRIC_COLUMNS
+Record = tuple[int, float, float, str, float]  # in the order of METRIC_COLUMNS; NaN where nobody knows
 _TORN, _TWICE = "its last line is cut short, left out", "records are there twice, of which the later ones count"
 
 
@@ -159,7 +159,7 @@ def read_records(
     if expected is not None and misfit is None:
         wrong = f"{Path(directory) / SUMMARY}: does not say what {METRICS} says of {', '.join(contradicted)}, left out"
         return records, [wrong] if contradicted else [], True
-    if misfit is not None:
+    if expected is not None and misfit is not None:
         rows = [(*one[:2], f"{one[2]:.3f}", one[3], repr(one[4])) for one in mended]
         is_trusted = hashlib.sha256(csv_text([METRIC_COLUMNS, *rows])).hexdigest() == expected.get("sha256")
         problems = [misfit, *problems, *([] if is_trusted else _find_irregular(mended))]
@@ -310,14 +310,13 @@ def _completed(records: Sequence[Record], summary: Mapping[str, Any]) -> tuple[l
         The records, with those of the last evaluation in the summary's order; the names of those that were added; and
         the names of which the summary says something else.
     """
-    place = (summary.get("env_steps"), summary.get("gradient_steps"))
+    env_steps, gradient_steps = summary.get("env_steps"), summary.get("gradient_steps")
     try:
         metrics = {name: float(value) for name, value in dict(summary["metrics"]).items()}
     except (KeyError, TypeError, ValueError):
         return list(records), [], ["any metric"]
-    if not metrics or not all(isinstance(steps, int) for steps in place):
+    if not metrics or not isinstance(env_steps, int) or not isinstance(gradient_steps, int):
         return list(records), [], []
-    env_steps, gradient_steps = place
     there = {record[3]: record for record in records if record[0] == env_steps}
     wall_seconds = next((record[2] for record in there.values()), math.nan)
     last = [(env_steps, gradient_steps, wall_seconds, name, value) for name, value in metrics.items()]

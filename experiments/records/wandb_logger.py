@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from experiments.console.messages import one_line, shorten, warn
 from experiments.records.files import FREE_KEYS
@@ -166,7 +166,7 @@ class WandbLogger:
         if reason is not None:
             warn(f"W&B is out of reach, so runs of this process are logged offline ({reason})")
 
-    def _init(self, mode: str) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         # The client reports its own errors to the server; without a server that holds up the exit for 20 s.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb

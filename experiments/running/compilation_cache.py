@@ -11,13 +11,15 @@ from pathlib import Path
 
 import jax
 
+from experiments.running.jax_settings import JAX_CONFIG
+
 MAX_BYTES = 2**30
 MIN_COMPILE_SECONDS = 0.2
 
 
 def enable() -> Path | None:
     """Turns the cache on before the first compilation; returns its directory, or None where it turned none on."""
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    if JAX_CONFIG.jax_compilation_cache_dir is not None or not JAX_CONFIG.jax_enable_compilation_cache:
         return None
     directory = Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")).expanduser() / "remac" / "programs"
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import hydra
 import jax
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -31,6 +32,7 @@ from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
+from remac.training.experience import Rollout
 from remac.training.loop import TrainConfig, round_bytes
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
@@ -247,7 +249,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
         require_one_of("agent.name", config.agent.name, AGENTS)
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        plain = as_dict(config, resolve=True)
     except OmegaConfBaseException as error:
         refusal = next((cause for cause in causes(error) if isinstance(cause, InvalidValueError)), error)
         raise refusal from None  # a resolver's own words, without OmegaConf's around them
@@ -305,9 +307,25 @@ def hydra_anew() -> Iterator[None]:
         yield
 
 
-def task_overrides(hydra_config: DictConfig) -> list[str]:
+def as_dict(config: DictConfig, **options: Any) -> dict[str, Any]:
+    """Returns a configuration as plain containers; the options are those of ``OmegaConf.to_container``."""
+    container = OmegaConf.to_container(config, **options)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def merge(*configs: Any) -> DictConfig:
+    """Returns one configuration of several mappings; of two values of a key the later one counts."""
+    merged = OmegaConf.merge(*configs)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def task_overrides(hydra_config: DictConfig | HydraConf) -> list[str]:
     """Returns what the command line changed, as it was typed: references in it are not followed."""
-    return OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[return-value]
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return overrides
 
 
 def first_difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -346,7 +364,7 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
         InvalidValueError: If another key of the command line contradicts it.
     """
     stored = read_config(asked.resume)
-    plain: dict[str, Any] = OmegaConf.to_container(asked, resolve=True)  # type: ignore[assignment]
+    plain = as_dict(asked, resolve=True)
     names = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
     for name in names:
         if name in ("agent", "env"):
@@ -377,8 +395,8 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
         task.pop(name, None)
     if {ALL, *AGENTS} & (task.get("tuned") or {}).keys():  # before there were settings
         task["tuned"] = {}
-    schema = OmegaConf.merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
-    return OmegaConf.merge(schema, stored)  # type: ignore[return-value]
+    schema = merge(OmegaConf.structured(Config), {"agent": OmegaConf.structured(agent_config(agent))})
+    return merge(schema, stored)
 
 
 def _require_keys(prefix: str, values: Any, known: Collection[str]) -> None:
@@ -461,14 +479,15 @@ def _require_memory(config: TrainConfig, agent: Agent, env: Environment) -> None
             f"{config.replay_rows} rows need {needed} bytes ({needed / 2**30:.1f} GiB), "
             f"and {available} are available; must be at most {fitting}",
         )
-    length, of_round = agent.experience.steps_per_round, round_bytes(agent, env)
-    if length > 1 and of_round > available:
+    experience, of_round = agent.experience, round_bytes(agent, env)
+    if isinstance(experience, Rollout) and of_round > available:
+        length = experience.steps_per_round
         allowed = (
             f"a round of so many steps in num_envs={env.num_envs} environments needs {of_round} bytes "
             f"({of_round / 2**30:.1f} GiB), and {available} are available; "
             f"must be at most {length * available // of_round}"
         )
-        raise InvalidValueError(agent.experience.length_key, length, allowed)
+        raise InvalidValueError(experience.length_key, length, allowed)
 
 
 def available_memory_bytes() -> int:

@@ -3,7 +3,6 @@
 import difflib
 import re
 import shlex
-from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -14,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 import envs
 from experiments.console.pasting import pasted
 from experiments.records.files import flatten
-from experiments.running.config import CONFIG_DIRECTORY, causes, hydra_anew
+from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_anew
 from remac.validation import InvalidValueError
 
 GROUPS = ("agent", "env", "logger", "experiment")
@@ -76,8 +75,9 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             if value and argument in lines[0]:
                 choices = f"a text with a comma needs quotes: {pasted(key, value)}; {choices}"
         return f"{lines[0]}; {choices}"
-    if lines and (group := re.match(r"You must specify '(\w+)'", lines[0])):
-        return f"{group[1]}: must be given, as {group[1]}=<name>; there are {listing(group[1])}"
+    if lines and (missing := re.match(r"You must specify '(\w+)'", lines[0])):
+        group = missing[1]
+        return f"{group}: must be given, as {group}=<name>; there are {listing(group)}"
     return lines[0] if lines else type(error).__name__
 
 
@@ -95,7 +95,7 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
         config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config
     names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
-    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    plain = as_dict(config)
     others = [other for other in flatten(plain) if not other.startswith("env.")]
     meant = [other for other in others if other.endswith(f".{key}")]
     if not meant:  # mistyped

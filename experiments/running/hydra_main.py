@@ -30,6 +30,7 @@ from experiments.records.run_directory import OutputError
 from experiments.running import compilation_cache
 from experiments.running.config import AUTO, CONFIG_DIRECTORY, register_schemas
 from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, no_such_file
+from experiments.running.jax_settings import JAX_CONFIG
 from remac.machine import available_cpus
 from remac.training.loop import StoppedError
 from remac.validation import InvalidValueError
@@ -105,7 +106,7 @@ def use_all_cpus() -> None:
     """
     cpus = available_cpus()
     os.environ.setdefault("PJRT_NPROC", str(cpus))  # XLA's threads; by itself it knows of no cgroup
-    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if JAX_CONFIG.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", cpus)
 
@@ -145,7 +146,7 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
     if given is None:
         return arguments
     if given.is_sweep_override():
-        text = given.input_line.partition("=")[2]
+        text = (given.input_line or "").partition("=")[2]
         raise InvalidValueError("resume", text, f"names several; a comma needs quotes: {pasted('resume', text)}")
     if (value := given.value()) in ("", None):
         return arguments

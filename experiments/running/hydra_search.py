@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
 from omegaconf import DictConfig
@@ -31,11 +32,16 @@ STORAGE, STUDY = "search.db", "search"
 class OptunaSearch(OptunaSweeperImpl):
     """Hydra's sweeper for Optuna with a storage, and with trials that may fail."""
 
+    config: DictConfig
+    launcher: Any  # the search itself: the loop of the base class launches its trials here
+    storage: Any
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra has composed."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        # The loop of the base class launches its trials here, to learn what became of them.
-        self._inner, self.launcher = self.launcher, self
+        # To learn what became of the trials.
+        self._inner: Launcher = self.launcher
+        self.launcher = self
         self._errors: list[Exception] = []
         self._worst = math.inf if "minimize" in self._get_directions() else -math.inf
 

@@ -1,10 +1,13 @@
 """What of JAX's own settings, which come from the environment, the programs cannot run with."""
 
 import os
+from typing import Any
 
 import jax
 
 from remac.validation import InvalidValueError
+
+JAX_CONFIG: Any = jax.config  # its attributes are made when JAX is imported, which type checkers do not see
 
 
 def require_usable_jax(*, x64: bool = False) -> None:
@@ -17,16 +20,16 @@ def require_usable_jax(*, x64: bool = False) -> None:
         InvalidValueError: Naming the variable.
     """
     for name, is_wrong, allowed in (
-        ("jax_enable_x64", not x64 and jax.config.jax_enable_x64, "training is in float32; must be unset or 0"),
-        ("jax_disable_jit", jax.config.jax_disable_jit, "nothing would be compiled; must be unset or 0"),
+        ("jax_enable_x64", not x64 and JAX_CONFIG.jax_enable_x64, "training is in float32; must be unset or 0"),
+        ("jax_disable_jit", JAX_CONFIG.jax_disable_jit, "nothing would be compiled; must be unset or 0"),
         (
             "jax_numpy_dtype_promotion",
-            jax.config.jax_numpy_dtype_promotion != "standard",
+            JAX_CONFIG.jax_numpy_dtype_promotion != "standard",
             "must be unset or standard",
         ),
         (
             "jax_transfer_guard",
-            str(jax.config.jax_transfer_guard).startswith("disallow"),
+            str(JAX_CONFIG.jax_transfer_guard).startswith("disallow"),
             "numbers go to and fro between host and device; must be unset, allow or log",
         ),
     ):

@@ -9,11 +9,11 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from experiments.console import pasting
 from experiments.records.run_directory import make_new, take_folder
-from experiments.running.config import make_job, task_overrides
+from experiments.running.config import as_dict, make_job, task_overrides
 from experiments.running.error_lines import NotChecked
 from experiments.running.hydra_launcher import checked, register_plugin
 from experiments.running.jax_settings import require_usable_jax
@@ -68,7 +68,7 @@ def _take_directory(config: DictConfig, mode: str) -> None:
     """Makes a directory that nobody else has if its name holds the time, and locks that of a sweep."""
     node = config.hydra[mode]
     path = Path(node.dir)
-    if "${now:" in OmegaConf.to_container(node, resolve=False)["dir"] and config.get("resume") is None:
+    if "${now:" in as_dict(node, resolve=False)["dir"] and config.get("resume") is None:
         path = make_new(path)
         node.dir = str(path)
         # From these Hydra composes the jobs of a sweep.
@@ -86,11 +86,11 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
     arguments = task_overrides(config.hydra)
     if is_grid and config.hydra.sweeper.params:
         arguments = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] + arguments
-    choices = []
+    choices: list[list[str]] = []
     loader = GlobalHydra.instance().config_loader()
     for override in OverridesParser.create(config_loader=loader).parse_overrides(arguments):
         if not override.is_sweep_override():
-            choices.append([override.input_line])
+            choices.append([override.input_line or ""])
         elif is_grid:
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])

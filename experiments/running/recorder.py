@@ -23,7 +23,6 @@ from experiments.running.config import Job
 from remac.policies.policy import save_policy
 from remac.training.loop import Checkpoint, Evaluation, Failure, Progress, member
 from remac.training.snapshot import Snapshot
-from remac.types import Metrics
 
 
 class Recorder:
@@ -52,7 +51,7 @@ class Recorder:
         self._bar_start = bar.env_steps
         self._keeps_best = [job.config["checkpoint"]["keep_best"] for job in jobs]
         self._best: list[float] = [-math.inf if start is None else start.run.get("best", -math.inf) for start in starts]
-        self._latest: list[Metrics] = [{} if start is None else dict(start.run["latest"]) for start in starts]
+        self._latest: list[dict[str, float]] = [{} if start is None else dict(start.run["latest"]) for start in starts]
         first = {"env_steps": 0, "gradient_steps": 0} if starts[0] is None else starts[0].run["evaluated"]
         self._evaluated: dict[str, int] = dict(first)
         self._timed_from = 0 if starts[0] is None else starts[0].env_steps

@@ -82,7 +82,7 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
         raise InvalidValueError("policy", which, allowed)
     kept = {option: path for option, path in kept_inputs(directory).items() if option not in options}
     try:
-        policy, env_steps = (read(directory / folder) for read in (load_policy, saved_env_steps))
+        policy, env_steps = load_policy(directory / folder), saved_env_steps(directory / folder)
         task: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
         own = {"suite": task["suite"], "task": task["task"], "options": task["options"]}
         if not options:

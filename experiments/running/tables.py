@@ -56,7 +56,7 @@ def report(planned: PlannedJob, outcome: Outcome) -> str:
 def table(planned: Sequence[PlannedJob], outcomes: Sequence[Outcome]) -> str:
     """Returns one line a job, and one that counts what became of them."""
     in_all = set.intersection(*(set(one.overrides) for one in planned))
-    rows = [("job", "status", "return", "entropy", "what differs", "run directory")]
+    rows: list[tuple[str, ...]] = [("job", "status", "return", "entropy", "what differs", "run directory")]
     for one, outcome in zip(planned, outcomes, strict=True):
         numbers = ["-", "-"]
         if outcome.score is not None:

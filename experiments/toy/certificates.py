@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.comparing.drawing import COLOURS, Row, column, label, new_figure, select, unique
 from remac.estimators import certificate_weights, sign_radii
-from remac.types import Array, Key
+from remac.types import AnyArray, Array, Key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ QUANTILES = (None, 0.9, 0.7, 0.5, 0.3)
 FALSE_PEAK, START = 2.0, 1.0
 
 
-def features(action: Array) -> Array:
+def features(action: AnyArray) -> Array:
     """Returns what goes into the last layer at actions `[...]`: bumps at 25 places, and 1, `[..., 26]`."""
     action = jnp.asarray(action)[..., None]
     centres = jnp.asarray(CENTRES, action.dtype).reshape((1,) * (action.ndim - 1) + (-1,))
@@ -31,7 +31,7 @@ def features(action: Array) -> Array:
 def true_weights() -> np.ndarray:
     """Returns the last layer whose value is closest to -a^2 on [-3, 3]."""
     actions = np.linspace(-3.0, 3.0, 400)
-    return np.linalg.lstsq(np.asarray(features(actions)), -(actions**2), rcond=1e-6)[0]
+    return np.linalg.lstsq(np.asarray(features(actions), np.float64), -(actions**2), rcond=1e-6)[0]
 
 
 def planted(error: str, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from envs.risk import CLIMBS, PRIZES
 from experiments.comparing.drawing import COLOURS, MARKERS, Row, column, label, new_figure, select, unique
 from remac.estimators import expected_lstat
 from remac.estimators.order_statistics import Objective
+from remac.policies.distributions import TanhGaussian
 from remac.training.functions import make_steps
 from remac.training.loop import stack_members
 from remac.types import Array, EnvState, Key, PyTree, Transition
@@ -33,6 +34,7 @@ def exact_gradient(agent: OrderGrad, policy: PyTree, objective: Objective, k: in
 
     def value(params: PyTree) -> Array:
         distribution = agent.policy_network.apply({"params": params}, jnp.eye(len(PRIZES)))
+        assert isinstance(distribution, TanhGaussian)
         climb = jax.scipy.stats.norm.cdf(distribution.mean[:, 0] * jnp.exp(-distribution.log_std[:, 0]))
         reach, prizes, probabilities = jnp.ones(()), [], []
         for rung, holds in enumerate(CLIMBS):
@@ -64,7 +66,7 @@ def sampled_gradients(agents: Sequence[OrderGrad], state: Any, key: Key, num_env
         reset_key, loss_key, act_key = jax.random.split(key, 3)
 
         def step(env_state: EnvState, key: Key) -> tuple[EnvState, Transition]:
-            action, extras = acting.act(state, key, env_state.observation)
+            action, extras = acting.act(state, key, jnp.asarray(env_state.observation))
             after = env.step(env_state, action)
             return after, make_steps(env_state, action, extras, after).transition
 

@@ -5,7 +5,6 @@ Signal to noise is |E g|^2 / (sum of the variances of g), g the gradient from on
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -190,10 +189,15 @@ ESTIMATORS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
 }
 
 
+def _at(coefficients: Callable[[jax.Array, int], jax.Array], k: int) -> Callable[[jax.Array], jax.Array]:
+    return lambda rewards: coefficients(rewards, k)
+
+
 def exact_softmax_gradient(rewards: np.ndarray, k: int) -> np.ndarray:
     """Computes K sum_b p_b abar_b grad log p_b for a uniform softmax policy, `[A]`."""
     probabilities = np.full(len(rewards), 1 / len(rewards))
-    weighted = k * probabilities * np.asarray(exact_advantage(rewards, probabilities, "max", k))
+    advantages = exact_advantage(jnp.asarray(rewards), jnp.asarray(probabilities), "max", k)
+    weighted = k * probabilities * np.asarray(advantages)
     return weighted - probabilities * weighted.sum()
 
 
@@ -248,7 +252,7 @@ def unbiasedness(size: str) -> list[Row]:
     key = jax.random.key(3)
     problems = {BANDIT: exact_softmax_gradient(rewards, k), PARABOLA: exact_gaussian_gradient(*point, k)}
     gradients = {
-        (BANDIT, name): softmax_gradients(key, rewards, num_batches, NUM_SAMPLES, partial(coefficients, k=k))
+        (BANDIT, name): softmax_gradients(key, rewards, num_batches, NUM_SAMPLES, _at(coefficients, k))
         for name, coefficients in ESTIMATORS.items()
     }
     for kind in (PATHWISE, SCORE_FUNCTION):
@@ -306,7 +310,7 @@ def baselines(size: str) -> list[Row]:
     for k in (1, 2, 4, 8, 16):
         exact = exact_softmax_gradient(rewards, k)
         for name, coefficients in ESTIMATORS.items():
-            gradients = softmax_gradients(jax.random.key(4), rewards, repeats, num_samples, partial(coefficients, k=k))
+            gradients = softmax_gradients(jax.random.key(4), rewards, repeats, num_samples, _at(coefficients, k))
             error = (gradients.mean(0) - exact) / (gradients.std(0) / math.sqrt(repeats))
             rows.append(
                 {

@@ -279,11 +279,12 @@ def plot_optimisation_paths(rows: list[Row]) -> "Figure":
 
 def mean_norms(rows: list[Row], num_steps: int = 100) -> dict[tuple[str, int], tuple[float, float]]:
     """Returns mean gradient and update norms over the first steps, for each optimiser and number of retries."""
-    result = {}
+    result: dict[tuple[str, int], tuple[float, float]] = {}
     for optimiser in unique(rows, "optimiser"):
         for k in unique(rows, "num_retries"):
             early = [row for row in select(rows, optimiser=optimiser, num_retries=k) if row["step"] < num_steps]
-            result[optimiser, k] = tuple(float(np.mean(column(early, f"{x}_norm"))) for x in ("gradient", "update"))
+            gradient, update = (float(np.mean(column(early, f"{x}_norm"))) for x in ("gradient", "update"))
+            result[optimiser, k] = gradient, update
     return result
 
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from remac.policies import norms
 from remac.policies.norms import NORMS, Moments, Norm
 from remac.policies.policy_network import ACTIVATIONS, PRECISIONS, PolicyNetwork
 from remac.policies.value_heads import Aggregate
-from remac.types import Array
+from remac.types import Array, PyTree
 
 # Features of so many rows, forwards and backwards, stay in a CPU core's cache.
 _ROWS_IN_CACHE = 512
@@ -211,6 +212,13 @@ class CriticNetworks(nn.Module):
         if moments:
             norms.put_statistics(self, moments)
         return result
+
+
+def evaluate(network: nn.Module, variables: PyTree, *arguments: Any, **options: Any) -> Array:
+    """Returns what a network gives at some arguments, with variables that the pass leaves as they are."""
+    outputs = network.apply(variables, *arguments, **options)
+    assert not isinstance(outputs, tuple)  # which it is with what was moved
+    return outputs
 
 
 def _value_with_gradient(function: Callable[[Array], Array], action: Array) -> Array:

@@ -16,7 +16,7 @@ from remac.policies import normalization
 from remac.policies.distributions import Distribution
 from remac.policies.normalization import RunningStatistics
 from remac.policies.policy_network import PolicyNetwork
-from remac.types import Array, Key, PyTree
+from remac.types import AnyArray, Array, Key, PyTree
 
 _SHAPE_FILE = "policy.json"
 _ARRAY_FILE = "arrays.npz"
@@ -50,7 +50,7 @@ class Policy:
             observation = normalization.normalize(self.normalizer, observation)
         return self.network.apply(self.parameters, observation)
 
-    def __call__(self, observation: Array, key: Key | None = None) -> Array:
+    def __call__(self, observation: AnyArray, key: Key | None = None) -> Array:
         """Returns actions in [-1, 1], `[..., action_dim]`: samples with a key (consumed), the mode without."""
         distribution = self.distribution(jnp.asarray(observation))
         return distribution.mode() if key is None else distribution.sample(key, 1)[0][0]
@@ -78,7 +78,7 @@ def save_policy(policy: Policy, directory: Path | str, *, env_steps: int | None 
     if env_steps is not None:
         arrays[_ENV_STEPS] = np.asarray(env_steps, np.int64)
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # no name is allow_pickle
     write_whole(directory / _ARRAY_FILE, content.getvalue())
 
 

@@ -13,7 +13,7 @@ from remac.policies.policy import Policy
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.functions import map_members, reset
 from remac.training.pacing import Pacer
-from remac.types import Array, Environment, EnvState, Key
+from remac.types import AnyArray, Array, Environment, EnvState, Key
 
 MAX_AT_KS = (1, 2, 4, 8)
 NUM_MODES = 2  # index 0: the distribution's mode; index 1: a sample
@@ -135,7 +135,7 @@ def _steps(
     return jax.lax.fori_loop(first_step, first_step + num_steps, body, (env_state, episodes))
 
 
-def _act(policies: Policy, key: Key, step: Array, observation: Array) -> tuple[Array, Array]:
+def _act(policies: Policy, key: Key, step: Array, observation: AnyArray) -> tuple[Array, Array]:
     """Returns actions `[P, 2, E, action_dim]` and log-probabilities `[P, 2, E]` of sampled ones."""
     # The same randomness for every member, on purpose.
     keys = jnp.broadcast_to(jax.random.fold_in(key, step), (observation.shape[0],))

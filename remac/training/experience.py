@@ -115,7 +115,7 @@ class Replay:
     steps_per_round: ClassVar[int] = 1
     on_policy: ClassVar[bool] = False
     group_size: ClassVar[None] = None
-    split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]
+    split: ClassVar[ReplayState] = ReplayState(SPLIT, WHOLE, WHOLE)  # type: ignore[arg-type]  # not arrays
 
     def validate(self, capacity: int, num_envs: int) -> None:
         """Requires room for a round and for a batch."""
@@ -216,7 +216,7 @@ class Episodes(Rollout):
         group_size: N.
     """
 
-    group_size: int = 1  # type: ignore[misc]
+    group_size: int = 1  # type: ignore[misc]  # a constant of other rollouts
     length_key: ClassVar[str] = "agent.episode_length"
 
     def validate(self, capacity: int, num_envs: int) -> None:

@@ -20,7 +20,7 @@ from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE
 from remac.training.experience import transition_example
 from remac.training.metrics import Packed, pack
-from remac.types import Array, Environment, EnvState, Key, Metrics, PyTree, Transition
+from remac.types import AnyArray, Array, Environment, EnvState, Key, Metrics, PyTree, Transition
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class TrainState:
 
 def train_state_split(agents: Agent) -> TrainState:
     """Returns how a state is split over devices."""
-    return TrainState(SPLIT, agents.experience.split, SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]
+    return TrainState(SPLIT, agents.experience.split, SPLIT, SPLIT, WHOLE)  # type: ignore[arg-type]  # not arrays
 
 
 def map_members(function: Callable[..., T], *arguments: PyTree) -> T:
@@ -235,26 +235,30 @@ def _extras_of(
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), jax.eval_shape(act, like))
 
 
-def make_steps(before: EnvState, action: Array | np.ndarray, extras: PyTree, after: EnvState) -> Steps:
+def make_steps(before: EnvState, action: AnyArray, extras: PyTree, after: EnvState) -> Steps:
     """Makes the learner's input of one step of NumPy or JAX environments, shapes as in ``EnvState``.
 
     A termination gets discount 0; a truncation keeps 1 and the true next observation, so it bootstraps.
     """
-    ended = after.termination | after.truncation
+    # NumPy's arrays become JAX's where the learner's program takes them.
+    old: PyTree = before
+    new: PyTree = after
+    taken: PyTree = action
+    ended = new.termination | new.truncation
     return Steps(
         transition=Transition(
-            observation=before.observation,
-            action=action,  # type: ignore[arg-type]
-            reward=after.reward,
-            discount=1.0 - after.termination.astype(after.reward.dtype),
-            next_observation=after.final_observation,
-            truncation=after.truncation,
+            observation=old.observation,
+            action=taken,
+            reward=new.reward,
+            discount=1.0 - new.termination.astype(new.reward.dtype),
+            next_observation=new.final_observation,
+            truncation=new.truncation,
             extras=extras,
         ),
-        episode_return=after.episode_return,
-        episode_ended=ended & (after.episode_length == after.step_count),
-        diverged=after.diverged,
-        metrics=after.metrics,
+        episode_return=new.episode_return,
+        episode_ended=ended & (new.episode_length == new.step_count),
+        diverged=new.diverged,
+        metrics=new.metrics,
     )
 
 
@@ -263,7 +267,7 @@ def reset(keys: Key, *, env: Environment, group_size: int = 1) -> EnvState:
     return map_members(functools.partial(env.reset, group_size=group_size), keys)
 
 
-def act(agents: Agent, agent_states: PyTree, keys: Key, observation: Array) -> tuple[Array, PyTree, Key]:
+def act(agents: Agent, agent_states: PyTree, keys: Key, observation: AnyArray) -> tuple[Array, PyTree, Key]:
     """Samples every member's actions.
 
     Args:

@@ -6,7 +6,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
 from remac.types import Array, Environment, EnvState, Key, PyTree, Transition
 from remac.validation import InvalidValueError, require_divisor, require_int, require_number
+
+Tree = TypeVar("Tree")
 
 # Few steps say nothing about how often a simulation breaks down.
 _FEWEST_JUDGED_STEPS = 100
@@ -273,9 +275,10 @@ def train(
     return Result(member(result.agent_state, 0), evaluations, {})
 
 
-def stack_members(agents: list[Agent]) -> Agent:
-    """Stacks agents that differ in leaves only into one with leaves `[P, ...]`."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
+def stack_members(members: Sequence[Tree]) -> Tree:
+    """Stacks agents, or other pytrees, that differ in leaves only into one with leaves `[P, ...]`."""
+    stacked: Tree = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *members)
+    return stacked
 
 
 def train_population(

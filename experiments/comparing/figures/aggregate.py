@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.comparing.declarations import Drawing, Look, figure
-from experiments.comparing.drawing import label, new_figure, readable
+from experiments.comparing.drawing import Row, label, new_figure, readable
 from experiments.comparing.panels import draw_interval, name_lines, plain, styles
 from experiments.comparing.runs import Cell, Runs
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
@@ -29,7 +29,7 @@ def aggregate(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
             scales[task] = scale
     if len(scales) < 2:
         return None
-    rows = []
+    rows: list[Row] = []
     for arm in runs.arms:
         cells = {cell.task: cell for cell in runs.cells if cell.arm == arm and cell.by_seed(metric)}
         if set(scales) <= set(cells):

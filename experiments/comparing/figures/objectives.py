@@ -1,10 +1,10 @@
 """Each objective as trained against each objective as measured."""
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.comparing.declarations import Drawing, Look, figure
-from experiments.comparing.drawing import label, new_figure, readable
+from experiments.comparing.drawing import Row, label, new_figure, readable
 from experiments.comparing.runs import Cell, Runs
 from experiments.comparing.statistics import describe
 
@@ -50,7 +50,7 @@ def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     )
     best_of = bests[-1] if bests else None
     columns = list(dict.fromkeys([*MEASURES.values(), *([best_of] if best_of else [])]))
-    rows = []
+    rows: list[Row] = []
     for cell in runs.cells:
         objective = objective_of(cell)
         if objective is None:
@@ -112,7 +112,7 @@ def _name(metric: str) -> str:
 def _cell(place: int, line: int, share: float, is_framed: bool) -> "Rectangle":
     from matplotlib.patches import Rectangle
 
-    edge = (
+    edge: dict[str, Any] = (
         {"edgecolor": "black", "linewidth": 1.6, "zorder": 3} if is_framed else {"edgecolor": "white", "linewidth": 0.6}
     )
     return Rectangle((place - 0.48, line - 0.47), 0.96, 0.94, facecolor=(0.45, 0.65, 0.9, 0.1 + 0.7 * share), **edge)

@@ -20,6 +20,7 @@ from omegaconf import MISSING, DictConfig
 import envs
 from experiments import plot
 from experiments.console.messages import one_line, warn
+from experiments.console.pasting import key_of
 from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main
@@ -125,8 +126,7 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
         require_one_of("arms", arm, preset.arms)
     seeds = config.seeds or preset.seeds or scale.seeds
     for override in config.overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if key in OWN_KEYS:
+        if (key := key_of(override)) in OWN_KEYS:
             raise InvalidValueError("overrides", override, f"the sweep sets {key} itself")
     planned: list[PlannedJob] = []
     for task in tasks:

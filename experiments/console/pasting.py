@@ -7,6 +7,11 @@ import shlex
 from pathlib import Path
 
 
+def key_of(argument: str) -> str:
+    """Returns the key that an override of Hydra's changes, without its signs: ``a.b`` of ``++a.b=1``."""
+    return argument.partition("=")[0].lstrip("+~")
+
+
 def override(key: str, value: Path | str) -> str:
     """Returns ``key=value`` so that Hydra reads the value as this text, with quotes where it would read another."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from experiments.console.messages import one_line, shorten, warn
+from experiments.console.pasting import key_of
 from experiments.records.files import FREE_KEYS
 
 # The client may spend it twice, on asking for an earlier run and on making this one; with the clean-up 15 s in all.
@@ -34,7 +35,7 @@ def make_logger(config: Mapping[str, Any], directory: Path, origin: Mapping[str,
     if config["logger"]["mode"] == "disabled":
         return None
     overrides = origin["overrides"]
-    told = [text for text in overrides if re.split(r"[=.]", text.lstrip("+"))[0] not in ("seed", *FREE_KEYS)]
+    told = [text for text in overrides if key_of(text).partition(".")[0] not in ("seed", *FREE_KEYS)]
     # A preset's arm is one of each task; an arm named by hand is among the overrides.
     env = config["env"]
     arm = f"{env['suite']}/{env['task']} {config['arm']}" if config["experiment"] else ",".join(told) or "default"
@@ -57,8 +58,8 @@ def old_run_id(sweep: str, arm: str, seed: int) -> str:
 
 def make_tags(tags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Returns the given tags and those made from overrides, each once, and of a length that W&B takes."""
-    untold = ("hydra.", "hydra/", "logger.", "logger=", "checkpoint.", "resume=")
-    told = [text for text in overrides if not text.lstrip("+~").startswith(untold)]
+    untold = ("hydra", "logger", "checkpoint", "resume")
+    told = [text for text in overrides if re.split("[./]", key_of(text))[0] not in untold]
     stripped = [text.strip() for text in (*tags, *told)]
     return list(dict.fromkeys(shorten(text, _TAG_LENGTH) for text in stripped if text))
 

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from agents import AGENTS
+from experiments.console.pasting import key_of
 from experiments.records.checkpoints import sha256
 from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
 from experiments.records.loggers import require_logger
@@ -259,7 +260,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     resume = plain.pop("resume") is not None
     kept = kept_inputs(directory, "resume") if resume and directory is not None else {}
     require_int("seed", plain["seed"], 0, 2**32 - 1)
-    for key in (override.partition("=")[0].lstrip("+") for override in overrides):
+    for key in map(key_of, overrides):
         if key.startswith("logger.") and key != "logger.name" and plain["logger"]["name"] != "wandb":
             raise InvalidValueError(key, OmegaConf.select(config, key), "is for W&B; add logger=wandb")
     mode = plain["logger"]["mode"]
@@ -365,7 +366,7 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     stored = read_config(asked.resume)
     plain = as_dict(asked, resolve=True)
-    names = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
+    names = {key_of(override).partition("@")[0] for override in overrides}
     for name in names:
         if name in ("agent", "env"):
             told = [f"{name}.{part}" for part in (("name",) if name == "agent" else ("suite", "task"))]

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import envs
-from experiments.console.pasting import pasted
+from experiments.console.pasting import key_of, pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_anew
 from remac.validation import InvalidValueError
@@ -83,14 +83,13 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
 
 def _argument_of(key: str, arguments: list[str]) -> str:
     """Returns the argument that sets a key, or the key itself."""
-    names = (key, f"+{key}", f"++{key}", f"~{key}")
-    return next((argument for argument in reversed(arguments) if argument.split("=")[0] in names), key)
+    return next((argument for argument in reversed(arguments) if key_of(argument) == key), key)
 
 
 def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
     parent = key.rpartition(".")[0]
-    choices = [argument.split(",")[0] for argument in arguments if argument.split("=")[0] in GROUPS]
+    choices = [argument.split(",")[0] for argument in arguments if argument.partition("=")[0] in GROUPS]
     with hydra_anew():  # the process ends after this line, so nobody needs the old one
         config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config

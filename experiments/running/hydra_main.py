@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs import SimulatorError
 from experiments.console.messages import file_error, leave
-from experiments.console.pasting import as_path, override, pasted
+from experiments.console.pasting import as_path, key_of, override, pasted
 from experiments.console.pipes import outlive_readers
 from experiments.records.files import is_begun
 from experiments.records.run_directory import OutputError
@@ -139,8 +139,7 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
     """Adds the run directory of ``resume=<run directory>`` as Hydra's."""
     given = None
     for argument in arguments:
-        key = argument.partition("=")[0]
-        if key.lstrip("+") == "resume":
+        if key_of(argument) == "resume":
             with contextlib.suppress(HydraException):  # which Hydra reports itself
                 given = OverridesParser.create().parse_override(argument)
     if given is None:
@@ -178,7 +177,7 @@ def _search_upwards(arguments: list[str]) -> list[str]:
     """
     if not any(re.fullmatch(r"\+?hydra/sweeper=['\"]?optuna['\"]?", argument) for argument in arguments):
         return arguments
-    keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
+    keys = [key_of(argument) for argument in arguments]
     if not any(key.startswith("hydra.sweeper.params") for key in keys):
         parser = OverridesParser.create()
         with contextlib.suppress(HydraException):  # which Hydra reports itself

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -143,24 +144,33 @@ def test_intervals_round_up_to_whole_rounds(suite):
     assert isinstance(events[0], Progress)
 
 
-@pytest.mark.usefixtures("fresh_programs")
+@pytest.fixture
+def logged_compilations():
+    """Of all threads."""
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.usefixtures("fresh_programs", "logged_compilations")
 @device_first
 def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, caplog):
     """None is traced again, nor compiled again for arguments that lie otherwise on the devices."""
-    counts = {"act": 0, "learn": 0}
+    counts, threads = {"act": 0, "learn": 0}, set()
     for name in counts:
         original = getattr(training, name)
 
         @functools.wraps(original)
         def counted(*args, original=original, name=name, **static):
             counts[name] += 1
+            threads.add(threading.current_thread() is threading.main_thread())
             return original(*args, **static)
 
         monkeypatch.setattr(loop, name, counted)
     env = make_env(suite)
     config = dataclasses.replace(CONFIG, num_eval_episodes=env.num_envs)
-    with jax.log_compiles():
-        train(make_agent(env), env, dataclasses.replace(config, total_env_steps=800), jax.random.key(0))
+    train(make_agent(env), env, dataclasses.replace(config, total_env_steps=800), jax.random.key(0))
+    assert threads == {True, False}, "what trains is compiled beside the first evaluation"
     # learn: once for prefilling, once for training. On the device act is part of those two programs.
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
     compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
@@ -170,8 +180,7 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     assert {name: compiled[name] for name in per_program} == per_program
     # Another training of the kind needs none of them again.
     caplog.clear()
-    with jax.log_compiles():
-        train(make_agent(make_env(suite), num_retries=2), make_env(suite), config, jax.random.key(1))
+    train(make_agent(make_env(suite), num_retries=2), make_env(suite), config, jax.random.key(1))
     assert "Finished XLA compilation" not in caplog.text
 
 

@@ -3,8 +3,10 @@
 ``train`` and ``train_population`` need nothing of Hydra, files or W&B; what happens is told through a callback.
 """
 
+import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -390,6 +392,8 @@ class _Loop:
         eval_every = math.ceil(self.config.eval_every_env_steps / of_round)
         checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / of_round) or self.total_rounds
         self._on_tick()
+        compiling = threading.Thread(target=self._compilation())
+        compiling.start()
         if self.filling_again:
             self._fill_again()
         while True:
@@ -405,8 +409,39 @@ class _Loop:
             if self.rounds_done < self.prefill_rounds:
                 self.run_rounds(min(stop, self.prefill_rounds) - self.rounds_done, 0)
             else:
+                compiling.join()
                 self.run_rounds(stop - self.rounds_done, self.config.updates_per_round)
             self._note_failures()
+
+    def _compilation(self) -> Callable[[], None]:
+        """Returns what compiles the program that trains, for a thread to do beside evaluating and prefilling.
+
+        JAX then finds it compiled. What fails is told where the program is used, and fails there again.
+        """
+        num_updates = self.config.updates_per_round
+        program: Any
+        last: tuple[Any, ...]
+        if self.env.on_device:
+            program, last = self._epoch(num_updates), (self.env_state, self.split.share(np.int32(1)))
+        else:
+            program, last = self._learn(num_updates), (self._steps_like(),)
+        arguments = jax.tree.map(_aval, (self.agents, self.state, *last))  # of arrays that are donated meanwhile
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                program.lower(*arguments).compile()
+
+        return compile_it
+
+    def _steps_like(self) -> Steps:
+        """Returns what a round's steps on the host look like."""
+        agent = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.agents)
+        shape = (self.split.num_places, self.env.num_envs)
+        extras = extras_of(agent, self.env.observation_size)
+        extras = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), extras)
+        action = np.zeros((*shape, self.env.action_size), np.float32)
+        steps = make_steps(self.env_state, action, extras, self.env_state)
+        return jax.tree.map(lambda leaf: np.stack([leaf] * self.steps_per_round, 1), steps)
 
     def _fill_again(self) -> None:
         """Makes up for transitions that were not saved, by steps that count nowhere."""
@@ -525,6 +560,13 @@ class _Loop:
         self.callback(Failure(index, error))
         if len(self.failures) == self.split.num_members:
             raise error
+
+
+def _aval(leaf: Any) -> Any:
+    """Returns what a program is compiled for, of an argument: an array on the host is its own."""
+    if isinstance(leaf, jax.Array):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf
 
 
 def _split_keys(keys: Key) -> tuple[Key, Key]:

@@ -7,7 +7,7 @@ program structure are static. Every hyperparameter is declared here or in its ag
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution, TanhGaussian
-from remac.policies.networks import Aggregate, CriticNetworks, evaluate
+from remac.policies.networks import Aggregate, CriticNetworks, outputs_of
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -331,14 +331,14 @@ class ActorCritic(BaseAgent):
             return head.target(jax.lax.stop_gradient(next_outputs), self.aggregate, backup)
 
         if self.has_target_networks:
-            next_outputs = evaluate(self.critic_networks, state.target_critics, next_observation, next_action)
+            next_outputs = outputs_of(self.critic_networks, state.target_critics, next_observation, next_action)
             target = make_target(next_outputs[:, 0])
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
             critics = state.critics | {"params": params}
             moved: PyTree = {}
             if self.has_target_networks:
-                outputs = evaluate(self.critic_networks, critics, batch.observation, batch.action[None])[:, 0]
+                outputs = outputs_of(self.critic_networks, critics, batch.observation, batch.action[None])[:, 0]
                 (wanted, metrics) = target
             else:
                 observation = jnp.concatenate([batch.observation, next_observation])
@@ -376,7 +376,7 @@ class ActorCritic(BaseAgent):
 
     def q_values(self, critics: PyTree, observation: Array, action: Array) -> Array:
         """Returns the critics' values `[C, N, B]` of actions `[N, B, action_dim]` at normalised observations."""
-        return self.value_head.values(evaluate(self.critic_networks, critics, observation, action))
+        return self.value_head.values(outputs_of(self.critic_networks, critics, observation, action))
 
     def actor_values(
         self, state: AgentState, observation: Array, action: Array, aggregate: Aggregate | None = None
@@ -393,7 +393,7 @@ class ActorCritic(BaseAgent):
         def for_actor(outputs: Array) -> Array:
             return (aggregate or self.aggregate)(self.value_head.values(outputs))
 
-        return evaluate(self.critic_networks, state.critics, observation, action, for_actor=for_actor)
+        return outputs_of(self.critic_networks, state.critics, observation, action, for_actor=for_actor)
 
     @property
     def has_target_networks(self) -> bool:
@@ -493,8 +493,7 @@ class StochasticActorCritic(ActorCritic):
         self, distribution: Distribution, state: AgentState, key: Key, batch: Transition
     ) -> tuple[Array, Metrics]:
         """Returns minus the objective, averaged over states."""
-        assert isinstance(distribution, TanhGaussian)
-        objective, _, metrics = self.sampled_objective(distribution, state, key, batch)
+        objective, _, metrics = self.sampled_objective(cast(TanhGaussian, distribution), state, key, batch)
         return -jnp.mean(objective), metrics
 
     def sampled_objective(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,16 @@ from remac.policies import normalization
 from remac.policies.distributions import Distribution
 from remac.policies.policy import Policy
 from remac.policies.policy_network import PolicyNetwork
-from remac.training.agent import Agent
 from remac.types import Array, Metrics
 from remac.validation import InvalidValueError, require_int
 
 SATURATED = 0.99
+
+# For type checkers alone: what an agent of one's own leaves out must be missing, and not return nothing.
+if TYPE_CHECKING:
+    from remac.training.agent import Agent as _Agent
+else:
+    _Agent = object
 
 
 def policy_metrics(distribution: Distribution, action: Array, log_prob: Array) -> Metrics:
@@ -32,7 +37,7 @@ def policy_metrics(distribution: Distribution, action: Array, log_prob: Array) -
 
 
 @struct.dataclass
-class BaseAgent(Agent):
+class BaseAgent(_Agent):
     """An agent whose state has the variables of a ``policy`` and a ``normalizer`` of its observations.
 
     A subclass declares its hyperparameters, ``normalize_observations`` among them.
@@ -44,6 +49,13 @@ class BaseAgent(Agent):
 
     observation_size: int = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
+
+    if TYPE_CHECKING:
+
+        @property
+        def normalize_observations(self) -> bool:
+            """Whether the networks see normalised observations."""
+            ...
 
     ARGUMENTS: ClassVar[dict[str, Hyperparameter]] = {}
     # Training values that come with the kind of agent, whatever is tuned for a suite.
@@ -80,11 +92,6 @@ class BaseAgent(Agent):
         """
         names = {field.name for field in dataclasses.fields(cls)}
         return {name: value for name, value in values.items() if name in names}
-
-    @property
-    def normalize_observations(self) -> bool:
-        """Whether the networks see normalised observations."""
-        raise NotImplementedError
 
     @property
     def policy_network(self) -> PolicyNetwork:

@@ -1,7 +1,7 @@
 """What agents share that learn from their own last steps: epochs of shuffled minibatches, and the clipped surrogate."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import ValueNetwork, evaluate
+from remac.policies.networks import ValueNetwork, outputs_of
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import ROW_NORMS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -191,8 +191,7 @@ class OnPolicyAgent(BaseAgent):
         """
         policy, value = params
         distribution = self.policy_network.apply({"params": policy}, batch["observation"])
-        assert isinstance(distribution, TanhGaussian)
-        log_ratio = distribution.log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
+        log_ratio = cast(TanhGaussian, distribution).log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
         ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)
         clipped = jnp.clip(ratio, 1.0 - self.clip_range, 1.0 + self.clip_range)
         actor_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
@@ -206,7 +205,7 @@ class OnPolicyAgent(BaseAgent):
         loss = actor_loss - self.entropy_weight * metrics["actor/entropy"]
         if "target" not in batch:
             return loss, metrics
-        values = evaluate(self.value_network, {"params": value}, batch["observation"])
+        values = outputs_of(self.value_network, {"params": value}, batch["observation"])
         value_loss = jnp.mean(batch["weight"] * (values - batch["target"]) ** 2)
         metrics |= {"critic/loss": value_loss, "critic/value_mean": jnp.mean(batch["weight"] * values)}
         return loss + self.value_weight * value_loss, metrics

@@ -10,7 +10,7 @@ from agents.on_policy import OnPolicyAgent, OnPolicyState
 from remac.estimators.group_coefficients import ESTIMATORS, GapWeights, gap_weights, group_coefficients
 from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number, redeclared
-from remac.policies.networks import evaluate
+from remac.policies.networks import outputs_of
 from remac.training.experience import Episodes
 from remac.types import Array, Metrics, Transition
 from remac.validation import InvalidValueError, require_int
@@ -105,7 +105,7 @@ class OrderGrad(OnPolicyAgent):
         if self.baseline == "none":
             return {"observation": observation, "advantage": scale * counts * coefficients}, metrics
         target = jnp.broadcast_to(self.num_samples * coefficients, counts.shape)
-        expected = evaluate(self.value_network, state.value, observation)
+        expected = outputs_of(self.value_network, state.value, observation)
         advantage = length * counts * (target - expected)
         if self.sign_certificate is not None:
             certificate = certificate_weights(self._radii(state, observation, target - expected), self.sign_certificate)
@@ -119,5 +119,5 @@ class OrderGrad(OnPolicyAgent):
         width = params["value"]["kernel"].shape[0]
         # With ones in the place of the last layer the network gives what goes into it.
         ones = {"value": {"kernel": jnp.eye(width), "bias": jnp.zeros((width,))}}
-        features = evaluate(self.value_network.clone(num_outputs=width), {"params": params | ones}, observation)
+        features = outputs_of(self.value_network.clone(num_outputs=width), {"params": params | ones}, observation)
         return radii(advantage, 1.0 + jnp.sum(features**2, axis=-1))  # the bias' feature is 1

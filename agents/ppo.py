@@ -7,7 +7,7 @@ from agents.actor_critic import ActorCritic
 from agents.on_policy import OnPolicyAgent, OnPolicyState
 from remac.estimators.generalized import generalized_advantages
 from remac.hyperparameters import flag, integer, number, redeclared
-from remac.policies.networks import evaluate
+from remac.policies.networks import outputs_of
 from remac.training.experience import Rollout
 from remac.types import Array, Metrics, Transition
 
@@ -34,7 +34,7 @@ class PPO(OnPolicyAgent):
         """Returns observations, generalised advantages, and what the value function learns towards, `[T, E, ...]`."""
         observation = self._normalize(state, experience.observation)
         next_observation = self._normalize(state, experience.next_observation)
-        value, next_value = (evaluate(self.value_network, state.value, at) for at in (observation, next_observation))
+        value, next_value = (outputs_of(self.value_network, state.value, at) for at in (observation, next_observation))
         advantage = generalized_advantages(
             experience.reward,
             experience.discount,

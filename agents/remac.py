@@ -16,7 +16,7 @@ from remac.estimators.rescaling import with_length_of
 from remac.estimators.sign_certificate import certificate_weights, radii
 from remac.hyperparameters import Hyperparameter, anything, choice, integer, number
 from remac.policies.distributions import Distribution, TanhGaussian
-from remac.policies.networks import evaluate
+from remac.policies.networks import outputs_of
 from remac.types import Array, Key, Metrics, Transition
 from remac.validation import InvalidValueError, require_int
 
@@ -134,7 +134,6 @@ class ReMAC(StochasticActorCritic):
         """Returns minus the objective, averaged over states, whose gradient ``gradient_length`` may change."""
         if self.gradient_length == "own":
             return super().actor_loss(distribution, state, key, batch)
-        assert isinstance(distribution, TanhGaussian)
 
         def both(distribution: TanhGaussian) -> tuple[tuple[Array, Array], Metrics]:
             objective, mean, metrics = self.sampled_objective(distribution, state, key, batch)
@@ -174,7 +173,7 @@ class ReMAC(StochasticActorCritic):
         ones = {f"kernel{last}": jnp.broadcast_to(jnp.eye(width), (num_critics, width, width))}
         ones[f"bias{last}"] = jnp.zeros((num_critics, width))
         networks = self.critic_networks.clone(num_outputs=width, precision="highest")
-        features = evaluate(networks, {**state.critics, "params": params | ones}, observation, action)
+        features = outputs_of(networks, {**state.critics, "params": params | ones}, observation, action)
         features = jnp.concatenate([features, jnp.ones_like(features[..., :1])], axis=-1)
         weights = jnp.concatenate([kernel[..., 0], bias], axis=-1)
         values = jnp.einsum("cnbd,cd->cnb", features, weights, precision="highest")

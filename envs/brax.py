@@ -171,7 +171,7 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
     for cls in reversed(env_class.__mro__):
         defaults |= {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
     own = {"episode_length", "renew_starts_every", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
-    known = sorted((set(defaults) - {"self", "sys", "args", "kwargs"}) | own)
+    known = sorted((set(defaults) - {"sys", "args", "kwargs"}) | own)
     for option, value in options.items():
         if option not in known:
             allowed = f"brax/{task} has no such option; its options are {', '.join(known)}"

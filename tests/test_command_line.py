@@ -40,6 +40,7 @@ QUICK = (
 # Arguments, and what the line must contain.
 BAD = [
     (["logger.mode=offline"], ["logger.mode=offline", "add logger=wandb"]),
+    (["logger=wandb", "logger.tags=[a,???]"], ["logger.tags[1]=???", "must be given"]),
     # Names: the line lists what exists.
     (["agent=a2c"], ["agent=a2c", "remac", "sac"]),
     (["env=mujoco/half_cheeta"], ["env=mujoco/half_cheeta", "mujoco/half_cheetah", "experiments.suites lists all"]),

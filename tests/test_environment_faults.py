@@ -17,7 +17,7 @@ from slow import fast_are
 
 from experiments import claims, evaluate, plot, report, sweep, train
 from experiments.console import key_value
-from experiments.console.pasting import as_path, pasted
+from experiments.console.pasting import as_path, key_of, pasted
 from experiments.records import run_directory
 from experiments.records.loggers import make_logger
 from experiments.records.run_directory import RunDirectory, make_new, take_folder
@@ -49,6 +49,13 @@ def test_an_override_that_is_printed_can_be_pasted(composed):
         (argument,) = shlex.split(pasted("resume", path))
         assert composed(argument).resume == path, argument
     assert pasted("resume", "runs/a") == "resume=runs/a", "no quotes where none are needed"
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"), [("a.b=1", "a.b"), ("++a.b=c=d", "a.b"), ("+a", "a"), ("~a.b", "a.b"), ("a@b=c", "a@b")]
+)
+def test_the_key_of_an_override(argument, key):
+    assert key_of(argument) == key
 
 
 def test_a_directory_whose_name_hydra_cannot_take_is_a_line(call, tmp_path):

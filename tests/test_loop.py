@@ -14,7 +14,7 @@ import pytest
 from slow import fast_are
 
 import envs
-from agents import SAC, ReMAC
+from agents import PPO, SAC, ReMAC
 from remac.training import evaluation, loop
 from remac.training import functions as training
 from remac.training.devices import MemberSplit
@@ -156,21 +156,23 @@ def logged_compilations():
 @device_first
 def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, caplog):
     """None is traced again, nor compiled again for arguments that lie otherwise on the devices."""
-    counts, threads = {"act": 0, "learn": 0}, set()
+    counts = {"act": 0, "learn": 0}
     for name in counts:
         original = getattr(training, name)
 
         @functools.wraps(original)
         def counted(*args, original=original, name=name, **static):
             counts[name] += 1
-            threads.add(threading.current_thread() is threading.main_thread())
             return original(*args, **static)
 
         monkeypatch.setattr(loop, name, counted)
     env = make_env(suite)
     config = dataclasses.replace(CONFIG, num_eval_episodes=env.num_envs)
     train(make_agent(env), env, dataclasses.replace(config, total_env_steps=800), jax.random.key(0))
-    assert threads == {True, False}, "what trains is compiled beside the first evaluation"
+    trains = re.compile(r"Finished XLA compilation of jit\((learn|_rounds)\)")
+    threads = sorted(record.threadName for record in caplog.records if trains.match(record.getMessage()))
+    assert threads == ["MainThread", "compile"], "what trains is compiled beside the first evaluation"
+    assert not any(thread.name == "compile" for thread in threading.enumerate())
     # learn: once for prefilling, once for training. On the device act is part of those two programs.
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
     compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
@@ -184,8 +186,7 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     assert "Finished XLA compilation" not in caplog.text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suite", ["host", "device"])
+@host_first
 def test_memory_does_not_grow_with_training(suite):
     live_bytes = []
 
@@ -441,3 +442,29 @@ def test_summaries_of_episodes_equal_plain_averages(num_retries):
                 "eval/per_start/cvar_25": tries.min(axis=1).mean(),
             }
         assert {name: values[member] for name, values in metrics.items()} == pytest.approx(expected, rel=1e-6)
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("logged_compilations")
+@pytest.mark.parametrize("rollout", [False, True])
+def test_what_trains_is_compiled_once_whatever_surrounds_it_and_nothing_goes_on_after_the_end(rollout, caplog):
+    env = envs.make("mujoco/inverted_pendulum", num_envs=3)
+    agent = PPO if rollout else SAC
+    options = {"rollout_length": 4, "num_minibatches": 1} if rollout else {"batch_size": 4}
+    agent = agent.create(env.observation_size, env.action_size, hidden_sizes=(4,), **options)
+    start = {"updates_per_round": 1, "prefill_env_steps": 0} if rollout else {"prefill_env_steps": 12}
+    config = dataclasses.replace(CONFIG, total_env_steps=24, replay_capacity=24, **start)
+    with jax.default_matmul_precision("highest"):
+        train(agent, env, config, jax.random.key(0))
+    assert len(re.findall(r"Finished XLA compilation of jit\(learn\)", caplog.text)) == (1 if rollout else 2)
+
+    def stop(event):
+        raise Enough
+
+    with pytest.raises(Enough):
+        train(agent, env, config, jax.random.key(0), stop)
+    train(agent, env, dataclasses.replace(config, prefill_env_steps=0, total_env_steps=24), jax.random.key(0))
+    assert not any(thread.name == "compile" for thread in threading.enumerate())

@@ -137,7 +137,7 @@ def test_a_run_killed_at_every_kind_of_moment(whole, tmp_path):
     moments = [
         *(("while programs compile", 1), ("before the manifest", 1), ("between metrics and policy", 2)),
         *(("before a checkpoint has its name", 2), ("before the manifest", 5)),
-        *(("before the oldest checkpoint is removed", 3), ("while programs compile", 1), ("within metrics", 2)),
+        *(("before the oldest checkpoint is removed", 1), ("while programs compile", 1), ("within metrics", 2)),
         *(("before the manifest", 2), ("before a checkpoint has its name", 1), ("before the summary", 1)),
     ]
     kill_and_resume(tmp_path / "run", moments, whole)

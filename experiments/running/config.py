@@ -33,7 +33,6 @@ from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
-from remac.training.experience import Rollout
 from remac.training.loop import TrainConfig, round_bytes
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
@@ -172,6 +171,7 @@ def _variable(name: str, default: str | None) -> str | None:
     return "offline" if name == "WANDB_MODE" and value == "dryrun" else value
 
 
+OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
 OmegaConf.register_new_resolver("variable", _variable, replace=True)
 # A task's name may hold what separates folders, or what not every file system takes.
 OmegaConf.register_new_resolver("file_name", lambda name: re.sub(r"[/:\\]", "_", str(name)), replace=True)
@@ -182,12 +182,11 @@ def register_schemas() -> None:
     _register_schemas(tuple(AGENTS.items()))
 
 
-@functools.cache  # a seventh of what it takes to compose a configuration
+@functools.lru_cache(maxsize=1)  # a seventh of what it takes to compose a configuration
 def _register_schemas(agents: tuple[tuple[str, type], ...]) -> None:
     Plugins.instance().register(TaskConfigs)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Config)
-    OmegaConf.register_new_resolver("tuned", tuned_value, replace=True)
     for name, _ in agents:
         store.store(group="agent", name=f"{name}_schema", node=agent_config(name))
     store.store(group="logger", name="logger_schema", node=LoggerConfig)
@@ -254,8 +253,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     except OmegaConfBaseException as error:
         refusal = next((cause for cause in causes(error) if isinstance(cause, InvalidValueError)), error)
         raise refusal from None  # a resolver's own words, without OmegaConf's around them
-    for key in sorted(key for key, value in flatten(plain).items() if value == MISSING):
-        raise InvalidValueError(key, MISSING, "has no value; must be given")
+    if repr(MISSING) in repr(plain):  # to look through the configuration is slow
+        for key in sorted(OmegaConf.missing_keys(config)):
+            raise InvalidValueError(key, MISSING, "has no value; must be given")
     _require_schema(plain)
     resume = plain.pop("resume") is not None
     kept = kept_inputs(directory, "resume") if resume and directory is not None else {}
@@ -481,14 +481,13 @@ def _require_memory(config: TrainConfig, agent: Agent, env: Environment) -> None
             f"and {available} are available; must be at most {fitting}",
         )
     experience, of_round = agent.experience, round_bytes(agent, env)
-    if isinstance(experience, Rollout) and of_round > available:
-        length = experience.steps_per_round
+    if (length := experience.steps_per_round) > 1 and of_round > available:
         allowed = (
             f"a round of so many steps in num_envs={env.num_envs} environments needs {of_round} bytes "
             f"({of_round / 2**30:.1f} GiB), and {available} are available; "
             f"must be at most {length * available // of_round}"
         )
-        raise InvalidValueError(experience.length_key, length, allowed)
+        raise InvalidValueError(getattr(experience, "length_key", "steps_per_round"), length, allowed)
 
 
 def available_memory_bytes() -> int:

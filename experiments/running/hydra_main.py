@@ -139,7 +139,7 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
     """Adds the run directory of ``resume=<run directory>`` as Hydra's."""
     given = None
     for argument in arguments:
-        if key_of(argument) == "resume":
+        if not argument.startswith("~") and key_of(argument) == "resume":
             with contextlib.suppress(HydraException):  # which Hydra reports itself
                 given = OverridesParser.create().parse_override(argument)
     if given is None:
@@ -177,7 +177,7 @@ def _search_upwards(arguments: list[str]) -> list[str]:
     """
     if not any(re.fullmatch(r"\+?hydra/sweeper=['\"]?optuna['\"]?", argument) for argument in arguments):
         return arguments
-    keys = [key_of(argument) for argument in arguments]
+    keys = [key_of(argument) for argument in arguments if not argument.startswith("~")]
     if not any(key.startswith("hydra.sweeper.params") for key in keys):
         parser = OverridesParser.create()
         with contextlib.suppress(HydraException):  # which Hydra reports itself

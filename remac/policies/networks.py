@@ -214,7 +214,7 @@ class CriticNetworks(nn.Module):
         return result
 
 
-def evaluate(network: nn.Module, variables: PyTree, *arguments: Any, **options: Any) -> Array:
+def outputs_of(network: nn.Module, variables: PyTree, *arguments: Any, **options: Any) -> Array:
     """Returns what a network gives at some arguments, with variables that the pass leaves as they are."""
     outputs = network.apply(variables, *arguments, **options)
     assert not isinstance(outputs, tuple)  # which it is with what was moved

@@ -277,9 +277,9 @@ def train(
     return Result(member(result.agent_state, 0), evaluations, {})
 
 
-def stack_members(members: Sequence[Tree]) -> Tree:
+def stack_members(agents: Sequence[Tree]) -> Tree:
     """Stacks agents, or other pytrees, that differ in leaves only into one with leaves `[P, ...]`."""
-    stacked: Tree = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *members)
+    stacked: Tree = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
     return stacked
 
 
@@ -388,12 +388,17 @@ class _Loop:
         self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 
     def run(self) -> Result:
+        self._on_tick()
+        compiling = self._start_compiling()
+        try:
+            return self._run(compiling)
+        finally:
+            compiling.join()  # what outlives the training would be in the way of what follows
+
+    def _run(self, compiling: threading.Thread) -> Result:
         of_round, first_round = self.env_steps_per_round, self.rounds_done
         eval_every = math.ceil(self.config.eval_every_env_steps / of_round)
         checkpoint_every = math.ceil((self.config.checkpoint_every_env_steps or 0) / of_round) or self.total_rounds
-        self._on_tick()
-        compiling = threading.Thread(target=self._compilation())
-        compiling.start()
         if self.filling_again:
             self._fill_again()
         while True:
@@ -413,35 +418,40 @@ class _Loop:
                 self.run_rounds(stop - self.rounds_done, self.config.updates_per_round)
             self._note_failures()
 
-    def _compilation(self) -> Callable[[], None]:
-        """Returns what compiles the program that trains, for a thread to do beside evaluating and prefilling.
+    def _start_compiling(self) -> threading.Thread:
+        """Starts to compile the program that trains, beside evaluating and prefilling; JAX then finds it compiled.
 
-        JAX then finds it compiled. What fails is told where the program is used, and fails there again.
+        Tracing stays in this thread, since it may be under one of JAX's contexts, and quiets what simulators print.
         """
-        num_updates = self.config.updates_per_round
+        compiling = threading.Thread(target=lambda: None)
+        if max(self.rounds_done, self.prefill_rounds) < self.total_rounds:
+            with contextlib.suppress(Exception):  # fails again, and is told, where the program is used
+                lowered = self._lower_training()
+                compiling = threading.Thread(target=_compile, args=(lowered,), name="compile")
+        compiling.start()
+        return compiling
+
+    def _lower_training(self) -> jax.stages.Lowered:
+        """Lowers the program of rounds with gradient steps."""
+        num_updates, agents, state = self.config.updates_per_round, *map(_shapes, (self.agents, self.state))
         program: Any
-        last: tuple[Any, ...]
         if self.env.on_device:
-            program, last = self._epoch(num_updates), (self.env_state, self.split.share(np.int32(1)))
-        else:
-            program, last = self._learn(num_updates), (self._steps_like(),)
-        arguments = jax.tree.map(_aval, (self.agents, self.state, *last))  # of arrays that are donated meanwhile
+            program = self._epoch(num_updates)
+            return program.lower(agents, state, _shapes(self.env_state), self.split.share(np.int32(1)))
+        program = self._learn(num_updates)
+        return program.lower(agents, state, self._steps_shapes())
 
-        def compile_it() -> None:
-            with contextlib.suppress(Exception):
-                program.lower(*arguments).compile()
-
-        return compile_it
-
-    def _steps_like(self) -> Steps:
+    def _steps_shapes(self) -> Steps:
         """Returns what a round's steps on the host look like."""
+        places, num_envs = self.split.num_places, self.env.num_envs
         agent = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.agents)
-        shape = (self.split.num_places, self.env.num_envs)
-        extras = extras_of(agent, self.env.observation_size)
-        extras = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), extras)
-        action = np.zeros((*shape, self.env.action_size), np.float32)
-        steps = make_steps(self.env_state, action, extras, self.env_state)
-        return jax.tree.map(lambda leaf: np.stack([leaf] * self.steps_per_round, 1), steps)
+        one_step = extras_of(agent, self.env.observation_size), np.zeros(self.env.action_size, np.float32)
+        extras, action = jax.tree.map(lambda leaf: np.zeros((places, num_envs, *leaf.shape), leaf.dtype), one_step)
+
+        def of_round(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((places, self.steps_per_round, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(of_round, make_steps(self.env_state, action, extras, self.env_state))
 
     def _fill_again(self) -> None:
         """Makes up for transitions that were not saved, by steps that count nowhere."""
@@ -562,11 +572,14 @@ class _Loop:
             raise error
 
 
-def _aval(leaf: Any) -> Any:
-    """Returns what a program is compiled for, of an argument: an array on the host is its own."""
-    if isinstance(leaf, jax.Array):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-    return leaf
+def _compile(lowered: jax.stages.Lowered) -> None:
+    with contextlib.suppress(Exception):
+        lowered.compile()
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    """Returns what a program is compiled for, of arrays that are donated meanwhile."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
 
 def _split_keys(keys: Key) -> tuple[Key, Key]:

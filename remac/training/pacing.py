@@ -32,7 +32,7 @@ class Pacer:
     def run_chunk(self, kind: str, remaining: int, program: Callable[[int], T]) -> tuple[T, int]:
         """Runs ``program(num_steps)`` to its end, for a number of steps of at most ``remaining``.
 
-        The first chunk of a kind is one step (which includes the compilation); later ones at most double towards the
+        The first chunk of a kind is one step (which may include a compilation); later ones at most double towards the
         interval. The caller ticks once it has stored the result.
 
         Returns:

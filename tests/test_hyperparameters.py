@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from flax import struct
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from slow import fast_are
 
@@ -193,3 +194,16 @@ def test_a_new_agent_is_one_file_one_registry_line_and_one_yaml(tmp_path):
     assert (config["name"], config["boldness"], config["learning_rate"]) == ("mine", 0.25, 1e-3)
     refused = train("agent.boldness=-1")
     assert refused.returncode == 2 and re.search(r"agent\.boldness=-1(\.0)?: must be", refused.stderr)
+
+
+def test_the_class_that_has_an_agents_name_now_is_the_one_whose_keys_are_known(monkeypatch):
+    @struct.dataclass
+    class Other(SAC):
+        boldness: float = number(1.0, "of this test", 0, 1, is_leaf=False).field()
+
+    bold = ["env=probe/action", "agent=sac", "agent.boldness=0.5"]
+    with monkeypatch.context() as patch:
+        patch.setitem(AGENTS, "sac", Other)
+        assert compose_job(bold).agent.boldness == 0.5
+    with pytest.raises(HydraException, match="boldness"):
+        compose_job(bold)

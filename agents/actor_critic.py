@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, widths
-from remac.machine import on_accelerator
+from remac.machine import choose, on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution, TanhGaussian
 from remac.policies.networks import Aggregate, CriticNetworks, outputs_of
@@ -251,9 +251,7 @@ class ActorCritic(BaseAgent):
         def no_step(state: AgentState, *_: PyTree) -> tuple[AgentState, Metrics]:
             return state, {name: jnp.zeros(like.shape, like.dtype) for name, like in metrics.items()}
 
-        if on_accelerator():  # members that are mapped over make both anyway, and a branch copies what passes it
-            return jax.tree.map(lambda a, b: jnp.where(due, a, b), step(state, *arguments), no_step(state))
-        return jax.lax.cond(due, step, no_step, state, *arguments)
+        return choose(due, step, no_step, state, *arguments)
 
     # What a subclass decides.
 

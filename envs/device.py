@@ -19,6 +19,8 @@ Advanced = tuple[PyTree, Array, Array, Array] | tuple[PyTree, Array, Array, Arra
 
 
 class _AnyTask(Protocol):
+    """What tasks with and without chance have in common."""
+
     @property
     def observation_size(self) -> int:
         """obs_dim."""

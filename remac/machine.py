@@ -5,11 +5,14 @@ Jobs share nodes, so a machine's own numbers are only the upper limits.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import psutil
+
+T = TypeVar("T")
 
 
 def on_accelerator() -> bool:
@@ -19,6 +22,18 @@ def on_accelerator() -> bool:
     computed in another order there asks this.
     """
     return jax.default_backend() != "cpu"
+
+
+def choose(condition: jax.Array, function: Callable[..., T], other: Callable[..., T], *arguments: Any) -> T:
+    """Returns what a function gives where a scalar condition holds, and elsewhere what another one gives.
+
+    On an accelerator both are computed: members that are mapped over need both anyway, and a branch copies what passes
+    it.
+    """
+    if on_accelerator():
+        chosen: T = jax.tree.map(lambda a, b: jax.numpy.where(condition, a, b), function(*arguments), other(*arguments))
+        return chosen
+    return jax.lax.cond(condition, function, other, *arguments)
 
 
 def available_cpus(root: Path = Path("/")) -> int:

@@ -466,5 +466,9 @@ def test_what_trains_is_compiled_once_whatever_surrounds_it_and_nothing_goes_on_
 
     with pytest.raises(Enough):
         train(agent, env, config, jax.random.key(0), stop)
-    train(agent, env, dataclasses.replace(config, prefill_env_steps=0, total_env_steps=24), jax.random.key(0))
+    if not rollout:  # one that never trains compiles nothing for it
+        caplog.clear()
+        never = dataclasses.replace(config, prefill_env_steps=config.total_env_steps, updates_per_round=3)
+        train(agent, env, never, jax.random.key(0))
+        assert not any(record.threadName == "compile" for record in caplog.records)
     assert not any(thread.name == "compile" for thread in threading.enumerate())

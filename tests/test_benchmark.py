@@ -2,6 +2,7 @@ import importlib.util
 import json
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,10 +101,24 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
     from experiments.benchmark import peers
 
     monkeypatch.setattr(peers, "install", lambda peer, directory: "no such package")
-    monkeypatch.setattr(peers, "_measure", lambda *arguments: 10.0)
+    monkeypatch.setattr(peers, "_measure", lambda *arguments: {"env_steps_per_second": 10.0})
     rows = peers.run("small", 2, ("rejax",), tmp_path)
-    assert [(row["who"], row["error"]) for row in rows] == [("ours", ""), ("rejax", "no such package")]
+    outcomes = [(row["agent"], row["who"], row["error"]) for row in rows]
+    no_package = "no such package"
+    assert outcomes == [(agent, *who) for agent in ("sac", "ppo") for who in (("ours", ""), ("rejax", no_package))]
     assert rows[0]["ours_over_peer"] == 1.0 and "env_steps_per_second" not in rows[1]
+
+
+@pytest.mark.slow
+def test_a_peers_returns_stand_beside_ours(tmp_path, monkeypatch):
+    from experiments.benchmark import peers
+
+    monkeypatch.setattr(peers, "install", lambda peer, directory: "no such package")
+    theirs, ours = peers.run_returns("small", 1, tmp_path)
+    assert (theirs["who"], theirs["error"]) == ("stable_baselines3", "no such package") and "return" not in theirs
+    assert ours["error"] == "" and ours["seconds"] > 0 and np.isnan(ours["ours_over_peer"])
+    # Two rounds of 2,048 steps: the first two quarters are over after the first.
+    assert ours["return_quarter"] == ours["return_half"] != ours["return_three_quarters"] == ours["return"]
 
 
 @pytest.mark.slow

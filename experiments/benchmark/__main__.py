@@ -7,7 +7,8 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profi
 ``environment``, ``dmc`` (DeepMind Control's tasks beside dm_control and EnvPool), ``train`` (end to end), ``start`` (to
 the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against sorting),
 ``population`` (members against time), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax``
-chooses among them), ``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
+chooses among them), ``returns`` (PPO's after 1,000,000 env steps, and its seconds, beside Stable-Baselines3's),
+``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
 ``parts=speed,learning,protocol`` chooses among them), ``program`` (what a GPU would run, compiled without one).
 """
 
@@ -49,6 +50,7 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "checkpoint": checkpoint.run,
     "population": train.run_population,
     "peers": peers.run,
+    "returns": peers.run_returns,
     "accelerator": accelerator.run,
     "program": program.run,
 }

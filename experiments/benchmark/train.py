@@ -12,13 +12,15 @@ import envs
 from agents import AGENTS
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
+from remac.hyperparameters import hyperparameters
 from remac.training.functions import Agent
 from remac.training.loop import Progress, TrainConfig, stack_members, train_population
 from remac.types import Environment
 
 PREFILL = 1_024
-# Settings of the comparison with peers.
+# Settings of the comparison with peers, of what an agent has of them.
 OPTIONS: dict[str, Any] = {"batch_size": 512, "hidden_sizes": (64, 64), "learning_rate": 3e-4}
+ENVS_OF_EPISODES = 64  # of an agent that learns from whole episodes
 
 
 class Finished(Exception):
@@ -26,11 +28,15 @@ class Finished(Exception):
 
 
 def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:
-    """Returns the agent of the comparison with peers, and a training without end at one update per environment step."""
-    config = TrainConfig(
-        updates_per_round=env.num_envs, prefill_env_steps=PREFILL, num_eval_episodes=1, replay_capacity=100_000
-    )
-    return AGENTS[agent_name].create(env.observation_size, env.action_size, **OPTIONS), config
+    """Returns the agent of the comparison with peers, and a training without end.
+
+    An agent with a replay makes one gradient step per environment step.
+    """
+    agent = AGENTS[agent_name]
+    training = {"updates_per_round": env.num_envs, "prefill_env_steps": PREFILL} | agent.TRAINING
+    config = TrainConfig(**training, num_eval_episodes=1, replay_capacity=100_000)
+    options = {name: value for name, value in OPTIONS.items() if name in hyperparameters(agent)}
+    return agent.create(env.observation_size, env.action_size, **options), config
 
 
 def measure(
@@ -81,9 +87,14 @@ def run(size: str, repeats: int) -> list[Row]:
     """Times trainings of one member of each agent, by task and number of environments."""
     if size == "full":
         tasks = [("mujoco/half_cheetah", 128), ("mujoco/half_cheetah", 1), ("brax/halfcheetah", 128)]
+        cases = [(agent, task, num_envs, 1) for agent, (task, num_envs) in itertools.product(("sac", "remac"), tasks)]
+        cases += [
+            (agent, task, num_envs, 1)
+            for agent, num_envs in (("ppo", 16), ("ordergrad", ENVS_OF_EPISODES))
+            for task in ("mujoco/half_cheetah", "brax/halfcheetah")
+        ]
     else:
-        tasks = [("probe/action", 4)]
-    cases = [(agent, task, num_envs, 1) for agent, (task, num_envs) in itertools.product(("sac", "remac"), tasks)]
+        cases = [(agent, "probe/action", 8, 1) for agent in ("sac", "remac", "ppo", "ordergrad")]
     return _rows(cases, repeats, 3.0 if size == "full" else 0.1)
 
 

@@ -1,17 +1,21 @@
-"""Suite ``peers``: the same training by other libraries, each in a virtual environment of its own.
+"""Suites ``peers`` and ``returns``: the same training by other libraries, each in a virtual environment of its own.
 
-Task, network (two layers of 64), batch (512), update-to-data ratio (1) and device are the same for all. Each script
-here but ``ours`` runs in its peer's environment and imports nothing of this repository. A script takes the number of
-environments and the seconds to measure, and prints one line of JSON with the environment steps per second, compilation
-and prefill not counted.
+Task, networks (two layers of 64), hyperparameters and device are the same for all: for SAC batches of 512 and one
+gradient step an environment step, for PPO rounds of 128 steps, ten epochs of minibatches of 64. Each script here but
+``ours`` runs in its peer's environment and imports nothing of this repository.
 """
 
+import concurrent.futures
+import os
+import queue
 import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
@@ -24,12 +28,38 @@ REQUIREMENTS = {
     # With gymnax 1 rejax 0.1.2 does not step Brax's environments.
     "rejax": ["rejax==0.1.2", "gymnax<0.1", "brax"],
 }
-# Task of ours, number of environments, and who runs it.
+
+
+class Comparison(NamedTuple):
+    """What is trained the same by several libraries.
+
+    Attributes:
+        agent: One of ours.
+        task: One of ours.
+        num_envs: E.
+        peers: Of ``REQUIREMENTS``.
+    """
+
+    agent: str
+    task: str
+    num_envs: int
+    peers: tuple[str, ...]
+
+
 COMPARISONS = (
-    ("mujoco/half_cheetah", 128, ("sbx", "stable_baselines3")),
-    ("mujoco/half_cheetah", 1, ("sbx", "stable_baselines3")),
-    ("brax/halfcheetah", 128, ("rejax",)),
+    Comparison("sac", "mujoco/half_cheetah", 128, ("sbx", "stable_baselines3")),
+    Comparison("sac", "mujoco/half_cheetah", 1, ("sbx", "stable_baselines3")),
+    Comparison("ppo", "mujoco/half_cheetah", 16, ("sbx", "stable_baselines3")),
+    Comparison("sac", "brax/halfcheetah", 128, ("rejax",)),
+    Comparison("ppo", "brax/halfcheetah", 16, ("rejax",)),
 )
+GYMNASIUM_NAMES = {
+    "mujoco/half_cheetah": "HalfCheetah-v5",
+    "mujoco/hopper": "Hopper-v5",
+    "mujoco/walker2d": "Walker2d-v5",
+    "brax/halfcheetah": "brax/halfcheetah",
+}
+RETURNS_TASKS, RETURNS_SEEDS = ("mujoco/half_cheetah", "mujoco/hopper", "mujoco/walker2d"), (0, 1, 2)
 
 
 def run(
@@ -44,34 +74,90 @@ def run(
         directory: Where their environments are made.
 
     Returns:
-        Rows with steps per second, and ``ours_over_peer``, the median over the turns of our rate over the peer's. A
-        peer that does not install or run has its last line of output in ``error`` instead.
+        Rows with steps per second, compilation and prefill not counted, and ``ours_over_peer``, the median over the
+        turns of our rate over the peer's. A peer that does not install or run has its last line of output in ``error``
+        instead.
     """
     directory = directory or Path("runs", "benchmark", "environments")
     errors = {peer: install(peer, directory / peer) for peer in only}
     seconds = 10.0 if size == "full" else 1.0
     rows: list[Row] = []
-    for task, num_envs, names in COMPARISONS:
-        peers = [name for name in names if name in only]
+    for comparison in COMPARISONS:
+        peers = [name for name in comparison.peers if name in only]
         if not peers:
             continue
+        failed = dict(errors)
         rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
         for name in timing.turns(list(rates), repeats):
-            if errors.get(name):
+            if failed.get(name):
                 continue
-            python = sys.executable if name == "ours" else str(_python(directory / name))
-            outcome = _measure(name, python, num_envs, seconds, task)
-            if isinstance(outcome, float):
-                rates[name].append(outcome)
+            outcome = _measure(name, directory, comparison, "speed", seconds)
+            if isinstance(outcome, str):
+                failed[name] = outcome
             else:
-                errors[name] = outcome
+                rates[name].append(outcome["env_steps_per_second"])
         for name, measured in rates.items():
-            row: Row = {"task": task, "envs": num_envs, "who": name}
+            row: Row = {"agent": comparison.agent, "task": comparison.task, "envs": comparison.num_envs, "who": name}
             if len(measured) == repeats and len(rates["ours"]) == repeats:
                 ratios = np.array(rates["ours"]) / np.array(measured)
                 row |= timing.summary(measured, "env_steps_per_second")
                 row |= timing.summary(ratios.tolist(), "ours_over_peer")
-            rows.append(row | {"error": errors.get(name) or ""})
+            rows.append(row | {"error": failed.get(name) or ""})
+    return rows
+
+
+def run_returns(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
+    """Trains PPO as often by us as by Stable-Baselines3, each training on one core, as many at a time as there are.
+
+    Args:
+        size: ``full`` trains 1,000,000 env steps, ``small`` 4,096 on one task.
+        repeats: Not used: seeds 0 to 2 are trained once.
+        directory: Where the peer's environment is made.
+
+    Returns:
+        Rows with ``return``, that of the mean action over 16 episodes at the end, those at a quarter, a half and three
+        quarters of the way, and the ``seconds`` of the whole training, compilation and evaluations included; or
+        ``error``. On the first row of a task ``ours_over_peer``: the median over the seeds of the peer's seconds over
+        ours.
+    """
+    directory = directory or Path("runs", "benchmark", "environments")
+    peer = "stable_baselines3"
+    error = install(peer, directory / peer)
+    full = size == "full"
+    total, tasks, seeds = (1_000_000, RETURNS_TASKS, RETURNS_SEEDS) if full else (4_096, RETURNS_TASKS[:1], (0,))
+    quarters = [total * quarter // 4 for quarter in (1, 2, 3, 4)]
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def train(case: tuple[str, str, int]) -> Row:
+        who, task, seed = case
+        row: Row = {"agent": "ppo", "task": task, "seed": seed, "who": who, "env_steps": total}
+        if who == peer and error:
+            return row | {"error": error}
+        core = cores.get()
+        try:
+            comparison = Comparison("ppo", task, 16, ())
+            outcome = _measure(who, directory, comparison, "returns", seed, *quarters, core=core)
+        finally:
+            cores.put(core)
+        if isinstance(outcome, str):
+            return row | {"error": outcome}
+        names = ("return_quarter", "return_half", "return_three_quarters", "return")
+        returns = dict(zip(names, outcome["returns"], strict=True))
+        return row | returns | {"seconds": outcome["seconds"], "error": ""}
+
+    # The longer ones first, so that no core waits long at the end.
+    cases = [(who, task, seed) for who in (peer, "ours") for task in tasks for seed in seeds]
+    with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
+        rows = list(tqdm(pool.map(train, cases), "training", len(cases), dynamic_ncols=True))
+    for task in tasks:
+        seconds = {
+            who: np.array([row.get("seconds", np.nan) for row in rows if row["task"] == task and row["who"] == who])
+            for who in (peer, "ours")
+        }
+        first = next(row for row in rows if row["task"] == task and row["who"] == "ours")
+        first["ours_over_peer"] = float(np.median(seconds[peer] / seconds["ours"]))
     return rows
 
 
@@ -95,8 +181,17 @@ def _python(directory: Path) -> Path:
     return directory / "bin" / "python"
 
 
-def _measure(name: str, python: str, num_envs: int, seconds: float, task: str) -> float | str:
-    """Returns steps per second, or the last line of what went wrong."""
-    script = ["-m", f"{__name__}.ours"] if name == "ours" else [str(SCRIPTS / f"{name}.py")]
-    outcome = timing.measure_apart([python, *script, str(num_envs), str(seconds), task])
-    return outcome if isinstance(outcome, str) else float(outcome["env_steps_per_second"])
+def _measure(
+    who: str, directory: Path, comparison: Comparison, what: str, *arguments: float, core: int | None = None
+) -> dict[str, Any] | str:
+    """Returns what a script prints, or the last line of what went wrong."""
+    task = comparison.task
+    if who == "ours":
+        script = [sys.executable, "-m", f"{__name__}.ours"]
+    else:
+        script = [str(_python(directory / who)), str(SCRIPTS / f"{who}.py")]
+        task = GYMNASIUM_NAMES[task]
+    if core is not None:
+        script = ["taskset", "--cpu-list", str(core), *script]
+    words = [comparison.agent, str(comparison.num_envs), task, what, *map(str, arguments)]
+    return timing.measure_apart([*script, *words])

@@ -1,13 +1,37 @@
-"""Our SAC: ``python -m experiments.benchmark.peers.ours <num_envs> <seconds> <task>``."""
+"""What peers are compared with: ``python -m experiments.benchmark.peers.ours``, arguments as in ``_gymnasium.py``."""
 
 import json
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import envs
 from experiments.benchmark.train import measure, settings
+from experiments.records.files import read_metrics
+
+
+def train(agent: str, num_envs: int, task: str, seed: int, env_steps: list[int]) -> dict[str, Any]:
+    """Trains by ``experiments.train``; returns the return at each of these env steps, and the seconds."""
+    with tempfile.TemporaryDirectory() as directory:
+        overrides = [f"agent={agent}", f"env={task}", f"num_envs={num_envs}", f"seed={seed}", "num_eval_episodes=16"]
+        overrides += [f"total_env_steps={env_steps[-1]}", f"eval_every_env_steps={env_steps[0]}"]
+        command = [sys.executable, "-m", "experiments.train", *overrides, f"hydra.run.dir={directory}/run"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        at, returns = read_metrics(Path(directory, "run"))["eval/return"]
+        seconds = json.loads(Path(directory, "run", "summary.json").read_text())["wall_seconds"]
+    return {
+        "returns": [next(r for s, r in zip(at, returns, strict=True) if s >= steps) for steps in env_steps],
+        "seconds": seconds,
+    }
+
 
 if __name__ == "__main__":
-    num_envs, seconds, task = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-    env = envs.make(task, num_envs=num_envs)
-    agent, config = settings("sac", env)
-    print(json.dumps(measure(agent, env, config, 1, seconds)))
+    agent_name, num_envs, task, what, *arguments = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+    if what == "speed":
+        env = envs.make(task, num_envs=num_envs)
+        agent, config = settings(agent_name, env)
+        print(json.dumps(measure(agent, env, config, 1, float(arguments[0]))))
+    else:
+        print(json.dumps(train(agent_name, num_envs, task, int(arguments[0]), [int(steps) for steps in arguments[1:]])))

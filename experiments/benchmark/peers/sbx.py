@@ -1,14 +1,14 @@
-"""SBX's SAC on HalfCheetah-v5: ``python sbx.py <num_envs> <seconds>``."""
+"""SBX on Gymnasium's MuJoCo tasks; its arguments are those of ``_gymnasium.py``."""
 
 import sys
 from pathlib import Path
 
 # This file has the name of the library, and Python looks beside the script first.
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-from sbx import SAC  # noqa: E402
+import sbx  # noqa: E402
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parent))
-    from _gymnasium_sac import main
+    from _gymnasium import main
 
-    main(SAC)
+    main(sbx)

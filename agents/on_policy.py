@@ -10,7 +10,7 @@ from flax import struct
 
 from agents.actor_critic import ActorCritic, StochasticActorCritic
 from agents.base import BaseAgent, policy_metrics
-from remac.hyperparameters import choice, integer, number, redeclared, widths
+from remac.hyperparameters import choice, flag, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
 from remac.policies.networks import ValueNetwork, outputs_of
@@ -83,6 +83,10 @@ class OnPolicyAgent(BaseAgent):
     log_std_bounds: str = redeclared(StochasticActorCritic, "log_std_bounds", "clip")
     log_std_max: float = redeclared(StochasticActorCritic, "log_std_max", LOG_STD_RANGE[1])
     mean_max: float | None = redeclared(StochasticActorCritic, "mean_max", None)
+    state_dependent_std: bool = flag(
+        True, "whether the deviation before tanh is a function of the state, or the same at all"
+    ).field()
+    head_scale: Array = number(1.0, "factor of the first weights of the policy's last layer", 0).field()
     matmul_precision: str = choice("default", "precision of products, on accelerators", PRECISIONS).field()
     normalize_observations: bool = redeclared(ActorCritic, "normalize_observations", True)
 
@@ -135,6 +139,9 @@ class OnPolicyAgent(BaseAgent):
         policy_key, value_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         policy = self.policy_network.init(policy_key, observation)
+        scales = {"mean": self.head_scale, "log_std": self.head_scale if self.state_dependent_std else 0.0}
+        for head, scale in scales.items():
+            policy["params"][head]["kernel"] = scale * policy["params"][head]["kernel"]
         value = self.value_network.init(value_key, observation)
         return OnPolicyState(
             policy=policy,
@@ -190,6 +197,9 @@ class OnPolicyAgent(BaseAgent):
             batch: What ``rows`` gave and ``act`` added, `[B, ...]`.
         """
         policy, value = params
+        if not self.state_dependent_std:  # its weights begin as 0 and stay so
+            log_std = policy["log_std"]
+            policy = policy | {"log_std": log_std | {"kernel": jax.lax.stop_gradient(log_std["kernel"])}}
         distribution = self.policy_network.apply({"params": policy}, batch["observation"])
         log_ratio = cast(TanhGaussian, distribution).log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
         ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)

@@ -135,6 +135,27 @@ def test_an_update_is_the_plain_one(rollout):
     assert updated.normalizer.count == moments.count + LENGTH * NUM_ENVS
 
 
+def test_the_deviation_may_be_the_same_at_all_states(rollout):
+    """It is learned, by its bias, and what saves and exports policies finds weights that are 0."""
+    _, steps = rollout
+    observation = jax.random.normal(jax.random.key(1), (5, OBSERVATION_SIZE))
+    for agent, same in ((make(state_dependent_std=False), True), (make(), False)):
+        before = agent.init(jax.random.key(0))
+        after, _ = jax.jit(agent.update)(before, jax.random.key(2), steps)
+        for state in (before, after):
+            log_std = agent.policy(state).distribution(observation).log_std
+            assert bool(jnp.all(log_std == log_std[:1])) is same
+        assert jnp.any(after.policy["params"]["log_std"]["bias"] != before.policy["params"]["log_std"]["bias"])
+
+
+def test_the_head_may_begin_small():
+    large, small = (make(head_scale=scale).init(jax.random.key(0)).policy["params"] for scale in (1.0, 0.01))
+    for layer in large:
+        factor = 1.0 if layer.startswith("hidden") else 0.01
+        np.testing.assert_allclose(small[layer]["kernel"], factor * large[layer]["kernel"], rtol=1e-6)
+    assert jnp.all(small["hidden_0"]["kernel"] != 0) and jnp.all(small["mean"]["kernel"] != 0)
+
+
 def test_the_first_step_is_on_the_policy_that_acted(rollout):
     state, steps = rollout
     _, metrics = make(num_epochs=1, num_minibatches=1).update(state, jax.random.key(0), steps)

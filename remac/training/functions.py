@@ -235,30 +235,26 @@ def _extras_of(
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), jax.eval_shape(act, like))
 
 
-def make_steps(before: EnvState, action: AnyArray, extras: PyTree, after: EnvState) -> Steps:
-    """Makes the learner's input of one step of NumPy or JAX environments, shapes as in ``EnvState``.
+def make_steps(before: PyTree, action: PyTree, extras: PyTree, after: PyTree) -> Steps:
+    """Makes the learner's input of one step from one ``EnvState`` to the next, whose arrays are NumPy's or JAX's.
 
     A termination gets discount 0; a truncation keeps 1 and the true next observation, so it bootstraps.
     """
-    # NumPy's arrays become JAX's where the learner's program takes them.
-    old: PyTree = before
-    new: PyTree = after
-    taken: PyTree = action
-    ended = new.termination | new.truncation
+    ended = after.termination | after.truncation
     return Steps(
         transition=Transition(
-            observation=old.observation,
-            action=taken,
-            reward=new.reward,
-            discount=1.0 - new.termination.astype(new.reward.dtype),
-            next_observation=new.final_observation,
-            truncation=new.truncation,
+            observation=before.observation,
+            action=action,
+            reward=after.reward,
+            discount=1.0 - after.termination.astype(after.reward.dtype),
+            next_observation=after.final_observation,
+            truncation=after.truncation,
             extras=extras,
         ),
-        episode_return=new.episode_return,
-        episode_ended=ended & (new.episode_length == new.step_count),
-        diverged=new.diverged,
-        metrics=new.metrics,
+        episode_return=after.episode_return,
+        episode_ended=ended & (after.episode_length == after.step_count),
+        diverged=after.diverged,
+        metrics=after.metrics,
     )
 
 

@@ -21,6 +21,7 @@ Brax takes them.
 import dataclasses
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -82,6 +83,18 @@ class BraxTask:
         with quietly():
             state = self.env.step(physics, action)
         return state, state.obs, state.reward, state.done.astype(bool), dict(state.metrics)
+
+    @property
+    def dt(self) -> float:
+        """Seconds between two states."""
+        return float(self.env.dt)
+
+    def page(self, states: Sequence[Any]) -> str:
+        """Shows an episode, states as ``start`` and ``advance`` give them, as a page of HTML."""
+        from brax.io import html
+
+        system = self.env.sys.tree_replace({"opt.timestep": self.dt})
+        return html.render(system, [state.pipeline_state for state in states])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

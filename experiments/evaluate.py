@@ -104,7 +104,7 @@ def main(config: DictConfig) -> float:
     options = plain["env"]["options"]
     runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
     for run in runs:
-        if config.render and not (hasattr(run.env, "render") or run.env.name.startswith("brax/")):
+        if config.render and not (hasattr(run.env, "render") or _showing_task(run.env)):
             allowed = f"{run.env.name} has nothing to see; must be a run on another suite"
             raise InvalidValueError("render", True, allowed)
     rows: list[tuple[Any, ...]] = [EPISODE_COLUMNS]
@@ -205,7 +205,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def render(directory: Path, env: Environment, policy: Policy, num_steps: int, size: int) -> str:
-    """Films one episode of the deterministic policy in real time: a GIF, or Brax's own HTML page for Brax.
+    """Films one episode of the deterministic policy in real time: a GIF, or a page of HTML where a task makes one.
 
     Returns:
         The file, and how long and at which rate it shows the episode.
@@ -228,20 +228,19 @@ def render(directory: Path, env: Environment, policy: Policy, num_steps: int, si
         file = directory / FILM
         first.save(file, save_all=True, append_images=others, duration=milliseconds, loop=0)
     else:
-        from brax.io import html
-
-        from envs.brax import BraxTask
-        from envs.device import DeviceEnvironment
-
-        assert isinstance(env, DeviceEnvironment) and isinstance(env.task, BraxTask)
-        physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0].pipeline_state) for state in states]
-        num_states = len(physics)
-        dt, shown = float(env.task.env.dt), list(range(num_states))
-        system = env.task.env.sys.tree_replace({"opt.timestep": dt})
-        file = directory / "video.html"
-        file.write_text(html.render(system, physics), encoding="utf-8")
+        task = _showing_task(env)
+        physics = [jax.tree.map(lambda leaf: leaf[0], state.physics[0]) for state in states]
+        num_states, dt = len(physics), task.dt
+        shown, file = list(range(num_states)), directory / "video.html"
+        file.write_text(task.page(physics), encoding="utf-8")
     seconds = num_states * dt
     return f"{file} ({seconds:.2f} s in real time, {len(shown) / seconds:.1f} frames a second)"
+
+
+def _showing_task(env: Environment) -> Any:
+    """Returns the task of an environment on the device if it shows episodes as pages of HTML, as Brax's do, or None."""
+    task = getattr(env, "task", None)
+    return task if hasattr(task, "page") else None
 
 
 def film_skip(dt: float) -> int:

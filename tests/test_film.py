@@ -66,7 +66,7 @@ def test_the_page_of_a_brax_task_has_its_time_step(tmp_path, monkeypatch):
 
     env = envs.make("brax/reacher", num_envs=1)
     pose = namedtuple("Pose", "x")(Transform.zero((1, env.task.env.sys.num_links())))
-    state = SimpleNamespace(physics=(SimpleNamespace(pipeline_state=pose),))
+    state = SimpleNamespace(physics=(namedtuple("Physics", "pipeline_state")(pose),))
     monkeypatch.setattr(evaluate, "_states", lambda env, policy, num_steps: [state] * num_steps)
     said = evaluate.render(tmp_path, env, None, 3, 8)
     page = (tmp_path / "video.html").read_text(encoding="utf-8")

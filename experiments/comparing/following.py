@@ -12,7 +12,7 @@ import numpy as np
 from experiments.comparing.comparisons import default_metrics
 from experiments.comparing.loading import find, read_without_metrics, sort_into_cells
 from experiments.comparing.page import Line, Panel, make_line
-from experiments.comparing.panels import plain, styles, task_title
+from experiments.comparing.panels import POINTS_ON_WALL_CLOCK, plain, styles, task_title
 from experiments.comparing.runs import X_AXES, Cell, Run, Series, as_ranges, series_of
 from experiments.comparing.statistics import interquartile_mean
 from experiments.records.files import CONFIG, FINISHED, METRICS, SUMMARY, NewRecords
@@ -20,7 +20,6 @@ from remac.validation import InvalidValueError
 
 BAND = "Line: interquartile mean over the seeds that have come so far; band: from the lowest seed to the highest"
 _CHUNK = 2**20  # bytes of one file read at once
-_CURVES_ON_WALL_CLOCK = 100  # points of a line, since no two runs have the same
 
 
 @dataclasses.dataclass
@@ -197,7 +196,7 @@ def make_running_line(name: str, colour: Any, dashes: Any, points: list[tuple[np
     """
     steps = np.unique(np.concatenate([own for own, _ in points]))
     if x == "wall_clock":
-        steps = np.linspace(steps[0], steps[-1], min(_CURVES_ON_WALL_CLOCK, steps.size))
+        steps = np.linspace(steps[0], steps[-1], min(POINTS_ON_WALL_CLOCK, steps.size))
     values = np.stack([np.interp(steps, *own, left=np.nan, right=np.nan) for own in points], axis=-1)
     values = np.sort(values, axis=-1)  # NaN, where a seed has not come, goes to the end
     counts = np.isfinite(values).sum(axis=-1)

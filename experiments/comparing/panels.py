@@ -61,6 +61,7 @@ for _name, _unit in _UNITS.items():
     LABELS[f"eval/env/{_name}"] = f"{_words},\nevaluation ({_unit})"
 LOWEST_LOG_STD = -10.0  # of remac.policies.policy_network, whose import takes seconds
 TITLE_WIDTH = 32
+POINTS_ON_WALL_CLOCK = 100  # of a curve over seeds, since no two runs have the same
 FACTOR_LABELS = {
     "num_retries": "M",
     "actor_adam_epsilon": "Adam's epsilon (actor)",
@@ -127,7 +128,7 @@ def _on_shared_steps(found: Sequence[tuple[np.ndarray, np.ndarray]], x: str) -> 
     shared = np.unique(np.concatenate([steps for steps, _ in found]))
     shared = shared[(shared >= first) & (shared <= last)]
     if x == "wall_clock" and shared.size:
-        shared = np.linspace(first, last, 100)
+        shared = np.linspace(first, last, POINTS_ON_WALL_CLOCK)
     return shared, np.stack([np.interp(shared, *points) for points in found], axis=-1)
 
 

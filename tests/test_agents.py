@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from slow import fast_are
 
 from agents import PPO, SAC, TD3, ReMAC
 from agents.actor_critic import AgentState
@@ -88,7 +89,9 @@ def test_remac_with_one_try_is_sac_without_temperature():
         assert_trees_close(remac.policy, started(make(SAC, temperature="fixed:0")).policy, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("agent_class", "options"), [(ReMAC, {"num_retries": 3, "num_samples": 5}), (SAC, {})])
+@pytest.mark.parametrize(
+    ("agent_class", "options"), fast_are(1, [(ReMAC, {"num_retries": 3, "num_samples": 5}), (SAC, {})])
+)
 def test_update_is_the_published_one(agent_class, options):
     """One step from a second writing of the update: actor, then critics towards the new policy's value."""
     agent = make(agent_class, learning_rate=1e-2, gamma=0.9, tau=0.3, actor_adam_epsilon=0.1, **options)
@@ -99,10 +102,11 @@ def test_update_is_the_published_one(agent_class, options):
     )
     new, metrics = update(agent, state, key, data)
 
-    mean = state.normalizer.mean
-    std = jnp.sqrt(state.normalizer.sum_squares / state.normalizer.count)
-    observation = (data.observation - mean[None]) / std[None]
-    next_observation = (data.next_observation - mean[None]) / std[None]
+    normalizer = jax.tree.map(np.asarray, state.normalizer)
+    std = np.sqrt(normalizer.sum_squares / normalizer.count)
+    observation, next_observation = (
+        (np.asarray(rows) - normalizer.mean) / std for rows in (data.observation, data.next_observation)
+    )
     policy, critics = agent.policy_network, agent.critic_networks
     actor_key, critic_key = jax.random.split(key)
     temperature = 1.0 if agent_class is SAC else 0.0
@@ -117,7 +121,8 @@ def test_update_is_the_published_one(agent_class, options):
     def adam_step(epsilon, loss, parameters):
         """First step of Adam, where m_hat = g and sqrt(v_hat) = |g|: epsilon stands outside the root."""
         gradient = jax.jit(jax.grad(loss))(parameters)
-        return jax.tree.map(lambda p, g: p - 1e-2 * g / (jnp.abs(g) + epsilon), parameters, gradient)
+        arrays = (jax.tree.map(np.asarray, tree) for tree in (parameters, gradient))
+        return jax.tree.map(lambda p, g: p - np.float32(1e-2) * g / (np.abs(g) + np.float32(epsilon)), *arrays)
 
     expected_policy = adam_step(0.1, actor_loss, state.policy)
     assert_trees_close(new.policy, expected_policy, rtol=1e-4, atol=1e-6)
@@ -138,7 +143,9 @@ def test_update_is_the_published_one(agent_class, options):
     np.testing.assert_allclose(metrics["critic/loss"], jax.jit(critic_loss)(state.critics), rtol=1e-4)
     expected_critics = adam_step(1e-8, critic_loss, state.critics)
     assert_trees_close(new.critics, expected_critics, rtol=1e-3, atol=2e-4)
-    expected_target = jax.tree.map(lambda t, c: 0.7 * t + 0.3 * c, state.target_critics, new.critics)
+    expected_target = jax.tree.map(
+        lambda t, c: 0.7 * np.asarray(t) + 0.3 * np.asarray(c), state.target_critics, new.critics
+    )
     assert_trees_close(new.target_critics, expected_target, rtol=1e-5, atol=1e-6)
 
 
@@ -303,11 +310,13 @@ def test_updates_trace_once_for_all_numbers():
     assert len(traces) == 1
 
 
-def test_updates_use_keys_once_and_leak_nothing():
+@pytest.mark.parametrize("agent_class", fast_are(1, [ReMAC, TD3]))
+def test_updates_use_keys_once_and_leak_nothing(agent_class):
     """SAC's are looked at within a whole training, in test_loop.py."""
+    agent = make(agent_class)
+    state = started(agent)
     with jax.debug_key_reuse(True), jax.check_tracer_leaks(True):
-        for agent in (make(ReMAC), make(TD3)):
-            jax.jit(agent.update)(started(agent), jax.random.key(0), batch())
+        jax.jit(agent.update)(state, jax.random.key(0), batch())
 
 
 @pytest.mark.parametrize(
@@ -444,7 +453,7 @@ def test_td3_is_the_published_one():
     assert_trees_close(second.policy["constants"], {"noise": np.float32(0.3)}, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("agent_class", [ReMAC, SAC])
+@pytest.mark.parametrize("agent_class", fast_are(1, [SAC, ReMAC]))
 def test_the_actor_moves_once_a_period_and_with_it_what_is_learned_besides(agent_class):
     """The critics' steps are those of an agent without a period as long as the actor's are."""
     agent = make(agent_class, actor_update_period=3, policy_learning_rate=1e-3)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import fast_are
 
 from agents import SAC, TD3, ReMAC
 from remac.policies.networks import CriticNetworks, ValueNetwork
@@ -341,7 +342,7 @@ def plain_update(agent, backbone, state, key, data):
 
 
 def started(agent, steps=WARM):
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     policy, critics = shaken(state.policy, 2, steps), shaken(state.critics, 3, steps)
     return state.replace(policy=policy, critics=critics, target_critics=shaken(state.target_critics, 4))
 
@@ -409,7 +410,7 @@ def test_a_delayed_actor_keeps_its_statistics():
     assert second.policy["batch_stats"]["steps"] == 1 and second.critics["batch_stats"]["steps"] == 2
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("norm", fast_are(1, ["batch", "layer"]))
 def test_a_policy_with_norms_is_saved_whole(tmp_path, norm):
     agent = make("sac", policy_norm=norm)
     policy = agent.policy(started(agent))
@@ -443,8 +444,20 @@ def products(jaxpr):
                 yield from products(inner.jaxpr)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize("backbone", ["layer", "batch", "hl_gauss"])
+@pytest.mark.parametrize(
+    ("backbone", "backend"),
+    fast_are(
+        2,
+        [
+            ("batch", "gpu"),
+            ("hl_gauss", "cpu"),
+            ("batch", "cpu"),
+            ("hl_gauss", "gpu"),
+            ("layer", "cpu"),
+            ("layer", "gpu"),
+        ],
+    ),
+)
 def test_ranked_values_carry_float32_whatever_the_rest_does(backbone, backend, monkeypatch):
     """On an accelerator a product at default precision keeps 10 bits; N * B rows are those of the actor's samples."""
     monkeypatch.setattr("jax.default_backend", lambda: backend)

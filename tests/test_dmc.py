@@ -223,6 +223,7 @@ def test_an_action_that_is_repeated_is_that_many_control_steps():
     assert (repeated.step_count == 10).all() and (state.step_count == 20).all()
 
 
+@pytest.mark.slow
 def test_control_steps_are_what_a_training_counts():
     from agents import SAC
 

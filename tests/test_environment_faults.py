@@ -22,7 +22,7 @@ from experiments.records import run_directory
 from experiments.records.loggers import make_logger
 from experiments.records.run_directory import RunDirectory, make_new, take_folder
 from experiments.running import hydra_launcher, jax_settings, planning
-from experiments.running.config import CONFIG_DIRECTORY, compose_job, register_schemas
+from experiments.running.config import compose_job
 from experiments.running.planning import Outcome
 from experiments.toy import __main__ as toy
 from remac.policies.policy import save_policy
@@ -37,11 +37,13 @@ NASTY = (
 
 
 @pytest.fixture(scope="module")
-def composed():
-    register_schemas()
+def composed(tmp_path_factory):
+    """Composes the one key whose values are read, and none of the others."""
+    directory = tmp_path_factory.mktemp("conf")
+    (directory / "only.yaml").write_text("resume: null\n")
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        yield lambda argument: hydra.compose("train", [argument])
+    with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+        yield lambda argument: hydra.compose("only", [argument])
 
 
 def test_an_override_that_is_printed_can_be_pasted(composed):

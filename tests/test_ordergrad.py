@@ -111,16 +111,20 @@ def plain_gradient(agent, state, steps, baseline):
         [2 / 3 * np.asarray(lstat_advantage(group, "max", 2)) for group in returns.reshape(2, 3)]
     )
 
-    def objective(params):
-        total = 0.0
-        for env in range(NUM_ENVS):
-            for t in range(lengths[env]):
-                distribution = agent.policy_network.apply({"params": params}, steps.observation[t, env][None])
-                log_prob = distribution.log_prob(steps.extras["pre_tanh"][t, env][None, None])[0, 0]
-                total += (coefficients[env] - baseline[t, env] / 3) * log_prob
-        return -total / 2
+    own = [(t, env) for env in range(NUM_ENVS) for t in range(lengths[env])]
 
-    return jax.grad(objective)(state.policy["params"]), coefficients, lengths
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        observation, pre_tanh = (
+            jnp.stack([leaf[at] for at in own])
+            for leaf in (np.asarray(steps.observation), np.asarray(steps.extras["pre_tanh"]))
+        )
+        log_prob = agent.policy_network.apply({"params": params}, observation).log_prob(pre_tanh[None])[0]
+        weights = np.array([coefficients[env] - baseline[t, env] / 3 for t, env in own])
+        return -jnp.sum(weights * log_prob) / 2
+
+    return gradient(state.policy["params"]), coefficients, lengths
 
 
 @pytest.mark.parametrize("baseline", fast_are(1, ["value", "none"]))
@@ -194,41 +198,45 @@ def test_a_group_starts_alike_and_goes_on_by_itself(name):
     assert any(differ), "afterwards they differ"
 
 
-def test_every_round_begins_with_new_groups(monkeypatch):
-    """On the host, where it can be watched; the agent sees what the environments say."""
+@pytest.fixture(scope="module")
+def watched():
+    """Sizes of the groups that were reset, observations that the agent saw, and events; on the host."""
     env = envs.make("mujoco/reacher", num_envs=6, episode_length=4)
-    resets, seen = [], []
+    resets, seen, events = [], [], []
     reset, rows = type(env).reset, OrderGrad.rows
-    monkeypatch.setattr(type(env), "reset", lambda self, key, size=1: resets.append(size) or reset(self, key, size))
-    monkeypatch.setattr(
-        OrderGrad,
-        "rows",
-        lambda self, state, steps: jax.debug.callback(seen.append, steps.observation) or rows(self, state, steps),
+    agent = OrderGrad.create(
+        env.observation_size, env.action_size, episode_length=4, num_samples=3, num_retries=1, hidden_sizes=(4,)
     )
-    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=3, num_retries=1)
     config = TrainConfig(
         total_env_steps=72, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=72, num_eval_episodes=2
     )
-    train(agent, env, config, jax.random.key(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
+        patch.setattr(type(env), "reset", lambda self, key, size=1: resets.append(size) or reset(self, key, size))
+        patch.setattr(
+            OrderGrad,
+            "rows",
+            lambda self, state, steps: jax.debug.callback(seen.append, steps.observation) or rows(self, state, steps),
+        )
+        train(agent, env, config, jax.random.key(0), events.append)
+    return resets, seen, events
+
+
+def test_every_round_begins_with_new_groups(watched):
+    """The agent sees what the environments say."""
+    resets, seen, _ = watched
     assert resets.count(3) == 3 and len(seen) == 3
     starts = np.array([steps[0] for steps in seen]).reshape(6, 3, -1)
     np.testing.assert_array_equal(starts, np.repeat(starts[:, :1], 3, axis=1))
     assert len({start[0].tobytes() for start in starts}) == 6
 
 
-def test_progress_is_told_within_a_round(monkeypatch):
+def test_progress_is_told_within_a_round(watched):
     """Rounds may take minutes; within one there is nothing that training could be continued from."""
-    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
-    env = envs.make("mujoco/reacher", num_envs=2, episode_length=4)
-    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=2, num_retries=1)
-    config = TrainConfig(
-        total_env_steps=16, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=16, num_eval_episodes=2
-    )
-    events = []
-    train(agent, env, config, jax.random.key(0), events.append)
+    *_, events = watched
     told = [event for event in events if isinstance(event, Progress) and not event.evaluating and event.env_steps]
-    assert [event.env_steps for event in told if event.within_round] == [2, 4, 6, 10, 12, 14]
-    assert {event.env_steps for event in told if not event.within_round} == {8, 16}
+    assert [event.env_steps for event in told if event.within_round] == [6, 12, 18, 30, 36, 42, 54, 60, 66]
+    assert {event.env_steps for event in told if not event.within_round} == {24, 48, 72}
     assert all((event.snapshot is None) == event.within_round for event in told)
 
 

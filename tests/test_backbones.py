@@ -421,7 +421,7 @@ def test_a_policy_with_norms_is_saved_whole(tmp_path, norm):
 
 def test_a_policy_saved_before_there_were_norms_loads(tmp_path):
     agent = make("sac")
-    policy = agent.policy(agent.init(jax.random.key(0)))
+    policy = agent.policy(jax.jit(agent.init)(jax.random.key(0)))
     save_policy(policy, tmp_path)
     path = tmp_path / "policy.json"
     shape = json.loads(path.read_text())

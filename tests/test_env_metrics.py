@@ -120,7 +120,7 @@ def test_every_episode_counts_alike_however_long():
 
 def test_a_diverged_step_measures_zero():
     env = DeviceEnvironment("test/counter", Counter(diverges_at=2), NUM_ENVS, LENGTH)
-    step, state = jax.jit(env.step), env.reset(jax.random.key(0))
+    step, state = jax.jit(env.step), jax.jit(env.reset)(jax.random.key(0))
     assert sorted(state.metrics) == ["level", "number"] and not any(map(np.any, state.metrics.values()))
     for expected in (1, 0, 1):
         state = step(state, jnp.zeros((NUM_ENVS, 1)))

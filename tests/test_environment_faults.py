@@ -259,7 +259,7 @@ def test_numbers_that_cannot_be_stored_are_printed(call, monkeypatch, tmp_path):
     job = compose_job(["env=probe/action", "agent=sac", "agent.hidden_sizes=[8]"])
     run = RunDirectory(tmp_path / "run", job.config)
     run.close()
-    policy = job.agent.policy(job.agent.init(jax.random.key(0)))
+    policy = job.agent.policy(jax.jit(job.agent.init)(jax.random.key(0)))
     save_policy(policy, run.path / "policy")
     ConfigStore.instance().store(name="evaluate_schema", node=evaluate.EvaluateConfig)
     (run.path / ".evaluation.json.new").mkdir()  # in the way, also of root

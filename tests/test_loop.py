@@ -234,7 +234,7 @@ def test_evaluation_does_not_touch_training_and_has_the_same_starts_for_all():
         evaluations = [observation for observation in starts if observation.ndim == 4]
         assert not np.array_equal(evaluations[0], evaluations[1]), "each evaluation has new starts"
         agent = make_agent(env)
-        policies = [agent.policy(agent.init(jax.random.key(seed))) for seed in range(2)]
+        policies = [agent.policy(jax.jit(agent.init)(jax.random.key(seed))) for seed in range(2)]
         evaluator = Evaluator(env.for_evaluation(4), MemberSplit(2))
         evaluator(stack_members(policies), jax.random.key(0), Pacer(lambda: None))
     assert starts[-1].shape[:2] == (2, 2)
@@ -316,12 +316,17 @@ def test_a_non_finite_evaluation_stops_the_run():
 
 def test_staggered_first_episodes_do_not_count_as_whole():
     env = envs.make("probe/truncation", num_envs=64, stagger_first_episodes=True, episode_length=10)
-    state = env.reset(jax.random.key(0))
+    state = jax.jit(env.reset)(jax.random.key(0))
     assert len(set(np.asarray(state.step_count).tolist())) > 5
+
+    @jax.jit
+    def step(state):
+        after = env.step(state, jnp.zeros((64, 1)))
+        return after, training.make_steps(state, jnp.zeros((64, 1)), (), after)
+
     returns = []
     for _ in range(25):
-        after = env.step(state, jnp.zeros((64, 1)))
-        new = training.make_steps(state, jnp.zeros((64, 1)), (), after)
+        after, new = step(state)
         returns += np.asarray(new.episode_return)[np.asarray(new.episode_ended)].tolist()
         state = after
     assert set(returns) == {10.0} and len(returns) > 64
@@ -402,7 +407,7 @@ def test_retries_of_an_evaluation_begin_from_the_same_start(suite, monkeypatch):
         evaluation, "summarize", lambda episodes, count: seen.append(episodes) or summarize(episodes, count)
     )
     agent = make_agent(env)
-    policy = jax.tree.map(lambda leaf: leaf[None], agent.policy(agent.init(jax.random.key(0))))
+    policy = jax.tree.map(lambda leaf: leaf[None], agent.policy(jax.jit(agent.init)(jax.random.key(0))))
     Evaluator(env.for_evaluation(24), MemberSplit(1), 3)(policy, jax.random.key(1), Pacer(lambda: None))
     by_mean, sampled = seen[0].episode_return[0].reshape(2, 8, 3)
     assert (by_mean == by_mean[:, :1]).all() and len(np.unique(by_mean)) > 1

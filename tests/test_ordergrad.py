@@ -88,9 +88,10 @@ def make(**options):
 def steps():
     """A round in which episodes end by terminations and time limits, and new ones begin after them."""
     agent, keys = make(), jax.random.split(jax.random.key(1), 6)
-    state = agent.init(keys[0])
+    state = jax.jit(agent.init)(keys[0])
     observation, after = jax.random.normal(keys[1], (2, LENGTH, NUM_ENVS, 2))
-    action, extras = jax.vmap(lambda key, at: agent.act(state, key, at))(jax.random.split(keys[2], LENGTH), observation)
+    act = jax.jit(jax.vmap(lambda key, at: agent.act(state, key, at)))
+    action, extras = act(jax.random.split(keys[2], LENGTH), observation)
     ended = jax.random.randint(keys[3], (LENGTH, NUM_ENVS), 0, 5)
     reward = jax.random.normal(keys[4], (LENGTH, NUM_ENVS))
     discount = 1.0 - (ended == 0).astype(jnp.float32)
@@ -131,11 +132,11 @@ def plain_gradient(agent, state, steps, baseline):
 def test_the_gradient_is_the_plain_one(steps, baseline):
     state, steps = steps
     agent = make(baseline=baseline, return_gamma=0.9, normalize_observations=False)
-    rows, metrics = agent.rows(state, steps)
+    rows, metrics = jax.jit(agent.rows)(state, steps)
     batch = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
     params = state.policy["params"], state.value["params"]
-    (found, by_value), of_loss = jax.grad(agent.loss, has_aux=True)(params, jax.random.key(0), batch)
-    values = agent.value_network.apply(state.value, steps.observation)
+    (found, by_value), of_loss = jax.jit(jax.grad(agent.loss, has_aux=True))(params, jax.random.key(0), batch)
+    values = np.asarray(jax.jit(agent.value_network.apply)(state.value, steps.observation))
     expected, coefficients, lengths = plain_gradient(agent, state, steps, values if baseline == "value" else 0 * values)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
     assert metrics["actor/coefficient"] == pytest.approx(np.abs(coefficients).mean(), rel=1e-5)
@@ -160,7 +161,7 @@ def test_the_gradient_is_unbiased(baseline):
         OrderGrad.create(len(PRIZES), 1, **options, baseline=baseline, estimator=estimator, objective=objective)
         for estimator, objective in cases
     ]
-    state = agents[0].init(jax.random.key(3))
+    state = jax.jit(agents[0].init)(jax.random.key(3))
     rounds = flat(sampled_gradients(agents, state, jax.random.key(5), 4096, 60), 2)
     for index, (estimator, objective) in enumerate(cases):
         target = ("mean", 1) if estimator in ("rloo", "mean", "grpo") else (objective or "max", 3)

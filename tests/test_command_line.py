@@ -242,7 +242,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
 def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
     monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
@@ -257,9 +257,9 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     monkeypatch.setattr(
         train, "run_jobs", lambda planned: seen.append(planned[0].job.config["agent"]["name"]) or [outcome]
     )
-    status, _, err = call(["-m", "env=probe/action", "agent=glob(*,exclude=*_schema)"])
+    status, _, err = call(["-m", "env=probe/action", "agent=glob(s*,exclude=*_schema)"])
     assert status == 0, err
-    assert seen == sorted(AGENTS)
+    assert seen == sorted(name for name in AGENTS if name.startswith("s"))
 
 
 PROCESSES = [
@@ -291,6 +291,7 @@ def test_bad_input_of_every_command(run_module, tmp_path, program, arguments, ex
     assert_refused(*run_module(program, *arguments), expected, tmp_path)
 
 
+@pytest.mark.slow
 def test_bad_input_as_a_process(tmp_path):
     command = [sys.executable, "-m", "experiments.train", "agent.num_retries=9"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

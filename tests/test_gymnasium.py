@@ -110,7 +110,7 @@ def test_it_is_a_plain_loop(env_id, options, num_steps, vectorization):
     env.close()
 
 
-@both
+@pytest.mark.parametrize("vectorization", fast_are(1, ["sync", "processes"]))
 def test_a_member_is_the_same_alone_and_a_run_the_same_twice(vectorization):
     env = make(vectorization=vectorization, num_processes=2 if vectorization == "processes" else None)
     keys, actions = jax.random.split(jax.random.key(0), 2), actions_of(env, 12, 2)

@@ -471,9 +471,13 @@ def test_what_trains_is_compiled_once_whatever_surrounds_it_and_nothing_goes_on_
 
     with pytest.raises(Enough):
         train(agent, env, config, jax.random.key(0), stop)
-    if not rollout:  # one that never trains compiles nothing for it
-        caplog.clear()
-        never = dataclasses.replace(config, prefill_env_steps=config.total_env_steps, updates_per_round=3)
-        train(agent, env, never, jax.random.key(0))
-        assert not any(record.threadName == "compile" for record in caplog.records)
     assert not any(thread.name == "compile" for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("logged_compilations")
+def test_one_that_never_trains_compiles_nothing_for_it(caplog):
+    env = make_env("host")
+    never = dataclasses.replace(CONFIG, total_env_steps=40, updates_per_round=3)
+    train(make_agent(env), env, never, jax.random.key(0))
+    assert "Finished XLA compilation of jit" in caplog.text
+    assert not any(record.threadName == "compile" for record in caplog.records)

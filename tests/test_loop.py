@@ -415,8 +415,8 @@ def test_retries_of_an_evaluation_begin_from_the_same_start(suite, monkeypatch):
 
 
 def test_k_above_the_episodes_is_left_out():
-    env = make_env("device")
-    metrics = train(make_agent(env), env, CONFIG, jax.random.key(0)).evaluations[0].metrics
+    zeros = np.zeros((1, 2, 3))
+    metrics = summarize(Episodes(zeros > 0, zeros, np.ones((1, 2, 3), int), zeros, {}))
     assert [name for name in metrics if "max_at" in name] == ["eval/max_at_1", "eval/max_at_2"]
 
 
@@ -453,8 +453,9 @@ class Enough(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("logged_compilations")
-@pytest.mark.parametrize("rollout", fast_are(1, [True, False]))
+@pytest.mark.parametrize("rollout", [True, False])
 def test_what_trains_is_compiled_once_whatever_surrounds_it_and_nothing_goes_on_after_the_end(rollout, caplog):
     env = envs.make("mujoco/inverted_pendulum", num_envs=3)
     agent = PPO if rollout else SAC

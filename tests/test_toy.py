@@ -39,6 +39,7 @@ def tables():
     return table
 
 
+@pytest.mark.slow
 def test_vector_field_signs_panel_by_panel(tables):
     rows = tables("vector_field")
     assert len(rows) == 4 * 13 * 13

@@ -48,10 +48,11 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
-# With them test_agents, test_replay and test_divergence took 99 s of processor time, and 57 s without. What XLA is told
-# holds for the process, and a flag that it does not know, as JAX 0.11's does not know this one, ends it.
+# With fusion emitters test_agents, test_replay and test_divergence took 99 s of processor time, and 57 s without; and a
+# program that is compiled in parts takes a quarter longer. What XLA is told holds for the process, and a flag that it
+# does not know, as JAX 0.11's does not know the first one, ends it.
 HAS_FUSION_EMITTERS = jax.__version_info__ < (0, 11)
-WITHOUT_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+COMPILE_SOON = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # in the environment of subprocesses
 MIN_COMPILE_SECONDS = 0.1
 MAX_MIB = 900  # of a process between two tests, or
@@ -60,9 +61,11 @@ MAX_GROWTH_MIB = 200  # since it last forgot its programs: what libraries and mo
 
 def pytest_configure(config):
     """Before any backend is made, and for subprocesses too."""
+    # Tracing makes so many objects that looking for cycles among them took a tenth of the processor time.
+    gc.set_threshold(50_000, 20, 20)
     flags = os.environ.get("XLA_FLAGS", "")
-    if HAS_FUSION_EMITTERS and "not slow" in config.option.markexpr and WITHOUT_FUSION_EMITTERS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_FUSION_EMITTERS}".strip()
+    if HAS_FUSION_EMITTERS and "not slow" in config.option.markexpr and COMPILE_SOON not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {COMPILE_SOON}".strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,7 +53,7 @@ def include_and_leave(values, k):
     return result
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 8])
+@pytest.mark.parametrize("n", fast_are(3, [2, 5, 8, 3]))
 def test_every_preset_against_all_subsets(n):
     groups = groups_of(n)
     for k in range(1, n + 1):
@@ -339,9 +339,9 @@ def exact_group(values, objective, k):
 
 CASES = [
     ("max", 1024, 4096),
-    ("max", 4095, 4096),
-    ("quantile:0.9", 1024, 4096),
     ("l_moment:3", 8, 600),
+    ("quantile:0.9", 1024, 4096),
+    ("max", 4095, 4096),
     ("harrell_davis:0.7", 24, 600),
     ("max", 1, 4096),
     ("max", 8, 4096),
@@ -384,7 +384,7 @@ def worst_errors(groups, objective, k):
     return np.asarray(errors)
 
 
-@pytest.mark.parametrize(("objective", "k", "n"), fast_are(5, CASES))
+@pytest.mark.parametrize(("objective", "k", "n"), fast_are(2, CASES))
 def test_errors_against_rational_arithmetic(objective, k, n):
     groups = reward_groups(n)
     assert worst_errors(groups, objective, k).max() < 1e-12
@@ -476,7 +476,7 @@ def score_function_gradients(key, mu, sigma, k, groups=20_000, n=16):
 
 
 @pytest.mark.parametrize("gradients", [pathwise_gradients, score_function_gradients])
-@pytest.mark.parametrize("k", fast_are(2, RETRIES[::-1]))
+@pytest.mark.parametrize("k", fast_are(1, RETRIES[::-1]))
 def test_monte_carlo_gradients_of_the_toy_problem(gradients, k):
     keys = jax.random.split(jax.random.key(k), len(ANCHORS))
     for key, ((mu, sigma), expected) in zip(keys, ANCHORS.items(), strict=True):
@@ -486,7 +486,7 @@ def test_monte_carlo_gradients_of_the_toy_problem(gradients, k):
         assert (np.abs(error) < 4 * standard_error + 1e-4).all(), (mu, sigma, error / standard_error)
 
 
-@pytest.mark.parametrize("k", SIGN_CHANGES)
+@pytest.mark.parametrize("k", fast_are(1, list(SIGN_CHANGES)[::-1]))
 def test_retries_widen_the_policy_below_a_ratio_and_narrow_it_above(k):
     for factor, sign in ((0.85, 1), (1.15, -1)):
         samples = pathwise_gradients(jax.random.key(9), -1.0, factor * SIGN_CHANGES[k], k)[:, 1]

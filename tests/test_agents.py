@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from slow import fast_are
 
 from agents import PPO, SAC, TD3, ReMAC
 from agents.actor_critic import AgentState
@@ -88,7 +89,9 @@ def test_remac_with_one_try_is_sac_without_temperature():
         assert_trees_close(remac.policy, started(make(SAC, temperature="fixed:0")).policy, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("agent_class", "options"), [(ReMAC, {"num_retries": 3, "num_samples": 5}), (SAC, {})])
+@pytest.mark.parametrize(
+    ("agent_class", "options"), fast_are(1, [(ReMAC, {"num_retries": 3, "num_samples": 5}), (SAC, {})])
+)
 def test_update_is_the_published_one(agent_class, options):
     """One step from a second writing of the update: actor, then critics towards the new policy's value."""
     agent = make(agent_class, learning_rate=1e-2, gamma=0.9, tau=0.3, actor_adam_epsilon=0.1, **options)
@@ -99,10 +102,11 @@ def test_update_is_the_published_one(agent_class, options):
     )
     new, metrics = update(agent, state, key, data)
 
-    mean = state.normalizer.mean
-    std = jnp.sqrt(state.normalizer.sum_squares / state.normalizer.count)
-    observation = (data.observation - mean[None]) / std[None]
-    next_observation = (data.next_observation - mean[None]) / std[None]
+    normalizer = jax.tree.map(np.asarray, state.normalizer)
+    std = np.sqrt(normalizer.sum_squares / normalizer.count)
+    observation, next_observation = (
+        (np.asarray(rows) - normalizer.mean) / std for rows in (data.observation, data.next_observation)
+    )
     policy, critics = agent.policy_network, agent.critic_networks
     actor_key, critic_key = jax.random.split(key)
     temperature = 1.0 if agent_class is SAC else 0.0
@@ -117,7 +121,8 @@ def test_update_is_the_published_one(agent_class, options):
     def adam_step(epsilon, loss, parameters):
         """First step of Adam, where m_hat = g and sqrt(v_hat) = |g|: epsilon stands outside the root."""
         gradient = jax.jit(jax.grad(loss))(parameters)
-        return jax.tree.map(lambda p, g: p - 1e-2 * g / (jnp.abs(g) + epsilon), parameters, gradient)
+        arrays = (jax.tree.map(np.asarray, tree) for tree in (parameters, gradient))
+        return jax.tree.map(lambda p, g: p - np.float32(1e-2) * g / (np.abs(g) + np.float32(epsilon)), *arrays)
 
     expected_policy = adam_step(0.1, actor_loss, state.policy)
     assert_trees_close(new.policy, expected_policy, rtol=1e-4, atol=1e-6)
@@ -138,7 +143,9 @@ def test_update_is_the_published_one(agent_class, options):
     np.testing.assert_allclose(metrics["critic/loss"], jax.jit(critic_loss)(state.critics), rtol=1e-4)
     expected_critics = adam_step(1e-8, critic_loss, state.critics)
     assert_trees_close(new.critics, expected_critics, rtol=1e-3, atol=2e-4)
-    expected_target = jax.tree.map(lambda t, c: 0.7 * t + 0.3 * c, state.target_critics, new.critics)
+    expected_target = jax.tree.map(
+        lambda t, c: 0.7 * np.asarray(t) + 0.3 * np.asarray(c), state.target_critics, new.critics
+    )
     assert_trees_close(new.target_critics, expected_target, rtol=1e-5, atol=1e-6)
 
 
@@ -157,11 +164,11 @@ def test_the_gradient_may_have_the_length_of_the_means_at_every_state():
         return max_at_k(agent.actor_values(state, observation, action).T, num_retries)
 
     @jax.jit
-    @jax.grad
-    def gradient(distribution):
+    @functools.partial(jax.grad, argnums=1)
+    def gradient(agent, distribution):
         return agent.actor_loss(distribution, state, key, data._replace(observation=observation))[0]
 
-    given = gradient(distribution)
+    given = gradient(agent, distribution)
     of_best, of_all = gradients(distribution, 4), gradients(distribution, 1)
     for index in range(0, BATCH_SIZE, 3):
         own, of_mean = (np.concatenate([of.mean[index, index], of.log_std[index, index]]) for of in (of_best, of_all))
@@ -169,12 +176,10 @@ def test_the_gradient_may_have_the_length_of_the_means_at_every_state():
         np.testing.assert_allclose(np.concatenate([given.mean[index], given.log_std[index]]), expected, rtol=1e-4)
 
     plain, scaled = (
-        make(ReMAC, **options | {"num_retries": 1, "gradient_length": length}) for length in ("own", "mean")
+        gradient(make(ReMAC, **options | {"num_retries": 1, "gradient_length": length}), distribution)
+        for length in ("own", "mean")
     )
-    for one, other in zip(
-        jax.tree.leaves(update(plain, state, key, data)), jax.tree.leaves(update(scaled, state, key, data)), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert_trees_close(plain, scaled, rtol=1e-5, atol=1e-7)
     assert with_length_of(jnp.zeros((2, 3)), jnp.ones((2, 3))).tolist() == [[0.0] * 3] * 2
 
 
@@ -209,7 +214,7 @@ def test_target_networks_move_once_a_period():
     assert moved == [False, False, True, False, False, True, False]
 
 
-@pytest.mark.parametrize(("target_entropy", "direction"), [(-50.0, -1), (50.0, 1)])
+@pytest.mark.parametrize(("target_entropy", "direction"), fast_are(1, [(-50.0, -1), (50.0, 1)]))
 def test_temperature_follows_the_target_entropy(target_entropy, direction):
     agent = make(SAC, target_entropy=target_entropy)
     state, metrics = after(agent)
@@ -303,11 +308,13 @@ def test_updates_trace_once_for_all_numbers():
     assert len(traces) == 1
 
 
-def test_updates_use_keys_once_and_leak_nothing():
+@pytest.mark.parametrize("agent_class", fast_are(1, [ReMAC, TD3]))
+def test_updates_use_keys_once_and_leak_nothing(agent_class):
     """SAC's are looked at within a whole training, in test_loop.py."""
+    agent = make(agent_class)
+    state = started(agent)
     with jax.debug_key_reuse(True), jax.check_tracer_leaks(True):
-        for agent in (make(ReMAC), make(TD3)):
-            jax.jit(agent.update)(started(agent), jax.random.key(0), batch())
+        jax.jit(agent.update)(state, jax.random.key(0), batch())
 
 
 @pytest.mark.parametrize(
@@ -416,10 +423,15 @@ def test_td3_is_the_published_one():
     noise_key = jax.random.split(jax.random.key(1))[1]
     noise = np.clip(0.4 * jax.random.normal(noise_key, (BATCH_SIZE, ACTION_SIZE)), -0.5, 0.5)
     assert (np.abs(noise) == 0.5).any()
-    next_action = np.clip(policy.apply(state.policy, next_normal).mean + noise, -1, 1)
-    next_q = critics.apply(state.target_critics, next_normal, next_action[None])[:, 0].min(axis=0)
-    q_values = critics.apply(state.critics, normal, data.action[None])[:, 0]
-    loss = 0.5 * ((q_values - (data.reward + 0.9 * data.discount * next_q)[None]) ** 2).mean(axis=1).sum()
+
+    @jax.jit
+    def critic_loss():
+        next_action = jnp.clip(policy.apply(state.policy, next_normal).mean + noise, -1, 1)
+        next_q = critics.apply(state.target_critics, next_normal, next_action[None])[:, 0].min(axis=0)
+        q_values = critics.apply(state.critics, normal, data.action[None])[:, 0]
+        return 0.5 * ((q_values - (data.reward + 0.9 * data.discount * next_q)[None]) ** 2).mean(axis=1).sum()
+
+    loss = critic_loss()
     np.testing.assert_allclose(metrics["critic/loss"], loss, rtol=1e-4)
 
     second, metrics = update(agent, first, jax.random.key(2), data)
@@ -429,22 +441,25 @@ def test_td3_is_the_published_one():
         return -critics.apply(first.critics, normal, action[None])[0, 0].mean()
 
     def adams_first_step(parameter, gradient):
-        return parameter - 1e-2 * gradient / (jnp.abs(gradient) + 1e-8)
+        return parameter - np.float32(1e-2) * gradient / (np.abs(gradient) + np.float32(1e-8))
 
     params = state.policy["params"]
-    np.testing.assert_allclose(metrics["actor/loss"], 2 * next_actor_loss(params), rtol=1e-5)  # of two steps
-    expected = jax.tree.map(adams_first_step, params, jax.grad(next_actor_loss)(params))
+    actor_loss, gradient = jax.jit(jax.value_and_grad(next_actor_loss))(params)
+    np.testing.assert_allclose(metrics["actor/loss"], 2 * actor_loss, rtol=1e-5)  # of two steps
+    expected = jax.tree.map(adams_first_step, *(jax.tree.map(np.asarray, tree) for tree in (params, gradient)))
     assert_trees_close(second.policy["params"], expected, rtol=1e-3, atol=2e-4)
     assert_trees_close(
         second.extra,
-        jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, state.extra, second.policy["params"]),
+        jax.tree.map(
+            lambda old, new: 0.7 * np.asarray(old) + 0.3 * np.asarray(new), state.extra, second.policy["params"]
+        ),
         rtol=1e-5,
         atol=1e-6,
     )
     assert_trees_close(second.policy["constants"], {"noise": np.float32(0.3)}, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("agent_class", [ReMAC, SAC])
+@pytest.mark.parametrize("agent_class", fast_are(1, [SAC, ReMAC]))
 def test_the_actor_moves_once_a_period_and_with_it_what_is_learned_besides(agent_class):
     """The critics' steps are those of an agent without a period as long as the actor's are."""
     agent = make(agent_class, actor_update_period=3, policy_learning_rate=1e-3)

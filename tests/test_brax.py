@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from slow import fast_are
 
 import envs
 from agents import ReMAC
@@ -67,7 +68,7 @@ def test_backends_and_options():
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
-@pytest.mark.parametrize("task", ["halfcheetah", pytest.param("swimmer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", fast_are(1, ["reacher", "halfcheetah", "swimmer"]))
 def test_building_and_tracing_are_quiet(task, capfd, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT
     caplog.set_level("INFO")

@@ -44,126 +44,129 @@ BAD = [
     # Names: the line lists what exists.
     (["agent=a2c"], ["agent=a2c", "remac", "sac"]),
     (["env=mujoco/half_cheeta"], ["env=mujoco/half_cheeta", "mujoco/half_cheetah", "experiments.suites lists all"]),
-    (["env=atari/pong"], ["env=atari/pong", "experiments.suites lists all"]),
-    (["logger=mlflow"], ["logger=mlflow", "none", "tensorboard", "wandb"]),
     (["env=brax/hopper", "env.options.backend=bullet"], ["env.options.backend=bullet", "generalized", "mjx"]),
-    (["env.options.backend=spring"], ["env.options.backend"]),
-    (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),
-    (["env=brax/hopper", "+env.options.gravity=1"], ["env.options.gravity=1", "terminate_when_unhealthy"]),
-    (["env=probe/one_step", "+env.options.gravity=1"], ["env.options.gravity=1", "episode_length"]),
-    (["env.suite=atari"], ["atari/half_cheetah", "mujoco/half_cheetah"]),
-    (["agent.objective=maximum"], ["agent.objective", "maximum", "median"]),
-    (["agent.objective=top_mean:9"], ["agent.objective", "9"]),
-    (["agent.objective=[0.5,0.5]"], ["agent.objective", "4"]),
-    (["agent.activation=sine"], ["agent.activation=sine", "relu"]),
-    (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
-    (["agent.critic_aggregate=max"], ["agent.critic_aggregate=max", "min, mean"]),
     (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
-    (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
-    (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
     (["+env.tuned.modern.ppo.training=abc"], ["env.tuned.modern.ppo.training=abc", "must have keys"]),
     (["agent=ppo", "updates_per_round=2"], ["updates_per_round=2", "must be 1"]),
-    (["agent.name=a2c"], ["agent.name=a2c", "remac, sac, td3"]),
     # Keys: the line lists the keys that exist there.
     (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),
-    (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
-    (["+learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
-    (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
-    (["agent.num_retires=8"], ["agent.num_retires=8", "no such key", "(and agent.num_retries, agent.num_retries_end)"]),
     (["hydra/launcher=populaton"], ["hydra/launcher=populaton: no such choice", "basic", "population", "[launchers]"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
     (["+env.tuned.modern.remac.lr=1"], ["env.tuned.modern.remac.lr=1", "no such key", "learning_rate"]),
-    (["+env.tuned.modern.nobody.gamma=1"], ["env.tuned.modern=nobody", "all, training, remac, sac, td3"]),
     (["setting=paper"], ["setting=paper", "protocol, modern"]),
-    (["+env.tuned.modern.training.seed=1"], ["env.tuned.modern.training.seed=1", "num_envs"]),
     (["+env.options.num_envs=4"], ["env.options.num_envs=4", "another key"]),
-    (["env=probe/one_step", "env.options.stagger_first_episodes=perhaps"], ["stagger_first_episodes=perhaps"]),
     (
         ["env=brax/hopper", "+env.options.terminate_when_unhealthy=perhaps"],
         ["terminate_when_unhealthy=perhaps", "true"],
     ),
-    (["env=brax/hopper", "+env.options.ctrl_cost_weight=abc"], ["env.options.ctrl_cost_weight=abc", "number"]),
     (["agent.actor_adam_epsilon=1e-50"], ["agent.actor_adam_epsilon=1e-50", "(0"]),
-    (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
-    (["++foo.bar=1"], ["foo"]),
-    (["~seed"], ["seed"]),
     (["env.options.reset_noise_scale=0.05"], ["no such key", "+env.options.reset_noise_scale=0.05"]),
     (["seed=1,2"], ["seed=1,2", "-m"]),
-    (["--total_env_steps", "2000"], ["--total_env_steps", "total_env_steps=<value>"]),
-    (["seed=1", "seed=abc"], ["seed=abc", "Integer"]),
     (["-m", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna", "agent.learning_rate=interval"]),
     (["hydra.run.dir=/dev/null/run"], ["hydra.run.dir=/dev/null/run", "cannot be made in /dev/null"]),
-    (["hydra.run.dir=/dev/null/run", "resume=auto"], ["hydra.run.dir=/dev/null/run", "cannot be made in /dev/null"]),
     # Types.
     (["seed=abc"], ["seed=abc", "Integer"]),
-    (["seed=1.5"], ["seed=1.5", "Integer"]),
-    (["seed=null"], ["seed=null"]),
-    (["total_env_steps=many"], ["total_env_steps=many", "Integer"]),
-    (["agent.learning_rate=fast"], ["agent.learning_rate=fast", "Float"]),
-    (["agent.hidden_sizes=64"], ["agent.hidden_sizes=64"]),
-    (["agent.hidden_sizes=[a]"], ["agent.hidden_sizes", "Integer"]),
-    (["agent.normalize_observations=perhaps"], ["agent.normalize_observations=perhaps", "bool"]),
-    (["env.options.stagger_first_episodes=perhaps"], ["env.options.stagger_first_episodes=perhaps"]),
-    (["agent=5"], ["agent=5", "remac"]),
-    (["agent.gamma=[1]"], ["agent.gamma"]),
     # Ranges.
     (["agent.num_retries=9"], ["agent.num_retries=9", "num_samples=8"]),
-    (["agent.num_retries=0"], ["agent.num_retries=0", "at least 1"]),
-    (["agent.num_samples=0"], ["agent.num_samples=0", "at least 1"]),
-    (["seed=-1"], ["seed=-1", "at least 0"]),
-    (["eval_seed=-1"], ["eval_seed=-1", "at least 0"]),
-    (["num_envs=0"], ["num_envs=0", "at least 1"]),
-    (["num_envs=-4"], ["num_envs=-4", "at least 1"]),
-    (["total_env_steps=0"], ["total_env_steps=0"]),
-    (["updates_per_round=0"], ["updates_per_round=0", "at least 1"]),
-    (["eval_every_env_steps=0"], ["eval_every_env_steps=0", "at least 1"]),
-    (["num_eval_episodes=0"], ["num_eval_episodes=0", "at least 1"]),
-    (["prefill_env_steps=-1"], ["prefill_env_steps=-1"]),
     (["prefill_env_steps=100001"], ["prefill_env_steps=100001", "total_env_steps=100000"]),
     (["replay_capacity=255"], ["replay_capacity=255", "agent.batch_size=256"]),
-    (["replay_capacity=10", "agent.batch_size=4"], ["replay_capacity=10", "num_envs=16"]),
-    (["agent.batch_size=0"], ["agent.batch_size=0", "at least 1"]),
-    (["agent.learning_rate=0"], ["agent.learning_rate=0", "(0"]),
-    (["agent.learning_rate=-1e-3"], ["agent.learning_rate=-0.001"]),
     (["agent.learning_rate=nan"], ["agent.learning_rate=nan"]),
-    (["agent.learning_rate=inf"], ["agent.learning_rate=inf"]),
-    (["agent.actor_adam_epsilon=0"], ["agent.actor_adam_epsilon=0"]),
-    (["agent.critic_adam_epsilon=-1"], ["agent.critic_adam_epsilon=-1"]),
     (["agent.gamma=1.01"], ["agent.gamma=1.01", "[0, 1]"]),
-    (["agent.gamma=-0.1"], ["agent.gamma=-0.1", "[0, 1]"]),
-    (["agent.tau=0"], ["agent.tau=0", "(0, 1]"]),
-    (["agent.tau=2"], ["agent.tau=2", "(0, 1]"]),
-    (["agent.target_update_period=0"], ["agent.target_update_period=0", "at least 1"]),
     (["agent.hidden_sizes=[]"], ["agent.hidden_sizes", "at least one"]),
-    (["agent.hidden_sizes=[64,-1]"], ["agent.hidden_sizes=-1", "at least 1"]),
-    (["agent.num_critics=0"], ["agent.num_critics=0", "at least 1"]),
     (["agent=sac", "agent.temperature=fixed:-1"], ["agent.temperature=fixed:-1"]),
-    (["agent=sac", "agent.target_entropy=inf"], ["agent.target_entropy=inf"]),
     (["+env.options.episode_length=0"], ["env.options.episode_length=0"]),
-    (["+env.options.frame_skip=-1"], ["env.options.frame_skip=-1"]),
     (["total_env_steps=100000000000", "replay_capacity=100000000000"], ["replay_capacity=100000000000", "bytes"]),
     # Syntax.
-    (["agent.num_retries="], ["agent.num_retries"]),
-    (["=5"], ["=5"]),
-    (["seed=[1"], ["seed=[1"]),
     (["seed"], ["seed"]),
     (["--sed", "5"], ["--sed", "--multirun"]),
     (["agent.learning_rate=${nothing}"], ["agent.learning_rate"]),
     # Sweeps: before the first job.
     (["-m", "seed=1,x"], ["seed=1,x", "Integer"]),
-    (["-m", "agent=remac,a2c"], ["agent=a2c", "remac, sac"]),
     (["-m", "agent.num_retries=1,2,9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["resume=auto"], ["resume=auto", "hydra.run.dir=<directory>"]),
+    (["-m", "seed=1,2", "resume=auto"], ["resume=auto", "hydra.sweep.dir=<directory>"]),
+    (["resume=nowhere"], ["resume=nowhere", "a directory that holds a run"]),
+    (["resume=nowhere", "hydra.run.dir=x"], ["resume=nowhere", "hydra.run.dir must be left out"]),
+]
+# More of the kinds that are above.
+ALSO_BAD = [
+    (["env.options.backend=spring"], ["env.options.backend"]),
+    (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),
+    (["env.suite=atari"], ["atari/half_cheetah", "mujoco/half_cheetah"]),
+    (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
+    (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
+    (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
+    (["agent.num_retires=8"], ["agent.num_retires=8", "no such key", "(and agent.num_retries, agent.num_retries_end)"]),
+    (["+env.tuned.modern.nobody.gamma=1"], ["env.tuned.modern=nobody", "all, training, remac, sac, td3"]),
+    (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
+    (["~seed"], ["seed"]),
+    (["--total_env_steps", "2000"], ["--total_env_steps", "total_env_steps=<value>"]),
+    (["seed=1", "seed=abc"], ["seed=abc", "Integer"]),
+    (["hydra.run.dir=/dev/null/run", "resume=auto"], ["hydra.run.dir=/dev/null/run", "cannot be made in /dev/null"]),
+    (["agent.hidden_sizes=[a]"], ["agent.hidden_sizes", "Integer"]),
+    (["agent.normalize_observations=perhaps"], ["agent.normalize_observations=perhaps", "bool"]),
+    (["seed=-1"], ["seed=-1", "at least 0"]),
+    (["total_env_steps=0"], ["total_env_steps=0"]),
+    (["replay_capacity=10", "agent.batch_size=4"], ["replay_capacity=10", "num_envs=16"]),
+    (["agent.tau=0"], ["agent.tau=0", "(0, 1]"]),
+    (["agent.hidden_sizes=[64,-1]"], ["agent.hidden_sizes=-1", "at least 1"]),
+    (["agent=sac", "agent.target_entropy=inf"], ["agent.target_entropy=inf"]),
+    (["agent.num_retries="], ["agent.num_retries"]),
+    (["=5"], ["=5"]),
+    (["seed=[1"], ["seed=[1"]),
+    (["-m", "agent=remac,a2c"], ["agent=a2c", "remac, sac"]),
+    (["-m", "seed=1,2", "resume=nowhere"], ["resume=nowhere", "must be auto"]),
+    (["-m", "seed=1,2", "agent.lr=1"], ["agent.lr=1", "no such key"]),
+    (["env=atari/pong"], ["env=atari/pong", "experiments.suites lists all"]),
+    (["logger=mlflow"], ["logger=mlflow", "none", "tensorboard", "wandb"]),
+    (["env=brax/hopper", "+env.options.gravity=1"], ["env.options.gravity=1", "terminate_when_unhealthy"]),
+    (["env=probe/one_step", "+env.options.gravity=1"], ["env.options.gravity=1", "episode_length"]),
+    (["agent.objective=maximum"], ["agent.objective", "maximum", "median"]),
+    (["agent.objective=top_mean:9"], ["agent.objective", "9"]),
+    (["agent.objective=[0.5,0.5]"], ["agent.objective", "4"]),
+    (["agent.activation=sine"], ["agent.activation=sine", "relu"]),
+    (["agent.critic_aggregate=max"], ["agent.critic_aggregate=max", "min, mean"]),
+    (["logger.name=mlflow"], ["logger.name=mlflow", "none, wandb"]),
+    (["agent.name=a2c"], ["agent.name=a2c", "remac, sac, td3"]),
+    (["+learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps"]),
+    (["+agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
+    (["+env.tuned.modern.training.seed=1"], ["env.tuned.modern.training.seed=1", "num_envs"]),
+    (["env=probe/one_step", "env.options.stagger_first_episodes=perhaps"], ["stagger_first_episodes=perhaps"]),
+    (["env=brax/hopper", "+env.options.ctrl_cost_weight=abc"], ["env.options.ctrl_cost_weight=abc", "number"]),
+    (["++foo.bar=1"], ["foo"]),
+    (["seed=1.5"], ["seed=1.5", "Integer"]),
+    (["seed=null"], ["seed=null"]),
+    (["total_env_steps=many"], ["total_env_steps=many", "Integer"]),
+    (["agent.learning_rate=fast"], ["agent.learning_rate=fast", "Float"]),
+    (["agent.hidden_sizes=64"], ["agent.hidden_sizes=64"]),
+    (["env.options.stagger_first_episodes=perhaps"], ["env.options.stagger_first_episodes=perhaps"]),
+    (["agent=5"], ["agent=5", "remac"]),
+    (["agent.gamma=[1]"], ["agent.gamma"]),
+    (["agent.num_retries=0"], ["agent.num_retries=0", "at least 1"]),
+    (["agent.num_samples=0"], ["agent.num_samples=0", "at least 1"]),
+    (["eval_seed=-1"], ["eval_seed=-1", "at least 0"]),
+    (["num_envs=0"], ["num_envs=0", "at least 1"]),
+    (["num_envs=-4"], ["num_envs=-4", "at least 1"]),
+    (["updates_per_round=0"], ["updates_per_round=0", "at least 1"]),
+    (["eval_every_env_steps=0"], ["eval_every_env_steps=0", "at least 1"]),
+    (["num_eval_episodes=0"], ["num_eval_episodes=0", "at least 1"]),
+    (["prefill_env_steps=-1"], ["prefill_env_steps=-1"]),
+    (["agent.batch_size=0"], ["agent.batch_size=0", "at least 1"]),
+    (["agent.learning_rate=0"], ["agent.learning_rate=0", "(0"]),
+    (["agent.learning_rate=-1e-3"], ["agent.learning_rate=-0.001"]),
+    (["agent.learning_rate=inf"], ["agent.learning_rate=inf"]),
+    (["agent.actor_adam_epsilon=0"], ["agent.actor_adam_epsilon=0"]),
+    (["agent.critic_adam_epsilon=-1"], ["agent.critic_adam_epsilon=-1"]),
+    (["agent.gamma=-0.1"], ["agent.gamma=-0.1", "[0, 1]"]),
+    (["agent.tau=2"], ["agent.tau=2", "(0, 1]"]),
+    (["agent.target_update_period=0"], ["agent.target_update_period=0", "at least 1"]),
+    (["agent.num_critics=0"], ["agent.num_critics=0", "at least 1"]),
+    (["+env.options.frame_skip=-1"], ["env.options.frame_skip=-1"]),
     (["checkpoint.keep=0"], ["checkpoint.keep=0", "at least 1"]),
     (["checkpoint.every_env_steps=0"], ["checkpoint.every_env_steps=0", "at least 1"]),
     (["checkpoint.replay=maybe"], ["checkpoint.replay=maybe"]),
     (["max_diverged_fraction=1.5"], ["max_diverged_fraction=1.5", "[0, 1]"]),
-    (["resume=auto"], ["resume=auto", "hydra.run.dir=<directory>"]),
-    (["-m", "seed=1,2", "resume=auto"], ["resume=auto", "hydra.sweep.dir=<directory>"]),
-    (["resume=nowhere"], ["resume=nowhere", "a directory that holds a run"]),
-    (["-m", "seed=1,2", "resume=nowhere"], ["resume=nowhere", "must be auto"]),
-    (["resume=nowhere", "hydra.run.dir=x"], ["resume=nowhere", "hydra.run.dir must be left out"]),
-    (["-m", "seed=1,2", "agent.lr=1"], ["agent.lr=1", "no such key"]),
     (["-m", "seed=1,2", "+agent.lr=1,2"], ["agent.lr", "no such key"]),
     (["-m", "agent=sac,remac", "agent.num_samples=4"], ["agent.num_samples=4", "no such key"]),
 ]
@@ -194,7 +197,9 @@ def test_bad_sweeps_are_refused_before_anything_is_made(call, tmp_path, argument
     assert_refused(*call(["-m", "hydra/launcher=population", *QUICK, *arguments]), expected, tmp_path)
 
 
-@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(
+    ("arguments", "expected"), fast_are(len(BAD), BAD + ALSO_BAD), ids=[" ".join(bad[0]) for bad in BAD + ALSO_BAD]
+)
 def test_bad_input_is_one_line_that_helps(call, tmp_path, monkeypatch, arguments, expected):
     register_launcher()
     monkeypatch.setattr(train, "run_jobs", lambda *jobs: sys.exit("bad input reached the training"))
@@ -237,7 +242,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
 def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
     monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
@@ -252,13 +257,13 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     monkeypatch.setattr(
         train, "run_jobs", lambda planned: seen.append(planned[0].job.config["agent"]["name"]) or [outcome]
     )
-    status, _, err = call(["-m", "env=probe/action", "agent=glob(*,exclude=*_schema)"])
+    status, _, err = call(["-m", "env=probe/action", "agent=glob(s*,exclude=*_schema)"])
     assert status == 0, err
-    assert seen == sorted(AGENTS)
+    assert seen == sorted(name for name in AGENTS if name.startswith("s"))
 
 
 PROCESSES = [
-    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=a2c", "--sed")),
+    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "--sed")),
     ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
     ("sweep", ["experiment=fig7"], ["experiment=fig7", "adam_epsilon"]),
     ("plot", ["nowhere"], ["nowhere"]),
@@ -286,6 +291,7 @@ def test_bad_input_of_every_command(run_module, tmp_path, program, arguments, ex
     assert_refused(*run_module(program, *arguments), expected, tmp_path)
 
 
+@pytest.mark.slow
 def test_bad_input_as_a_process(tmp_path):
     command = [sys.executable, "-m", "experiments.train", "agent.num_retries=9"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

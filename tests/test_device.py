@@ -31,7 +31,7 @@ class Walk:
 
 def rollout(env, actions, key=0):
     step = jax.jit(env.step)
-    states = [env.reset(jax.random.key(key))]
+    states = [jax.jit(env.reset)(jax.random.key(key))]
     for action in actions:
         states.append(step(states[-1], jnp.broadcast_to(jnp.float32(action), (env.num_envs, 1))))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *[dataclasses.replace(state, key=0) for state in states])
@@ -119,9 +119,10 @@ def test_staggering_moves_the_first_end_only():
 def test_suites_keep_the_protocol(name):
     env = envs.make(name, num_envs=3)
     assert isinstance(env, Environment) and env.name == name
-    state = env.reset(jax.random.key(0))
+    reset, step = (jax.jit(function) if env.on_device else function for function in (env.reset, env.step))
+    state = reset(jax.random.key(0))
     assert state.observation.shape == (3, env.observation_size)
-    state = env.step(state, np.zeros((3, env.action_size), np.float32))
+    state = step(state, np.zeros((3, env.action_size), np.float32))
     assert state.reward.shape == state.termination.shape == (3,) and state.termination.dtype == bool
 
 

@@ -70,10 +70,10 @@ def test_earlier_checkpoints_stay(run, room):
 
 def test_the_earlier_policy_and_other_files_stay(tmp_path):
     agent = SAC.create(3, 2, hidden_sizes=(8,))
-    policy = agent.policy(agent.init(jax.random.key(0)))
+    policy = agent.policy(jax.jit(agent.init)(jax.random.key(0)))
     save_policy(policy, tmp_path, env_steps=10)
     with room_for(300), pytest.raises(OSError):
-        save_policy(agent.policy(agent.init(jax.random.key(1))), tmp_path, env_steps=20)
+        save_policy(agent.policy(jax.jit(agent.init)(jax.random.key(1))), tmp_path, env_steps=20)
     assert saved_env_steps(tmp_path) == 10
     jax.tree.map(np.testing.assert_array_equal, load_policy(tmp_path), policy)
     write_whole(tmp_path / "file", b"old")

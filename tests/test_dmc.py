@@ -31,7 +31,7 @@ def tasks(fast=FAST):
     return [task if task in fast else pytest.param(task, marks=pytest.mark.slow) for task in dmc.TASKS]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)  # each holds tens of MiB for its threads
 def build(task, num_envs=3, dtype=np.float64, **options):
     return dmc.make(task, num_envs=num_envs, dtype=dtype, **options)
 
@@ -223,6 +223,7 @@ def test_an_action_that_is_repeated_is_that_many_control_steps():
     assert (repeated.step_count == 10).all() and (state.step_count == 20).all()
 
 
+@pytest.mark.slow
 def test_control_steps_are_what_a_training_counts():
     from agents import SAC
 

@@ -62,6 +62,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     for block in shown["python.md"] + shown["environment.md"]:
         short = block.replace("20_000", "1_100").replace("num_envs=16)", "num_envs=4, episode_length=20)", 1)
         short = short.replace("updates_per_round=16", "updates_per_round=1")
+        short = short.replace("num_samples=8)", "num_samples=8, hidden_sizes=(8,), batch_size=16)")
         exec(compile(short, "a page", "exec"), namespace)
     assert namespace["action"].shape == (3,)
     assert capsys.readouterr().out.startswith("0 ")

@@ -82,10 +82,22 @@ def trained(task, is_on_host=False, start=None, callback=None, **changes):
     return [event.metrics for event in result.evaluations]
 
 
+@pytest.fixture(scope="module")
+def measured():
+    """What the evaluations of a training measured, and its members after 8 steps."""
+    saved = []
+
+    def callback(event):
+        if isinstance(event, Checkpoint) and event.env_steps == 8:
+            saved.extend(event.snapshot.member(index, replay=True) for index in range(2))
+
+    return trained(Counter(), callback=callback), saved
+
+
 @pytest.mark.parametrize("on_host", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_means_over_steps_and_over_episodes(on_host):
+def test_means_over_steps_and_over_episodes(measured, on_host):
     """Rounds of 4 steps; after 5 all episodes are whole, and the last window has the first 3 steps of the next."""
-    first, whole, begun = trained(Counter(), on_host)
+    first, whole, begun = trained(Counter(), on_host) if on_host else measured[0]
     assert not [name for name in first if name.startswith("env/")], "no step has been made"
     for name, expected in (("env/number", 3.0), ("eval/env/number", 3.0)):
         np.testing.assert_array_equal(whole[name], [expected] * 2)
@@ -108,7 +120,7 @@ def test_every_episode_counts_alike_however_long():
 
 def test_a_diverged_step_measures_zero():
     env = DeviceEnvironment("test/counter", Counter(diverges_at=2), NUM_ENVS, LENGTH)
-    step, state = jax.jit(env.step), env.reset(jax.random.key(0))
+    step, state = jax.jit(env.step), jax.jit(env.reset)(jax.random.key(0))
     assert sorted(state.metrics) == ["level", "number"] and not any(map(np.any, state.metrics.values()))
     for expected in (1, 0, 1):
         state = step(state, jnp.zeros((NUM_ENVS, 1)))
@@ -127,14 +139,8 @@ def test_a_step_that_diverges_counts_as_zero():
     assert np.isfinite(whole[0]["env/level"]).all()
 
 
-def test_a_training_that_goes_on_keeps_what_was_measured():
-    saved = []
-
-    def callback(event):
-        if isinstance(event, Checkpoint) and event.env_steps == 8:
-            saved.extend(event.snapshot.member(index, replay=True) for index in range(2))
-
-    _, whole, begun = trained(Counter(), callback=callback)
+def test_a_training_that_goes_on_keeps_what_was_measured(measured):
+    (_, whole, begun), saved = measured
     again = trained(Counter(), start=saved)
     assert len(again) == 2
     for before, after in zip((whole, begun), again, strict=True):

@@ -110,7 +110,7 @@ def test_it_is_a_plain_loop(env_id, options, num_steps, vectorization):
     env.close()
 
 
-@both
+@pytest.mark.parametrize("vectorization", fast_are(1, ["sync", "processes"]))
 def test_a_member_is_the_same_alone_and_a_run_the_same_twice(vectorization):
     env = make(vectorization=vectorization, num_processes=2 if vectorization == "processes" else None)
     keys, actions = jax.random.split(jax.random.key(0), 2), actions_of(env, 12, 2)
@@ -278,30 +278,38 @@ def test_an_episode_that_cannot_be_repeated_begins_anew(event):
     np.testing.assert_array_equal(after.episode_length, np.where(lost, 1, 5))
 
 
-@pytest.mark.parametrize("event", fast_are(1, ["noise", None]))
-def test_a_training_is_resumed(event):
+def trained(event, saved, start=None):
     """Nothing is learned, and so nothing of it is compiled."""
     config = TrainConfig(
         total_env_steps=48, prefill_env_steps=48, eval_every_env_steps=24, num_eval_episodes=2,
         checkpoint_every_env_steps=20,
     )  # fmt: skip
-    saved = []
+    env = make(num_envs=4, event=event, episode_length=9)
+    agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(4,), batch_size=4, num_steps=3)
 
     def callback(event):
-        if isinstance(event, Checkpoint) and not saved:
-            saved.append(event.snapshot.member(0))
+        if isinstance(event, Checkpoint):
+            saved.append({name: np.array(array) for name, array in event.snapshot.member(0).items()})
 
-    def run(start=None, callback=None):
-        env = make(num_envs=4, event=event, episode_length=9)
-        agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(4,), batch_size=4)
-        return train(agent, env, config, jax.random.key(0), callback, start).evaluations
+    return train(agent, env, config, jax.random.key(0), callback, start).evaluations
 
-    whole = run(callback=callback)
+
+@pytest.fixture(scope="module")
+def given_up():
+    """A training whose episodes cannot be repeated, resumed after its first checkpoint, and its checkpoints."""
+    saved = []
+    whole = trained("noise", saved)
+    with pytest.warns(UserWarning, match="4 of 4 episodes"):
+        return whole, trained("noise", saved, saved[0]), saved
+
+
+@pytest.mark.parametrize("event", fast_are(1, ["noise", None]))
+def test_a_training_is_resumed(event, given_up):
+    whole, resumed, _ = given_up
     if event is None:
-        resumed = run(saved[0])
-    else:
-        with pytest.warns(UserWarning, match="4 of 4 episodes"):
-            resumed = run(saved[0])
+        saved = []
+        whole = trained(event, saved)
+        resumed = trained(event, [], saved[0])
     assert [one.env_steps for one in resumed] == [24, 48]
     if event is None:
         for one, other in zip(whole[1:], resumed, strict=True):
@@ -309,26 +317,8 @@ def test_a_training_is_resumed(event):
             assert_equal(one.metrics, other.metrics)
 
 
-def test_no_span_goes_on_from_an_episode_that_a_resume_gave_up():
-    config = TrainConfig(
-        total_env_steps=48, prefill_env_steps=48, eval_every_env_steps=48, num_eval_episodes=2,
-        checkpoint_every_env_steps=20,
-    )  # fmt: skip
-    saved = []
-
-    def run(start=None):
-        env = make(num_envs=4, event="noise", episode_length=9)
-        agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(4,), batch_size=4, num_steps=3)
-
-        def callback(event):
-            if isinstance(event, Checkpoint):
-                saved.append({name: np.array(array) for name, array in event.snapshot.member(0).items()})
-
-        train(agent, env, config, jax.random.key(0), callback, start)
-
-    run()
-    with pytest.warns(UserWarning, match="4 of 4 episodes"):
-        run(saved[0])
+def test_no_span_goes_on_from_an_episode_that_a_resume_gave_up(given_up):
+    *_, saved = given_up
     first, after = saved[0], saved[-1]
     names = ("observation", "next_observation", "discount", "truncation")
     rows = {name: after[f"state/replay/storage/{name}"].reshape(-1, 4, *first[f"state/replay/storage/{name}"].shape[1:])

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 import pytest
 from scipy import stats
+from slow import fast_are
 
 from envs import mujoco as suite
 from envs import mujoco_rendering
@@ -162,7 +163,7 @@ def test_trajectories_equal_gymnasium(task):
     assert num_ends > 3 or task not in terminates  # the comparison of terminations means something
 
 
-@pytest.mark.parametrize("task", ["hopper", "walker2d", "ant", "humanoid"])
+@pytest.mark.parametrize("task", fast_are(2, ["humanoid", "hopper", "walker2d", "ant"]))
 def test_long_trajectories_equal_gymnasium(task):
     assert compare_with_gymnasium(task, KEEP, 200) == 0
 
@@ -263,7 +264,7 @@ def test_sparse_reacher_is_reacher_but_for_its_reward(task, reach):
 
 
 @pytest.mark.parametrize(
-    ("task", "dense_task"), [("sparse_half_cheetah", "half_cheetah"), ("sparse_walker2d", "walker2d")]
+    ("task", "dense_task"), fast_are(1, [("sparse_half_cheetah", "half_cheetah"), ("sparse_walker2d", "walker2d")])
 )
 def test_sparse_runners_are_the_dense_ones_but_for_their_reward(task, dense_task):
     goal = {"half_cheetah": 0.03, "walker2d": -0.02}[dense_task]  # which random actions cross

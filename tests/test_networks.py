@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from remac.policies.networks import CriticNetworks
 from remac.policies.policy_network import LOG_STD_RANGE, PolicyNetwork
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", fast_are(1, ["tanh", "relu"]))
 def test_critics_are_perceptrons_on_observation_and_action(activation):
     """Against plain NumPy on concat(observation, action)."""
     critics = CriticNetworks(num_critics=3, hidden_sizes=(16, 8), activation=activation)
@@ -48,10 +50,15 @@ def test_policy_clips_the_log_std():
         np.testing.assert_array_equal(policy.apply(variables, observation).log_std, np.full((3, 2), bound))
 
 
-@pytest.mark.parametrize("aggregate", [lambda q: q.min(axis=0), lambda q: q.mean(axis=0)], ids=["min", "mean"])
-@pytest.mark.parametrize(("num_samples", "batch_size"), fast_are(2, [(8, 256), (3, 10), (6, 200), (1, 600)]))
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "aggregate"),
+    fast_are(
+        2, [(8, 256, "min"), (3, 10, "mean"), (8, 256, "mean"), (3, 10, "min"), (6, 200, "mean"), (1, 600, "min")]
+    ),
+)
 def test_values_for_the_actor_have_the_plain_values_and_gradients(num_samples, batch_size, aggregate):
     """In one piece, in pieces of several samples, and in pieces of one."""
+    aggregate = functools.partial(getattr(jnp, aggregate), axis=0)
     critics = CriticNetworks(num_critics=2, hidden_sizes=(16, 8), activation="relu")
     keys = jax.random.split(jax.random.key(0), 4)
     observation = jax.random.normal(keys[0], (batch_size, 4))
@@ -76,7 +83,7 @@ def test_values_for_the_actor_have_the_plain_values_and_gradients(num_samples, b
 
 @pytest.mark.parametrize(
     ("norm", "num_samples", "num_outputs"),
-    [("none", 4, 3), pytest.param("layer", 4, None, marks=pytest.mark.slow), ("batch", 1, 3)],
+    fast_are(1, [("none", 4, 3), ("layer", 4, None), ("batch", 1, 3)]),
 )
 def test_critics_on_an_accelerator_are_the_same_function(norm, num_samples, num_outputs, monkeypatch):
     """There all critics' products are one, of observation and action together: values, gradients and statistics."""

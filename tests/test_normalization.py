@@ -7,6 +7,8 @@ import pytest
 
 from remac.policies import normalization
 
+update = jax.jit(normalization.update)
+
 
 def test_batches_give_the_moments_of_all_data():
     """Against NumPy in float64 on the concatenation, with batches of unequal sizes and a large offset."""
@@ -14,7 +16,7 @@ def test_batches_give_the_moments_of_all_data():
     batches = [rng.normal([1000.0, -3.0], [2.0, 0.1], (size, 2)) for size in (1, 7, 64, 300)]
     statistics = normalization.init(2)
     for batch in batches:
-        statistics = normalization.update(statistics, jnp.asarray(batch, jnp.float32))
+        statistics = update(statistics, jnp.asarray(batch, jnp.float32))
     data = np.concatenate(batches)
     np.testing.assert_allclose(statistics.mean, data.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(np.sqrt(statistics.sum_squares / statistics.count), data.std(axis=0), rtol=2e-3)
@@ -32,7 +34,7 @@ def test_a_constant_dimension_maps_to_zero_and_its_first_move_stays_bounded():
     for constant in (0.0, 5.0, 8.907, -1234.5):
         statistics = normalization.init(1)
         for _ in range(500):
-            statistics = normalization.update(statistics, jnp.full((16, 1), constant))
+            statistics = update(statistics, jnp.full((16, 1), constant))
         still = normalization.normalize(statistics, jnp.full((4, 1), constant))
         np.testing.assert_allclose(still, np.zeros((4, 1)), atol=0.05)
         moved = normalization.normalize(statistics, jnp.full((4, 1), constant + 300.0))
@@ -58,5 +60,5 @@ def test_one_of_very_many_observations_counts(count):
 def test_the_count_stays_within_its_type():
     statistics = dataclasses.replace(normalization.init(1), count=jnp.int32(2**31 - 3))
     for _ in range(3):
-        statistics = normalization.update(statistics, jnp.ones((16, 1)))
+        statistics = update(statistics, jnp.ones((16, 1)))
     assert int(statistics.count) == 2**31 - 1 and statistics.mean[0] + statistics.mean_rest[0] > 0

@@ -258,7 +258,7 @@ def test_values_against_all_subsets(kind, n, float64):
     values = VALUES[kind][:n]
     cases = [(objective, k) for k in range(1, n + 1) for objective in presets_of(k)]
     weights = jnp.asarray([rank_weights(objective, k, n) for objective, k in cases])
-    actual = jax.vmap(lstat, in_axes=(None, 0))(jnp.asarray(values), weights)
+    actual = jax.jit(jax.vmap(lstat, in_axes=(None, 0)))(jnp.asarray(values), weights)
     assert actual.dtype == jnp.float64
     expected = [brute_force(values, objective, k) for objective, k in cases]
     np.testing.assert_allclose(actual, expected, atol=1e-13)

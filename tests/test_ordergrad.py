@@ -1,12 +1,13 @@
 """OrderGrad on whole episodes: coefficients, the gradient step, and its expectation against the exact gradient."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow import fast_are
 
@@ -32,6 +33,10 @@ DEFINITIONS = {
 }
 
 
+coefficients_of = jax.jit(group_coefficients)
+
+
+@settings(max_examples=60)  # there are 14 pairs of n and k
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 5, 8]), st.data())
 def test_every_estimator_is_its_definition(seed, n, data):
     """Ties included, in float64."""
@@ -39,7 +44,7 @@ def test_every_estimator_is_its_definition(seed, n, data):
     rewards = np.random.default_rng(seed).integers(-4, 5, (3, n)) / 2.0
     with jax.enable_x64(True):
         for estimator in ESTIMATORS:
-            found = group_coefficients(rewards, gap_weights(estimator, None, k, n))
+            found = coefficients_of(rewards, gap_weights(estimator, None, k, n))
             np.testing.assert_allclose(found, DEFINITIONS[estimator](rewards, k), atol=1e-12, err_msg=estimator)
 
 
@@ -88,9 +93,10 @@ def make(**options):
 def steps():
     """A round in which episodes end by terminations and time limits, and new ones begin after them."""
     agent, keys = make(), jax.random.split(jax.random.key(1), 6)
-    state = agent.init(keys[0])
+    state = jax.jit(agent.init)(keys[0])
     observation, after = jax.random.normal(keys[1], (2, LENGTH, NUM_ENVS, 2))
-    action, extras = jax.vmap(lambda key, at: agent.act(state, key, at))(jax.random.split(keys[2], LENGTH), observation)
+    act = jax.jit(jax.vmap(lambda key, at: agent.act(state, key, at)))
+    action, extras = act(jax.random.split(keys[2], LENGTH), observation)
     ended = jax.random.randint(keys[3], (LENGTH, NUM_ENVS), 0, 5)
     reward = jax.random.normal(keys[4], (LENGTH, NUM_ENVS))
     discount = 1.0 - (ended == 0).astype(jnp.float32)
@@ -111,27 +117,31 @@ def plain_gradient(agent, state, steps, baseline):
         [2 / 3 * np.asarray(lstat_advantage(group, "max", 2)) for group in returns.reshape(2, 3)]
     )
 
-    def objective(params):
-        total = 0.0
-        for env in range(NUM_ENVS):
-            for t in range(lengths[env]):
-                distribution = agent.policy_network.apply({"params": params}, steps.observation[t, env][None])
-                log_prob = distribution.log_prob(steps.extras["pre_tanh"][t, env][None, None])[0, 0]
-                total += (coefficients[env] - baseline[t, env] / 3) * log_prob
-        return -total / 2
+    own = [(t, env) for env in range(NUM_ENVS) for t in range(lengths[env])]
 
-    return jax.grad(objective)(state.policy["params"]), coefficients, lengths
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        observation, pre_tanh = (
+            jnp.stack([leaf[at] for at in own])
+            for leaf in (np.asarray(steps.observation), np.asarray(steps.extras["pre_tanh"]))
+        )
+        log_prob = agent.policy_network.apply({"params": params}, observation).log_prob(pre_tanh[None])[0]
+        weights = np.array([coefficients[env] - baseline[t, env] / 3 for t, env in own])
+        return -jnp.sum(weights * log_prob) / 2
+
+    return gradient(state.policy["params"]), coefficients, lengths
 
 
 @pytest.mark.parametrize("baseline", fast_are(1, ["value", "none"]))
 def test_the_gradient_is_the_plain_one(steps, baseline):
     state, steps = steps
     agent = make(baseline=baseline, return_gamma=0.9, normalize_observations=False)
-    rows, metrics = agent.rows(state, steps)
+    rows, metrics = jax.jit(agent.rows)(state, steps)
     batch = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
     params = state.policy["params"], state.value["params"]
-    (found, by_value), of_loss = jax.grad(agent.loss, has_aux=True)(params, jax.random.key(0), batch)
-    values = agent.value_network.apply(state.value, steps.observation)
+    (found, by_value), of_loss = jax.jit(jax.grad(agent.loss, has_aux=True))(params, jax.random.key(0), batch)
+    values = np.asarray(jax.jit(agent.value_network.apply)(state.value, steps.observation))
     expected, coefficients, lengths = plain_gradient(agent, state, steps, values if baseline == "value" else 0 * values)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
     assert metrics["actor/coefficient"] == pytest.approx(np.abs(coefficients).mean(), rel=1e-5)
@@ -156,12 +166,13 @@ def test_the_gradient_is_unbiased(baseline):
         OrderGrad.create(len(PRIZES), 1, **options, baseline=baseline, estimator=estimator, objective=objective)
         for estimator, objective in cases
     ]
-    state = agents[0].init(jax.random.key(3))
+    state = jax.jit(agents[0].init)(jax.random.key(3))
     rounds = flat(sampled_gradients(agents, state, jax.random.key(5), 4096, 60), 2)
+    exact_of = functools.cache(lambda *target: flat(exact_gradient(agents[0], state.policy, *target)))
     for index, (estimator, objective) in enumerate(cases):
         target = ("mean", 1) if estimator in ("rloo", "mean", "grpo") else (objective or "max", 3)
         share = {"mean": 3 / 4}.get(estimator, 1.0)
-        exact = -share * flat(exact_gradient(agents[0], state.policy, *target))
+        exact = -share * exact_of(*target)
         error = rounds[:, index].std(0) / np.sqrt(60)
         scores = np.abs(rounds[:, index].mean(0) - exact)[error > 0] / error[error > 0]
         assert (error > 0).sum() > 10 and np.abs(exact).max() > 6 * error.max(), "precise enough to tell"
@@ -194,41 +205,45 @@ def test_a_group_starts_alike_and_goes_on_by_itself(name):
     assert any(differ), "afterwards they differ"
 
 
-def test_every_round_begins_with_new_groups(monkeypatch):
-    """On the host, where it can be watched; the agent sees what the environments say."""
+@pytest.fixture(scope="module")
+def watched():
+    """Sizes of the groups that were reset, observations that the agent saw, and events; on the host."""
     env = envs.make("mujoco/reacher", num_envs=6, episode_length=4)
-    resets, seen = [], []
+    resets, seen, events = [], [], []
     reset, rows = type(env).reset, OrderGrad.rows
-    monkeypatch.setattr(type(env), "reset", lambda self, key, size=1: resets.append(size) or reset(self, key, size))
-    monkeypatch.setattr(
-        OrderGrad,
-        "rows",
-        lambda self, state, steps: jax.debug.callback(seen.append, steps.observation) or rows(self, state, steps),
+    agent = OrderGrad.create(
+        env.observation_size, env.action_size, episode_length=4, num_samples=3, num_retries=1, hidden_sizes=(4,)
     )
-    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=3, num_retries=1)
     config = TrainConfig(
         total_env_steps=72, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=72, num_eval_episodes=2
     )
-    train(agent, env, config, jax.random.key(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
+        patch.setattr(type(env), "reset", lambda self, key, size=1: resets.append(size) or reset(self, key, size))
+        patch.setattr(
+            OrderGrad,
+            "rows",
+            lambda self, state, steps: jax.debug.callback(seen.append, steps.observation) or rows(self, state, steps),
+        )
+        train(agent, env, config, jax.random.key(0), events.append)
+    return resets, seen, events
+
+
+def test_every_round_begins_with_new_groups(watched):
+    """The agent sees what the environments say."""
+    resets, seen, _ = watched
     assert resets.count(3) == 3 and len(seen) == 3
     starts = np.array([steps[0] for steps in seen]).reshape(6, 3, -1)
     np.testing.assert_array_equal(starts, np.repeat(starts[:, :1], 3, axis=1))
     assert len({start[0].tobytes() for start in starts}) == 6
 
 
-def test_progress_is_told_within_a_round(monkeypatch):
+def test_progress_is_told_within_a_round(watched):
     """Rounds may take minutes; within one there is nothing that training could be continued from."""
-    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
-    env = envs.make("mujoco/reacher", num_envs=2, episode_length=4)
-    agent = OrderGrad.create(env.observation_size, env.action_size, episode_length=4, num_samples=2, num_retries=1)
-    config = TrainConfig(
-        total_env_steps=16, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=16, num_eval_episodes=2
-    )
-    events = []
-    train(agent, env, config, jax.random.key(0), events.append)
+    *_, events = watched
     told = [event for event in events if isinstance(event, Progress) and not event.evaluating and event.env_steps]
-    assert [event.env_steps for event in told if event.within_round] == [2, 4, 6, 10, 12, 14]
-    assert {event.env_steps for event in told if not event.within_round} == {8, 16}
+    assert [event.env_steps for event in told if event.within_round] == [6, 12, 18, 30, 36, 42, 54, 60, 66]
+    assert {event.env_steps for event in told if not event.within_round} == {24, 48, 72}
     assert all((event.snapshot is None) == event.within_round for event in told)
 
 

@@ -29,6 +29,12 @@ FINAL = {"eval/return_stochastic": 100.0, "actor/entropy": -3.0, "actor/pre_tanh
 ALL = {**FINAL, "actor/gaussian_entropy": 1.0, "actor/grad_norm": 1.0}
 
 
+@pytest.fixture(autouse=True)
+def _light_fonts(monkeypatch):
+    """To put a part of a font into a PDF as publishers want it takes as long as the figure; test_toy.py does it."""
+    monkeypatch.setattr("experiments.comparing.drawing.PDF_FONT_TYPE", 3)
+
+
 def read(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -53,10 +53,11 @@ def rollout():
     """A rollout of the agent's own actions, and its state."""
     agent = make()
     keys = jax.random.split(jax.random.key(0), 6)
-    state = agent.init(keys[0])
+    state = jax.jit(agent.init)(keys[0])
     observation, next_observation = 1.0 + 2.0 * jax.random.normal(keys[1], (2, LENGTH, NUM_ENVS, OBSERVATION_SIZE))
     state = state.replace(normalizer=normalization.update(state.normalizer, observation.reshape(-1, OBSERVATION_SIZE)))
-    action, extras = jax.vmap(lambda key, at: agent.act(state, key, at))(jax.random.split(keys[2], LENGTH), observation)
+    act = jax.jit(jax.vmap(lambda key, at: agent.act(state, key, at)))
+    action, extras = act(jax.random.split(keys[2], LENGTH), observation)
     ended = jax.random.randint(keys[3], (LENGTH, NUM_ENVS), 0, 4)  # 0 by termination, 1 by a time limit
     reward = jax.random.normal(keys[4], (LENGTH, NUM_ENVS))
     discount = 1.0 - (ended == 0).astype(jnp.float32)
@@ -99,33 +100,41 @@ def test_an_update_is_the_plain_one(rollout):
     state, steps = rollout
     updated, metrics = jax.jit(agent.update)(state, jax.random.key(7), steps)
 
-    moments = state.normalizer
-    observation, next_observation = (
-        normalization.normalize(moments, at) for at in (steps.observation, steps.next_observation)
-    )
-    params = state.policy["params"], state.value["params"]
-    value, next_value = (mlp(params[1], at, ["hidden_0", "value"])[..., 0] for at in (observation, next_observation))
-    ended = (steps.discount == 0) | steps.truncation
-    advantage = generalized_advantages(
-        steps.reward, steps.discount, ended, value, next_value, gamma=agent.gamma, gae_lambda=agent.gae_lambda
-    )
-    rows = {"observation": observation, "advantage": advantage, "target": advantage + value}
-    rows = {name: leaf.reshape(LENGTH * NUM_ENVS, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
-    adam = optax.adam(3e-3, eps=1e-5)
-    adam_state = adam.init(params)
-    gradient_of = jax.jit(jax.grad(lambda params, batch, noise: plain_loss(params, batch, noise, agent)))
-    cut = 0
+    moments, params = state.normalizer, (state.policy["params"], state.value["params"])
+
+    @jax.jit
+    def rows_of(steps):
+        observation, next_observation = (
+            normalization.normalize(moments, at) for at in (steps.observation, steps.next_observation)
+        )
+        value, next_value = (
+            mlp(params[1], at, ["hidden_0", "value"])[..., 0] for at in (observation, next_observation)
+        )
+        ended = (steps.discount == 0) | steps.truncation
+        advantage = generalized_advantages(
+            steps.reward, steps.discount, ended, value, next_value, gamma=agent.gamma, gae_lambda=agent.gae_lambda
+        )
+        rows = {"observation": observation, "advantage": advantage, "target": advantage + value}
+        return {name: leaf.reshape(LENGTH * NUM_ENVS, *leaf.shape[2:]) for name, leaf in (rows | steps.extras).items()}
+
+    @jax.jit
+    def step(params, adam_state, batch, noise):
+        gradient = jax.grad(plain_loss)(params, batch, noise, agent)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+        gradient = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, 0.3 / norm), gradient)
+        updates, adam_state = adam.update(gradient, adam_state)
+        return optax.apply_updates(params, updates), adam_state, norm
+
+    rows, adam = jax.tree.map(np.asarray, rows_of(steps)), optax.adam(3e-3, eps=1e-5)
+    adam_state, cut = adam.init(params), 0
     for epoch_key in jax.random.split(jax.random.key(7), 2):
         order_key, *step_keys = jax.random.split(epoch_key, 4)
-        order = jax.random.permutation(order_key, LENGTH * NUM_ENVS)
+        order = np.asarray(jax.random.permutation(order_key, LENGTH * NUM_ENVS))
         for step_key, chosen in zip(step_keys, np.split(order, 3), strict=True):
             noise = jax.random.normal(step_key, (1, len(chosen) * ACTION_SIZE)).reshape(-1, ACTION_SIZE)
-            gradient = gradient_of(params, {name: leaf[chosen] for name, leaf in rows.items()}, noise)
-            norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+            batch = {name: leaf[chosen] for name, leaf in rows.items()}
+            params, adam_state, norm = step(params, adam_state, batch, noise)
             cut += norm > 0.3
-            gradient = jax.tree.map(lambda leaf, norm=norm: leaf * min(1.0, 0.3 / norm), gradient)
-            updates, adam_state = adam.update(gradient, adam_state)
-            params = optax.apply_updates(params, updates)
     assert cut > 0 and metrics["actor/clipped"] > 0, "what is compared has cut gradients and clipped ratios in it"
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-5),
@@ -158,7 +167,7 @@ def test_the_head_may_begin_small():
 
 def test_the_first_step_is_on_the_policy_that_acted(rollout):
     state, steps = rollout
-    _, metrics = make(num_epochs=1, num_minibatches=1).update(state, jax.random.key(0), steps)
+    _, metrics = jax.jit(make(num_epochs=1, num_minibatches=1).update)(state, jax.random.key(0), steps)
     assert abs(metrics["actor/kl"]) < 1e-6 and metrics["actor/clipped"] == 0
 
 
@@ -178,7 +187,7 @@ PROTOCOL = {
 def test_networks_can_differ():
     of_policy = {"policy_hidden_sizes": (5,), "policy_activation": "relu", "policy_norm": "layer"}
     agent = make(value_hidden_sizes=(7, 6), value_activation="elu", **of_policy)
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     policy, value = jax.tree.map(jnp.shape, (state.policy["params"], state.value["params"]))
     assert policy["hidden_0"]["bias"] == policy["norm_1_scale"] == (5,) and "hidden_1" not in policy
     assert value["hidden_0"]["bias"] == (7,) and value["hidden_1"]["bias"] == (6,) and "norm_1_scale" not in value

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from slow import fast_are
 
 import envs
 from agents import SAC
@@ -68,7 +69,7 @@ def make_listener(env, step=1.0):
     return Listener(agent, np.float32(step))
 
 
-@pytest.mark.parametrize("name", ["probe/truncation", "mujoco/inverted_pendulum"])
+@pytest.mark.parametrize("name", fast_are(1, ["probe/truncation", "mujoco/inverted_pendulum"]))
 def test_rollouts_are_in_order_and_whole(name):
     env = envs.make(name, num_envs=NUM_ENVS)
     result = train(make_listener(env), env, CONFIG, jax.random.key(0))

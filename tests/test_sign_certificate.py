@@ -60,10 +60,11 @@ def test_remacs_radii_are_distances_of_its_critics_last_layers(aggregate, norm):
         critic_aggregate=aggregate, critic_norm=norm,
     )  # fmt: skip
     keys = jax.random.split(jax.random.key(0), 4)
-    state = agent.init(keys[0])
+    state = jax.jit(agent.init)(keys[0])
     observation, action = jax.random.normal(keys[1], (4, 3)), jnp.tanh(jax.random.normal(keys[2], (5, 4, 2)))
-    q_values, radius = agent.certified_values(state, observation, action)
-    np.testing.assert_allclose(q_values, agent.actor_values(state, observation, action), rtol=1e-5, atol=1e-6)
+    q_values, radius = jax.jit(agent.certified_values)(state, observation, action)
+    plain = jax.jit(agent.actor_values)(state, observation, action)
+    np.testing.assert_allclose(q_values, plain, rtol=1e-5, atol=1e-6)
 
     def advantages(last):
         critics = {**state.critics, "params": state.critics["params"] | last}
@@ -72,9 +73,9 @@ def test_remacs_radii_are_distances_of_its_critics_last_layers(aggregate, norm):
         return values - jnp.mean(values, axis=0, keepdims=True)
 
     last = {name: state.critics["params"][name] for name in ("kernel_1", "bias_1")}
-    by_last = jax.jacobian(advantages)(last)
+    by_last = jax.jit(jax.jacobian(advantages))(last)
     norms = np.sqrt(sum((np.asarray(leaf) ** 2).reshape(5, 4, -1).sum(-1) for leaf in jax.tree.leaves(by_last)))
-    np.testing.assert_allclose(radius, np.abs(advantages(last)) / norms, rtol=1e-4)
+    np.testing.assert_allclose(radius, np.abs(jax.jit(advantages)(last)) / norms, rtol=1e-4)
 
 
 def test_samples_that_are_unsure_do_not_move_the_actor():
@@ -82,17 +83,22 @@ def test_samples_that_are_unsure_do_not_move_the_actor():
     options = {"gradient": "score_function", "num_retries": 2, "num_samples": 5, "hidden_sizes": (6,)}
     agents = [ReMAC.create(3, 2, **options, sign_certificate=share) for share in (None, 0.4)]
     keys = jax.random.split(jax.random.key(0), 4)
-    state = agents[0].init(keys[0])
+    state = jax.jit(agents[0].init)(keys[0])
     observation = jax.random.normal(keys[1], (4, 3))
     batch = Transition(observation, jnp.zeros((4, 2)), jnp.zeros(4), jnp.ones(4), observation)
-    distribution = agents[0].policy_network.apply(state.policy, observation)
-    action, log_prob = distribution.sample(keys[2], 5, reparameterize=False)
-    _, radius = agents[0].certified_values(state, observation, action)
-    certificate = certificate_weights(radius, 0.4)
+    distribution = jax.jit(agents[0].policy_network.apply)(state.policy, observation)
+
+    @jax.jit
+    def plain(distribution, state):
+        action, log_prob = distribution.sample(keys[2], 5, reparameterize=False)
+        _, radius = agents[0].certified_values(state, observation, action)
+        certificate = certificate_weights(radius, 0.4)
+        q_values = agents[0].actor_values(state, observation, action)
+        return certificate, agents[0].actor_objective(state, q_values, certificate * log_prob)
+
+    certificate, expected = plain(distribution, state)
     assert 0 < np.mean(np.asarray(certificate) == 0) < 1
-    objective, _, metrics = agents[1].sampled_objective(distribution, state, keys[2], batch)
-    q_values = agents[0].actor_values(state, observation, action)
-    expected = agents[0].actor_objective(state, q_values, certificate * log_prob)
+    objective, _, metrics = jax.jit(agents[1].sampled_objective)(distribution, state, keys[2], batch)
     np.testing.assert_allclose(objective, expected, rtol=1e-5)
     assert metrics["actor/certificate"] == pytest.approx(float(np.mean(certificate)))
 

@@ -56,13 +56,26 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """Agent, result and what was saved of a training on the device, with and without its transitions."""
+    env = make_env("device")
+    agent, saved, without = make_agent(env, SAC), Saved(), Saved(replay=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)  # a tick after every round and evaluation step
+        whole = train(agent, env, CONFIG, jax.random.key(1), lambda event: (saved(event), without(event)))
+    return agent, whole, saved, without
+
+
 @pytest.mark.parametrize("suite", ["device", pytest.param("host", marks=pytest.mark.slow)])
-def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, monkeypatch):
+def test_a_continued_training_is_bitwise_the_one_never_stopped(suite, trained, monkeypatch):
     """From a checkpoint, and from where a signal may come: within evaluations, prefill and training."""
-    monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)  # a tick after every round and evaluation step
-    env = make_env(suite)
-    agent, saved = make_agent(env, SAC), Saved()
-    whole = train(agent, env, CONFIG, jax.random.key(1), saved)
+    agent, whole, saved, _ = trained
+    if suite == "host":
+        monkeypatch.setattr("remac.training.pacing.INTERVAL_SECONDS", 0.0)
+        env = make_env(suite)
+        agent, saved = make_agent(env, SAC), Saved()
+        whole = train(agent, env, CONFIG, jax.random.key(1), saved)
     assert [env_steps for env_steps, _ in saved.at_checkpoint] == [40, 80, 120]
     assert saved.at_checkpoint[40, False][0]["state/replay/storage/reward"].shape == (40,), "only rows in use"
     places = [saved.at_progress[place] for place in ((16, False), (64, True), (160, True))]
@@ -89,11 +102,10 @@ def test_members_continue_together_alone_and_in_another_company():
         assert_equal(other, jax.tree.map(lambda leaf: leaf[1], whole.agent_state))
 
 
-def test_without_the_transitions_the_replay_is_filled_again_first():
-    env = make_env("device")
-    agent, saved, second = make_agent(env, SAC), Saved(replay=False), Saved()
-    train(agent, env, CONFIG, jax.random.key(1), saved)
-    (arrays,) = saved.at_checkpoint[80, False]
+def test_without_the_transitions_the_replay_is_filled_again_first(trained):
+    env, second = make_env("device"), Saved()
+    agent, _, _, without = trained
+    (arrays,) = without.at_checkpoint[80, False]
     assert not any("storage" in name for name in arrays)
     events = []
 
@@ -109,10 +121,9 @@ def test_without_the_transitions_the_replay_is_filled_again_first():
     assert second.at_checkpoint[120, False][0]["state/replay/size"] == 24 + 40
 
 
-def test_arrays_of_another_training_are_refused():
-    env, saved = make_env("device"), Saved()
-    agent = make_agent(env, SAC)
-    train(agent, env, CONFIG, jax.random.key(1), saved)
+def test_arrays_of_another_training_are_refused(trained):
+    env = make_env("device")
+    agent, _, saved, _ = trained
     (good,) = saved.at_checkpoint[40, False]
     size = good["state/replay/size"]
 

@@ -86,14 +86,18 @@ def make_plan(tmp_path):
         yield plan
 
 
-LARGE = ("max_at_k_estimators", "tune_learning_rate", "adam_epsilon", "learning_rate_vs_epsilon")  # many arms
+# Presets of many arms, and those that are others with one thing changed.
+LARGE = ("max_at_k_estimators", "tune_learning_rate", "adam_epsilon", "learning_rate_vs_epsilon")
+ALIKE = ("damping", "num_samples", "sgd_actor", "sparse", "policy_scale")
 
 
 def test_every_preset_has_its_grid_written_here():
     assert set(PRESETS) == set(GRIDS)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in PRESETS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE + ALIKE)) for name in PRESETS]
+)
 def test_preset_is_the_protocols_grid(make_plan, name):
     runs = make_plan(name, "scale=paper", "seeds=[1]", f"tasks=[{TASKS.get(name, 'half_cheetah')}]")
     main = "ordergrad" if name in OF_EPISODES else "remac"

@@ -17,6 +17,9 @@ from PIL import Image, ImageSequence
 import envs
 from experiments.records.files import read_metrics
 from experiments.records.run_directory import RunDirectory, require_unused
+from experiments.running.config import compose_job
+from experiments.running.jobs import run_jobs
+from experiments.running.planning import PlannedJob
 from remac.policies.policy import load_policy, save_policy
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Evaluator
@@ -56,17 +59,16 @@ def command(module, *arguments, cwd, **options):
     )
 
 
+HOPPER = ("env=mujoco/hopper", "agent=sac", "seed=3", *QUICK)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two equal runs on MuJoCo by the real command."""
+    """A run on MuJoCo by the real command."""
     directory = tmp_path_factory.mktemp("runs")
-    runs = []
-    for name in ("a", "b"):
-        arguments = ["env=mujoco/hopper", "agent=sac", "seed=3", *QUICK, f"hydra.run.dir={directory / name}"]
-        done = command("train", *arguments, cwd=directory)
-        assert done.returncode == 0, done.stderr
-        runs.append((directory / name, done))
-    return runs
+    done = command("train", *HOPPER, f"hydra.run.dir={directory / 'a'}", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return directory / "a", done
 
 
 def rows(directory):
@@ -75,7 +77,7 @@ def rows(directory):
 
 
 def test_the_directory_says_what_ran_and_what_came_out(finished):
-    directory, done = finished[0]
+    directory, done = finished
     assert sorted(path.name for path in directory.iterdir()) == [
         *("config.yaml", "metrics.csv", "plots", "policy", "provenance.json", "summary.json")
     ]
@@ -95,7 +97,7 @@ def test_the_directory_says_what_ran_and_what_came_out(finished):
 
 
 def test_every_metric_is_there_at_every_evaluation(finished):
-    directory, _ = finished[0]
+    directory, _ = finished
     assert list(rows(directory)[0]) == ["env_steps", "gradient_steps", "wall_seconds", "name", "value"]
     names = {}
     for row in rows(directory):
@@ -107,7 +109,11 @@ def test_every_metric_is_there_at_every_evaluation(finished):
     assert names[256, 384] == everything | {"train/episode_return"}, "hopper has fallen at least once by now"
 
 
-def test_equal_commands_give_equal_files_but_for_the_time(finished):
+def test_equal_commands_give_equal_files_but_for_the_time(finished, tmp_path):
+    """The second in this process."""
+    directories = finished[0], tmp_path / "b"
+    run_jobs([PlannedJob(compose_job(list(HOPPER)), directories[1], "sweep", HOPPER)])
+
     def without_time(directory):
         return [
             (row["env_steps"], row["gradient_steps"], row["name"], row["value"])
@@ -115,21 +121,21 @@ def test_equal_commands_give_equal_files_but_for_the_time(finished):
             if not row["name"].startswith("time/")
         ]
 
-    assert without_time(finished[0][0]) == without_time(finished[1][0])
-    arrays = [np.load(directory / "policy" / "arrays.npz") for directory, _ in finished]
+    assert without_time(directories[0]) == without_time(directories[1])
+    arrays = [np.load(directory / "policy" / "arrays.npz") for directory in directories]
     for name in arrays[0].files:
         np.testing.assert_array_equal(arrays[0][name], arrays[1][name])
 
 
 def test_the_bar_shows_steps_rate_return_and_entropy(finished):
-    _, done = finished[0]
+    _, done = finished
     last = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
     assert re.search(r"100%.*256/256 env steps \[.*step/s, return=-?[\d.]+, entropy=-?[\d.]+\]", last)
 
 
 def test_the_policy_acts_as_it_was_evaluated(finished, run_module):
     """`evaluate` loads the policy and finds the return that training logged for the same starts."""
-    directory, _ = finished[0]
+    directory, _ = finished
     policy = load_policy(directory)
     action = policy(np.zeros((5, 11), np.float32))
     assert action.shape == (5, 3) and np.abs(action).max() <= 1
@@ -155,9 +161,9 @@ def test_evaluate_refuses_what_is_not_a_run(finished, run_module, tmp_path, dama
     directory = tmp_path / "run"
     if damage != "missing":
         directory.mkdir()
-        (directory / "config.yaml").write_text((finished[0][0] / "config.yaml").read_text())
+        (directory / "config.yaml").write_text((finished[0] / "config.yaml").read_text())
     if damage in ("cut short", "pickle"):
-        save_policy(load_policy(finished[0][0]), directory / "policy")
+        save_policy(load_policy(finished[0]), directory / "policy")
         file = directory / "policy" / "arrays.npz"
         if damage == "cut short":
             file.write_bytes(file.read_bytes()[:500])
@@ -178,7 +184,7 @@ class _Bomb:
 
 
 def test_evaluate_films_the_policy(finished, run_module):
-    directory, _ = finished[0]
+    directory, _ = finished
     status, out, err = run_module("evaluate", f"run={directory}", "num_episodes=4", "render=true", "render_steps=30")
     assert status == 0, err
     if "no video" in err:

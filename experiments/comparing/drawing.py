@@ -33,6 +33,9 @@ _OTHER_COLOURS = ("#CC79A7", "#0072B2", "#F0E442")
 _SETTINGS_OF_CALLERS = ("MPLBACKEND", "MATPLOTLIBRC")
 
 
+PDF_FONT_TYPE = 42  # as outlines that publishers accept
+
+
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
     """Draws and saves figures with Matplotlib's defaults, whatever backend and settings the caller has for it.
@@ -46,7 +49,7 @@ def own_style() -> Iterator[None]:
         os.environ |= hidden
     with matplotlib.rc_context(), np.errstate(all="ignore"):  # numbers of runs that diverged may be huge
         matplotlib.rcdefaults()
-        matplotlib.rcParams["pdf.fonttype"] = 42  # fonts as outlines that publishers accept
+        matplotlib.rcParams["pdf.fonttype"] = PDF_FONT_TYPE
         yield
 
 

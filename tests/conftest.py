@@ -55,12 +55,18 @@ HAS_FUSION_EMITTERS = jax.__version_info__ < (0, 11)
 COMPILE_SOON = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 FEW_OPTIMIZATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # in the environment of subprocesses
 MIN_COMPILE_SECONDS = 0.1
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # as malloc.h has them
 MAX_MIB = 900  # of a process between two tests, or
-MAX_GROWTH_MIB = 200  # since it last forgot its programs: what libraries and modules take stays
+MAX_GROWTH_MIB = 300  # since it last forgot its programs: what libraries and modules take stays
 
 
 def pytest_configure(config):
     """Before any backend is made, and for subprocesses too."""
+    with contextlib.suppress(OSError, AttributeError):
+        # Else glibc keeps much of what was freed: for every thread by itself, and what is of middling size.
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**18)
     # Tracing makes so many objects that looking for cycles among them took a tenth of the processor time.
     gc.set_threshold(50_000, 20, 20)
     flags = os.environ.get("XLA_FLAGS", "")

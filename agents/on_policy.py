@@ -84,7 +84,7 @@ class OnPolicyAgent(BaseAgent):
     log_std_max: float = redeclared(StochasticActorCritic, "log_std_max", LOG_STD_RANGE[1])
     mean_max: float | None = redeclared(StochasticActorCritic, "mean_max", None)
     state_dependent_std: bool = flag(
-        True, "whether the deviation before tanh is a function of the state, or the same at all"
+        True, "whether the deviation before tanh is a function of the state, or the same at every one"
     ).field()
     head_scale: Array = number(1.0, "factor of the first weights of the policy's last layer", 0).field()
     matmul_precision: str = choice("default", "precision of products, on accelerators", PRECISIONS).field()

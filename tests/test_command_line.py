@@ -242,7 +242,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(train_keys()), sign=st.sampled_from(["", "", "", "+", "++", "~"]), value=SCALARS)
 def test_no_value_reaches_a_traceback(call, monkeypatch, tmp_path, key, sign, value):
     monkeypatch.setattr(train, "run_jobs", lambda planned: [Outcome(tmp_path, "finished", 0.0)])
@@ -257,13 +257,13 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
     monkeypatch.setattr(
         train, "run_jobs", lambda planned: seen.append(planned[0].job.config["agent"]["name"]) or [outcome]
     )
-    status, _, err = call(["-m", "env=probe/action", "agent=glob(s*,exclude=*_schema)"])
+    status, _, err = call(["-m", "env=probe/action", "agent=glob(*,exclude=*_schema)"])
     assert status == 0, err
-    assert seen == sorted(name for name in AGENTS if name.startswith("s"))
+    assert seen == sorted(AGENTS)
 
 
 PROCESSES = [
-    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "--sed")),
+    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=a2c", "--sed")),
     ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
     ("sweep", ["experiment=fig7"], ["experiment=fig7", "adam_epsilon"]),
     ("plot", ["nowhere"], ["nowhere"]),

@@ -65,7 +65,7 @@ def test_nothing_of_it_reaches_the_replay_or_the_metrics():
 
 def test_too_much_of_it_stops_the_run():
     with pytest.raises(DivergedError, match=r"diverged in \d+ of 64 env steps, more than max_diverged_fraction=0.01 "):
-        run(prefill_env_steps=CONFIG.total_env_steps)  # nothing is learned before, and so nothing of it is compiled
+        run()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -453,9 +453,8 @@ class Enough(Exception):
     pass
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("logged_compilations")
-@pytest.mark.parametrize("rollout", [True, False])
+@pytest.mark.parametrize("rollout", fast_are(1, [True, False]))
 def test_what_trains_is_compiled_once_whatever_surrounds_it_and_nothing_goes_on_after_the_end(rollout, caplog):
     env = envs.make("mujoco/inverted_pendulum", num_envs=3)
     agent = PPO if rollout else SAC

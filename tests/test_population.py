@@ -1,8 +1,6 @@
 """Sweeps as one program: members equal single runs, groups, failures, devices, and Hydra's sweepers and launchers."""
 
-import contextlib
 import csv
-import io
 import json
 import os
 import signal
@@ -12,16 +10,12 @@ import sys
 import jax
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from waiting import DEADLINE_SECONDS, end, wait_until
 
-from experiments import train
 from experiments.records.checkpoints import Checkpoints
 from experiments.records.run_directory import OutputError
-from experiments.running import hydra_main
 from experiments.running import jobs as population
 from experiments.running.config import compose_job
-from experiments.running.hydra_launcher import register_launcher
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import Outcome, PlannedJob, group_jobs
 from experiments.running.recorder import Recorder
@@ -40,6 +34,7 @@ QUICK = (
     "agent.batch_size=8",
 )
 PROBE = ("env=probe/truncation", *QUICK)
+HOPPER = ("env=mujoco/hopper", "+env.options.episode_length=20", *QUICK)
 MIXED = (
     ("agent.num_retries=1", "seed=0"),
     ("agent.num_retries=8", "agent.actor_adam_epsilon=0.1", "agent.learning_rate=3e-3", "seed=1"),
@@ -288,51 +283,39 @@ def test_a_directory_that_fails_when_its_turn_comes_leaves_the_others(tmp_path, 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A sweep by the command, from a folder that is not the repository's, with one member that fails."""
+    """A sweep by the real command, from a folder that is not the repository's, with one member that fails."""
     directory = tmp_path_factory.mktemp("sweep")
     swept = ["agent.num_retries=4", "agent.learning_rate=1e-3,1e30", f"hydra.sweep.dir={directory / 'runs'}"]
-    arguments = ["-m", "hydra/launcher=population", *PROBE, "logger=wandb", "logger.mode=offline", *swept]
-    out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    GlobalHydra.instance().clear()
-    register_launcher()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        for name in ("CONFIG", "CACHE", "DATA"):
-            patch.setenv(f"WANDB_{name}_DIR", str(directory / "w"))
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setattr(sys, "argv", ["train.py", *arguments])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            hydra_main.run("train", train.main)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return directory, stop.value.code, out.getvalue(), err.getvalue()
+    arguments = ["-m", "hydra/launcher=population", *HOPPER, "logger=wandb", "logger.mode=offline", *swept]
+    environment = {f"WANDB_{name}_DIR": str(directory / "w") for name in ("CONFIG", "CACHE", "DATA")}
+    done = command(*arguments, cwd=directory, JAX_NUM_CPU_DEVICES="2", **environment)
+    return directory, done
 
 
 def test_the_command_gives_every_job_all_that_a_run_has(swept):
-    directory, status, out, err = swept
-    assert status == 3, err
-    assert "Traceback" not in err and "non-finite at gradient step" in err.splitlines()[-1]
-    lines = out.strip().splitlines()
+    directory, done = swept
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr and "non-finite at gradient step" in done.stderr.splitlines()[-1]
+    lines = done.stdout.strip().splitlines()
     assert "2 members" in lines[0] and "MiB" in lines[0]
-    assert lines[-1] == "1 finished, 1 stopped" and out.count("wandb sync ") == 2
+    assert lines[-1] == "1 finished, 1 stopped" and done.stdout.count("wandb sync ") == 2
     runs = sorted((directory / "runs").glob("?_*"))
-    assert [run.name for run in runs] == [f"{number}_remac_truncation_seed0" for number in range(2)]
+    assert [run.name for run in runs] == [f"{number}_remac_hopper_seed0" for number in range(2)]
     for run, status, rate in zip(runs, ("finished", "stopped"), ("0.001", "1e+30"), strict=True):
         assert summary(run)["status"] == status
         changed = ["agent.num_retries=4", f"agent.learning_rate={rate}"]
         provenance = json.loads((run / "provenance.json").read_text())
-        told = [*PROBE, "logger=wandb", "logger.mode=offline", *changed]
+        told = [*HOPPER, "logger=wandb", "logger.mode=offline", *changed]
         assert provenance["origin"] | {"id": ""} == {"id": "", "sweep": "runs", "overrides": told}
         assert list(run.glob(f"wandb/offline-run-*-{provenance['origin']['id']}/*.wandb"))
         assert "agent.learning_rate=1e-3,1e30" in provenance["command"]
-    assert "400/400 env steps" in err.replace("\r", "\n")
+    assert "400/400 env steps" in done.stderr.replace("\r", "\n")
 
 
 def test_a_member_of_the_command_equals_its_job_alone(swept):
-    directory, *_ = swept
-    (alone,) = run_jobs(planned(directory / "alone", (*PROBE, "agent.num_retries=4", "agent.learning_rate=0.001")))
-    assert values(alone.directory) == values(directory / "runs" / "0_remac_truncation_seed0")
+    directory, _ = swept
+    (alone,) = run_jobs(planned(directory / "alone", (*HOPPER, "agent.num_retries=4", "agent.learning_rate=0.001")))
+    assert values(alone.directory) == values(directory / "runs" / "0_remac_hopper_seed0")
 
 
 @pytest.mark.parametrize(

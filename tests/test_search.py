@@ -84,22 +84,22 @@ def test_a_search_in_which_every_trial_is_bad_ends_with_their_reason(search):
 
 @pytest.mark.parametrize("batch_after", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_search_that_was_stopped_goes_on_with_the_trials_it_has(search, tmp_path, batch_after):
-    status, _, _, before = search("hydra.sweeper.n_trials=4", SPACE, interrupted_in_batch=2)
+    status, _, _, before = search("hydra.sweeper.n_trials=6", SPACE, interrupted_in_batch=2)
     assert (status, [number for number, *_ in before]) == (130, [0, 1, 2, 3])
-    more = ["hydra.sweeper.n_trials=4", f"hydra.sweeper.n_jobs={batch_after}", SPACE, "resume=auto"]
+    more = ["hydra.sweeper.n_trials=6", f"hydra.sweeper.n_jobs={batch_after}", SPACE, "resume=auto"]
     status, out, err, after = search(*more)
     assert status == 0, err
     assert "2 trials have ended already" in out
-    assert [number for number, *_ in after] == [2, 3]
-    assert [rate for _, rate, _ in after] == [rate for _, rate, _ in before[2:]]
+    assert [number for number, *_ in after] == [2, 3, 4, 5]
+    assert [rate for _, rate, _ in after[:2]] == [rate for _, rate, _ in before[2:]]
     assert all(resume for *_, resume in after)
     rates = [rate for _, rate, _ in before[:2] + after]
-    assert len(set(rates)) == 4, "no value comes twice"
+    assert len(set(rates)) == 6, "no value comes twice"
     assert results(tmp_path)["best_value"] == max(rates)
     status, _, err, again = search(*more)
     assert (status, again) == (0, []), err
-    status, _, err, longer = search("hydra.sweeper.n_trials=5", SPACE, "resume=auto")
-    assert (status, [number for number, *_ in longer]) == (0, [4]), err
+    status, _, err, longer = search("hydra.sweeper.n_trials=7", SPACE, "resume=auto")
+    assert (status, [number for number, *_ in longer]) == (0, [6]), err
 
 
 def test_a_grid_goes_on_with_what_it_has_not_tried(search):

@@ -74,7 +74,7 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for the
         host; ``compile_seconds``; or ``error``.
     """
-    directory = directory or Path("runs", "benchmark", "environments", f"cuda-{jax.__version__}")
+    directory = directory or timing.ENVIRONMENTS / f"cuda-{jax.__version__}"
     error = install_plugin(directory)
     cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3", "ppo") for members in (1, 40, 160)]
     small = [case for case in cases if case[2] == 1 or (case[2] == 40 and case[1] in ("sac", "remac 8,4"))]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from remac.machine import available_cpus
 
 GEMM_SHAPE = (4096, 64, 64)
+ENVIRONMENTS = Path("runs", "benchmark", "environments")  # virtual ones, of what is compared or compiled
 T = TypeVar("T")
 
 

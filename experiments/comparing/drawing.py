@@ -31,8 +31,6 @@ COLOURS_OF_OTHERS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#99
 _OTHER_COLOURS = ("#CC79A7", "#0072B2", "#F0E442")
 # Of Matplotlib's settings for the user: a backend for windows, and a file of defaults.
 _SETTINGS_OF_CALLERS = ("MPLBACKEND", "MATPLOTLIBRC")
-
-
 PDF_FONT_TYPE = 42  # as outlines that publishers accept
 
 

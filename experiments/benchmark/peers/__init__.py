@@ -57,9 +57,8 @@ GYMNASIUM_NAMES = {
     "mujoco/half_cheetah": "HalfCheetah-v5",
     "mujoco/hopper": "Hopper-v5",
     "mujoco/walker2d": "Walker2d-v5",
-    "brax/halfcheetah": "brax/halfcheetah",
 }
-RETURNS_TASKS, RETURNS_SEEDS = ("mujoco/half_cheetah", "mujoco/hopper", "mujoco/walker2d"), (0, 1, 2)
+RETURNS_TASKS, RETURNS_SEEDS = tuple(GYMNASIUM_NAMES), (0, 1, 2)
 
 
 def run(
@@ -78,7 +77,7 @@ def run(
         turns of our rate over the peer's. A peer that does not install or run has its last line of output in ``error``
         instead.
     """
-    directory = directory or Path("runs", "benchmark", "environments")
+    directory = directory or timing.ENVIRONMENTS
     errors = {peer: install(peer, directory / peer) for peer in only}
     seconds = 10.0 if size == "full" else 1.0
     rows: list[Row] = []
@@ -120,7 +119,7 @@ def run_returns(size: str, repeats: int, directory: Path | None = None) -> list[
         ``error``. On the first row of a task ``ours_over_peer``: the median over the seeds of the peer's seconds over
         ours.
     """
-    directory = directory or Path("runs", "benchmark", "environments")
+    directory = directory or timing.ENVIRONMENTS
     peer = "stable_baselines3"
     error = install(peer, directory / peer)
     full = size == "full"
@@ -190,7 +189,7 @@ def _measure(
         script = [sys.executable, "-m", f"{__name__}.ours"]
     else:
         script = [str(_python(directory / who)), str(SCRIPTS / f"{who}.py")]
-        task = GYMNASIUM_NAMES[task]
+        task = GYMNASIUM_NAMES.get(task, task)
     if core is not None:
         script = ["taskset", "--cpu-list", str(core), *script]
     words = [comparison.agent, str(comparison.num_envs), task, what, *map(str, arguments)]

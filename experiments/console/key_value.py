@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.console.messages import file_error, leave
+from experiments.console.messages import file_error, leave, refusal
 from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
 from remac.files import is_too_long
@@ -101,7 +101,7 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except InvalidValueError as error:
-        leave(2, str(error))
+        leave(2, refusal(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -35,7 +35,7 @@ from remac.machine import available_bytes
 from remac.training.agent import Agent
 from remac.training.loop import TrainConfig, round_bytes
 from remac.types import Environment
-from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
+from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 WANDB_MODES = ("online", "offline", "disabled")
@@ -80,12 +80,19 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     tuned = _root_["env"]["tuned"].get(setting) or {}
     if agent is None:
         of_agent = tuned.get(name) or {}
-        owners = [of_agent.get(TRAINING), tuned.get(TRAINING)]
+        owners = {f"{name}.{TRAINING}": of_agent.get(TRAINING), TRAINING: tuned.get(TRAINING)}
     else:
-        owners = [tuned.get(agent), tuned.get(ALL)]
-    for values in owners:
+        owners = {owner: tuned.get(owner) for owner in (agent, ALL)}
+    for owner, values in owners.items():
         if isinstance(values, DictConfig) and key in values:
-            return values[key]
+            value, full_key = values[key], f"env.tuned.{setting}.{owner}.{key}"
+            if agent is not None:
+                hyperparameters(AGENTS[agent])[key].check(full_key, value)
+            elif key == UPDATE_RATIO:
+                require_number(full_key, value, 0, open_minimum=True)
+            else:
+                require_int(full_key, value, 0 if key == "prefill_env_steps" else 1)
+            return value
     if agent is not None:
         return defaults(AGENTS[agent])[key]
     if key in TRAINING_DEFAULTS:

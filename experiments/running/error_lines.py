@@ -1,23 +1,33 @@
 """What is said of bad input: one line that names the key, its value and what is allowed."""
 
+import dataclasses
 import difflib
 import re
 import shlex
+import types
+import typing
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 import envs
+from experiments.console.messages import refusal
 from experiments.console.pasting import key_of, pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_anew
 from remac.validation import InvalidValueError
 
 GROUPS = ("agent", "env", "logger", "experiment")
-
+TYPES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "a dictionary {<key>: <value>}",
+}
 
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
@@ -35,7 +45,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         config_name: The configuration whose keys are listed.
     """
     if isinstance(error, InvalidValueError):
-        return str(error)
+        return refusal(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         file = str(error.missing_cfg_file)
         if file.startswith("hydra/"):  # of Hydra's own, some of which come with packages
@@ -67,7 +77,10 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}{hint}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
-        return f"{given}: {reason}"
+        allowed = next(filter(None, map(_allowed_type, chain)), "")
+        if allowed and given != key:
+            return f"{given}: must be {allowed}"
+        return f"{given}: {reason}" + (f"; must be {allowed}" if allowed else "")
     if lines and lines[0].startswith("Ambiguous value"):
         choices = "add -m for a sweep over these values, or write [...] for a list"
         for argument in arguments:
@@ -81,8 +94,31 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
     return lines[0] if lines else type(error).__name__
 
 
+def _allowed_type(error: BaseException) -> str:
+    """Returns the type that a schema wants where a value was refused, in words, or nothing."""
+    if not isinstance(error, ValidationError):
+        return ""
+    if dataclasses.is_dataclass(error.object_type) and isinstance(error.object_type, type):
+        return _in_words(typing.get_type_hints(error.object_type).get(str(error.key)))
+    return _in_words(error.ref_type)  # of an element, its list's
+
+
+def _in_words(kind: typing.Any) -> str:
+    """Returns what values of a type are called, or nothing for one of which nothing is known."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        words = [_in_words(argument) for argument in arguments if argument is not types.NoneType]
+        return " or ".join([*words, "null"]) if all(words) else ""
+    if origin is list:
+        return "a list of " + _in_words(arguments[0]).partition(" ")[2] + "s"
+    if dataclasses.is_dataclass(kind):
+        return f"given key by key; its keys are {', '.join(field.name for field in dataclasses.fields(kind))}"
+    return TYPES.get(origin or kind, "")
+
+
 def _argument_of(key: str, arguments: list[str]) -> str:
-    """Returns the argument that sets a key, or the key itself."""
+    """Returns the argument that sets a key, or an element of its list, or the key itself."""
+    key = key.partition("[")[0]
     return next((argument for argument in reversed(arguments) if key_of(argument) == key), key)
 
 

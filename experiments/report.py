@@ -31,7 +31,7 @@ from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
 from experiments.console.key_value import command_of, exit_with, parse, require_file
-from experiments.console.messages import one_line
+from experiments.console.messages import counted, one_line
 from experiments.console.pasting import pasted
 from experiments.records.files import FINISHED
 from remac.files import write_whole
@@ -123,17 +123,15 @@ def _summary(runs: Runs) -> str:
     states = Counter(run.status for run in runs.all)
     seeds = as_ranges(run.seed for cell in runs.cells for run in cell.finished)
     items = [
-        f"{len(runs.all)} runs: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.",
-        f"Tasks: {', '.join(runs.tasks)}; {len(runs.arms)} arms; finished seeds {seeds or 'none'}.",
+        f"{counted(len(runs.all), 'run')}: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.",
+        f"Tasks: {', '.join(runs.tasks)}; {counted(len(runs.arms), 'arm')}; finished seeds {seeds or 'none'}.",
         "A final value is the mean over the last tenth of a run's training; only finished runs count.",
     ]
     if any(run.status != FINISHED for run in runs.all):
         items.append("python -m experiments.watch shows the curves of runs that have not finished, too.")
     if lacking := compare_with_plans(runs):
-        count = len(lacking)
-        items.append(
-            f"{count} planned cell{'s' * (count > 1)} of a task and an arm without all seeds: see what is missing."
-        )
+        cells = counted(len(lacking), "planned cell")
+        items.append(f"{cells} of a task and an arm without all seeds: see what is missing.")
     if _is_tuning(runs):
         items.insert(0, "These runs tune a hyperparameter: none of their numbers may be reported.")
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"

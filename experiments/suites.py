@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import envs
 from experiments.console.key_value import exit_with, parse
+from experiments.console.messages import counted
 from remac.validation import require_one_of
 
 WIDTH = 100
@@ -28,7 +29,7 @@ def lines(suites: Sequence[str]) -> list[str]:
         suite, _, task = name.partition("/")
         tasks.setdefault((suite, envs.lacks(name)), []).append(task)
     for (suite, reason), found in tasks.items():
-        told.append(f"{suite}/<task>, {len(found)} tasks" + (f"; {reason}" if reason else "") + ":")
+        told.append(f"{suite}/<task>, {counted(len(found), 'task')}" + (f"; {reason}" if reason else "") + ":")
         told += textwrap.wrap(
             " ".join(found), WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
         )

@@ -1,5 +1,6 @@
 """Checks of settings: each raises one line that names the setting, its value and what is allowed."""
 
+import difflib
 import importlib.util
 import math
 import numbers
@@ -68,10 +69,17 @@ def require_bool(name: str, value: object) -> None:
 
 
 def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
-    """Requires one of the given names."""
+    """Requires one of the given names; those like what was given are named first."""
     names = list(choices)
     if value not in names:
-        raise InvalidValueError(name, value, f"must be one of {', '.join(names)}")
+        raise InvalidValueError(name, value, f"must be one of {', '.join(nearest_first(value, names))}")
+
+
+def nearest_first(given: object, names: Iterable[str]) -> list[str]:
+    """Returns names in their order, but for those that may be meant by one that is mistyped: they come first."""
+    names = list(names)
+    meant = difflib.get_close_matches(str(given), names, 2, 0.75)
+    return [*meant, *(name for name in names if name not in meant)]
 
 
 def missing_package(package: str, extra: str) -> str | None:

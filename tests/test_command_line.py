@@ -49,7 +49,10 @@ BAD = [
     (["+env.tuned.modern.ppo.training=abc"], ["env.tuned.modern.ppo.training=abc", "must have keys"]),
     (["agent=ppo", "updates_per_round=2"], ["updates_per_round=2", "must be 1"]),
     # Keys: the line lists the keys that exist there.
-    (["learning_rate=1"], ["learning_rate=1", "no such key", "total_env_steps", "(and agent.learning_rate)"]),
+    (
+        ["learning_rate=1"],
+        ["learning_rate=1", "no such key; did you mean agent.learning_rate? there are", "total_env_steps"],
+    ),
     (["agent.lr=1"], ["agent.lr=1", "no such key", "learning_rate"]),
     (["hydra/launcher=populaton"], ["hydra/launcher=populaton: no such choice", "basic", "population", "[launchers]"]),
     (["agent=sac", "agent.num_retries=4"], ["agent.num_retries=4", "no such key", "temperature"]),
@@ -102,7 +105,10 @@ ALSO_BAD = [
     (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
     (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),
-    (["agent.num_retires=8"], ["agent.num_retires=8", "no such key", "(and agent.num_retries, agent.num_retries_end)"]),
+    (
+        ["agent.num_retires=8"],
+        ["agent.num_retires=8", "no such key; did you mean agent.num_retries or agent.num_retries_end?"],
+    ),
     (["+env.tuned.modern.nobody.gamma=1"], ["env.tuned.modern=nobody", "all, training, remac, sac, td3"]),
     (["env.backend=spring"], ["env.backend=spring", "no such key", "options"]),
     (["~seed"], ["seed"]),

@@ -91,5 +91,14 @@ def test_links_lead_somewhere():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_all_metrics_are_in_the_table():
+    files = [*ROOT.glob("agents/*.py"), *ROOT.glob("remac/**/*.py"), ROOT / "experiments/running/recorder.py"]
+    names = {
+        name for file in files for name in re.findall(r'"((?:actor|critic|eval|train|time)/\w+)"', file.read_text())
+    }
+    table = (ROOT / "docs" / "training.md").read_text().partition("## Metrics")[2].partition("## Resume")[0]
+    assert len(names) > 20 and not {name for name in names if f"`{name}`" not in table}
+
+
 def test_the_readme_fits_in_five_minutes():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

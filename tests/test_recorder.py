@@ -41,7 +41,8 @@ JOB = SimpleNamespace(config={"checkpoint": {"keep_best": False}})
 
 def train(directories, loggers, status="finished"):
     """Records two evaluations and the end of a population that has a checkpoint."""
-    runs = [RunDirectory(directory, {"seed": seed}) for seed, directory in enumerate(directories)]
+    config = {"agent": {"name": "sac"}, "env": {"suite": "probe", "task": "action"}}
+    runs = [RunDirectory(directory, config | {"seed": seed}) for seed, directory in enumerate(directories)]
     for run in runs:
         run.checkpoints.save(8, {"one": np.zeros(3)}, run.position())
     bar = ProgressBar(16 * len(runs))

@@ -6,8 +6,9 @@ one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stder
 Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profile`` (where its time goes),
 ``environment``, ``dmc`` (DeepMind Control's tasks beside dm_control and EnvPool), ``train`` (end to end), ``start`` (to
 the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against sorting),
-``population`` (members against time), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax``
-chooses among them), ``returns`` (PPO's after 1,000,000 env steps, and its seconds, beside Stable-Baselines3's),
+``population`` (members against time), ``growth`` (time and memory by members, jobs, transitions, and runs that are
+compared, with a picture), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax`` chooses
+among them), ``returns`` (PPO's after 1,000,000 env steps, and its seconds, beside Stable-Baselines3's),
 ``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
 ``parts=speed,learning,protocol`` chooses among them), ``program`` (what a GPU would run, compiled without one).
 """
@@ -16,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.benchmark import (
     accelerator,
@@ -24,6 +25,7 @@ from experiments.benchmark import (
     dmc,
     environment,
     estimators,
+    growth,
     peers,
     profile,
     program,
@@ -32,12 +34,15 @@ from experiments.benchmark import (
     train,
     update,
 )
-from experiments.comparing.drawing import Row
+from experiments.comparing.drawing import Row, own_style, save
 from experiments.console.key_value import command_of, exit_with, parse, require_file
 from experiments.running.hydra_main import use_all_cpus
 from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_int, require_one_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUITES: dict[str, Callable[..., list[Row]]] = {
     "update": update.run,
@@ -49,11 +54,13 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "start": start.run,
     "checkpoint": checkpoint.run,
     "population": train.run_population,
+    "growth": growth.run,
     "peers": peers.run,
     "returns": peers.run_returns,
     "accelerator": accelerator.run,
     "program": program.run,
 }
+PICTURES: dict[str, Callable[[list[Row]], "Figure"]] = {"growth": growth.plot}
 SIZES = ("full", "small")
 # Keys that choose among what a suite runs, with the suite and what there is.
 CHOICES: dict[str, tuple[str, Collection[str]]] = {
@@ -119,6 +126,10 @@ def main(arguments: Sequence[str]) -> None:
     content = {"command": command_of("experiments.benchmark", arguments), "machine": before, "rows": rows}
     write_whole(settings.out, (json.dumps(content, indent=2) + "\n").encode())
     print(settings.out)
+    if settings.suite in PICTURES:
+        with own_style():
+            figure = PICTURES[settings.suite](rows)
+        print(*save(settings.out.parent, settings.out.stem, rows, figure), sep="\n")
 
 
 def table(rows: list[Row]) -> str:

@@ -131,7 +131,8 @@ def _small_print(runs: Runs, look: Look, statistic: str, floor: str) -> str:
     if seeds is None:
         fewest, most = (f(len(cell.finished) for cell in runs.cells) for f in (min, max))
         seeds = f"{as_ranges(run.seed for cell in runs.cells for run in cell.finished)} ({fewest} to {most} an arm)"
-    commits = sorted({str(run.provenance.get("commit") or "unknown")[:12] for run in runs.used})
+    of_directories = [run for run in runs.used if run.provenance]  # a file of curves names none
+    commits = sorted({str(run.provenance.get("commit") or "unknown")[:12] for run in of_directories})
     shown = ", ".join(commits[:3]) + (f" and {len(commits) - 3} more" if len(commits) > 3 else "")
     command = look.command if len(look.command) <= 240 else look.command[:237] + "..."
     return " | ".join(
@@ -139,7 +140,7 @@ def _small_print(runs: Runs, look: Look, statistic: str, floor: str) -> str:
             None,
             (
                 command,
-                f"commit {shown}",
+                f"commit {shown}" if commits else "",
                 f"finished seeds: {seeds or 'none'}",
                 statistic,
                 floor,

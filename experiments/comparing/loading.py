@@ -101,7 +101,7 @@ def find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], lis
             elif METRICS in files and (PROVENANCE in files or SUMMARY in files):
                 notes.append(f"{folder}: has {METRICS} but no file {CONFIG}, left out")
         if len(directories) == before and not known:
-            notes.append(f"{path}: no run in it that is not named already")
+            notes.append(f"{path}: no run in it" + (" that is not named already" if before else ""))
     return list(directories.values()), list(plans.values()), list(itertools.chain.from_iterable(curves.values()))
 
 

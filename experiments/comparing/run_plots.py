@@ -3,8 +3,9 @@
 import io
 from pathlib import Path
 
-from experiments.comparing.drawing import COLOURS, caption, label, new_figure, own_style
-from experiments.comparing.panels import STD, floor_of_std
+from experiments.comparing.drawing import COLOURS, caption, label, new_figure, own_style, readable
+from experiments.comparing.panels import STD, floor_of_std, task_title
+from experiments.comparing.runs import Run
 from experiments.records.files import PLOTS, read_config, read_metrics
 from remac.files import write_whole
 
@@ -20,8 +21,9 @@ FIGURES = {
 def plot_run(directory: Path | str) -> list[Path]:
     """Draws every figure whose metrics exist into ``plots/``, and returns the files."""
     directory = Path(directory)
-    series = read_metrics(directory)
-    files = []
+    series, files = read_metrics(directory), list[Path]()
+    run = Run(directory, read_config(directory), {}, None, {})
+    title = f"{run.agent_title} on {task_title(run.task)}, seed {run.seed}"
     for name, (y_label, lines) in FIGURES.items():
         present = {metric: line for metric, line in lines.items() if metric in series}
         if not present:
@@ -29,10 +31,10 @@ def plot_run(directory: Path | str) -> list[Path]:
         figure, axes = new_figure(1, 1, panel=(5, 3.2))
         for colour, (metric, line) in zip(COLOURS, present.items(), strict=False):
             axes[0, 0].plot(*series[metric], marker=".", color=colour, label=line)
-        label(axes[0, 0], x="env steps", y=y_label)
+        label(axes[0, 0], title=readable(title, 70), x="env steps", y=y_label)
         axes[0, 0].grid(alpha=0.3)
         axes[0, 0].legend(frameon=False, fontsize=8)
-        if STD in present and (floor := floor_of_std([read_config(directory)])):
+        if STD in present and (floor := floor_of_std([run.config])):
             caption(figure, floor)
         (directory / PLOTS).mkdir(exist_ok=True)
         files.append(directory / PLOTS / f"{name}.png")

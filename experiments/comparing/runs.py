@@ -123,6 +123,12 @@ class Run:
         return self.retries_label if name == "remac" else f"{name.upper()} {self.retries_label}"
 
     @property
+    def agent_title(self) -> str:
+        """The agent as people write it, with M or K."""
+        name = AGENT_TITLES.get(self.agent["name"], self.agent["name"])
+        return name if self.num_retries is None else f"{name} {self.retries_label}"
+
+    @property
     def retries_label(self) -> str:
         """The number of retries: M of actions, as ReMAC's paper has it, or K of episodes."""
         return f"{'M' if self.agent['name'] == 'remac' else 'K'}={self.num_retries}"
@@ -224,11 +230,7 @@ class Cell:
     @property
     def title(self) -> str:
         """The arm in a figure: the agent as people write it, with M or K; the arm's name where it says more."""
-        if self.kind not in AGENT_TITLES or self.variant:
-            return self.arm
-        if self.num_retries is None:
-            return AGENT_TITLES[self.kind]
-        return f"{AGENT_TITLES[self.kind]} {self.runs[0].retries_label}"
+        return self.arm if self.kind not in AGENT_TITLES or self.variant else self.runs[0].agent_title
 
     @property
     def training(self) -> dict[str, Any]:

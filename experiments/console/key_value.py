@@ -12,7 +12,7 @@ from experiments.console.messages import file_error, leave, refusal
 from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
 from remac.files import is_too_long
-from remac.validation import InvalidValueError
+from remac.validation import InvalidValueError, nearest_first
 
 
 def parse(
@@ -40,7 +40,7 @@ def parse(
             directories.append(argument)
             continue
         if key not in defaults or not equals:
-            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {_listing(defaults)}")
+            raise InvalidValueError(key or "''", value or "''", f"no such key; there are {_listing(key, defaults)}")
         if key in given:
             raise InvalidValueError(key, value, "must be given once")
         if not value:
@@ -111,5 +111,5 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         leave(*line)
 
 
-def _listing(keys: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}=" for key in keys)
+def _listing(given: str, keys: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}=" for key in nearest_first(given, keys))

@@ -50,6 +50,11 @@ def file_error(error: BaseException) -> tuple[int, str] | None:
     return 2 if error.errno == errno.ENAMETOOLONG else 1, line
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things: 1 run, 2 runs."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def shorten(text: str, length: int) -> str:
     """Cuts a text that is too long, and keeps it different from others with the same beginning."""
     if len(text) <= length:

@@ -6,6 +6,7 @@ import re
 import shlex
 import types
 import typing
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +22,7 @@ from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_
 from remac.validation import InvalidValueError
 
 GROUPS = ("agent", "env", "logger", "experiment")
+KEYS_OF_PATHS = {"train": "resume", "evaluate": "run", "export": "run", "sweep": "directory"}  # by configuration
 TYPES = {
     int: "an integer",
     float: "a number",
@@ -59,6 +61,8 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
         hint = f", and with quotes around what holds a = itself: {pasted(key, value)}" if "=" in value else ""
+        if not value and config_name in KEYS_OF_PATHS and Path(key).exists():
+            hint = f": {pasted(KEYS_OF_PATHS[config_name], key)}"
         return f"{error.override}: cannot be read ({str(error).splitlines()[0]}); must be <key>=<value>{hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; must be given, as {error.full_key}=<value>"
@@ -74,7 +78,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
                 if key.startswith("env.options.")
                 else ""
             )
-            return f"{given}: no such key; there are {_siblings(config_name, key, arguments)}{hint}"
+            return f"{given}: no such key; {_siblings(config_name, key, arguments)}{hint}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
         allowed = next(filter(None, map(_allowed_type, chain)), "")
@@ -86,7 +90,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         for argument in arguments:
             key, _, value = argument.partition("=")
             if value and argument in lines[0]:
-                choices = f"a text with a comma needs quotes: {pasted(key, value)}; {choices}"
+                choices += f"; a text with a comma needs quotes: {pasted(key, value)}"
         return f"{lines[0]}; {choices}"
     if lines and (missing := re.match(r"You must specify '(\w+)'", lines[0])):
         group = missing[1]
@@ -123,7 +127,7 @@ def _argument_of(key: str, arguments: list[str]) -> str:
 
 
 def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
-    """Lists the keys beside a key, for the agent, environment and logger that were asked for."""
+    """Tells which keys may be meant, and those beside a key, for the agent, environment and logger that are given."""
     parent = key.rpartition(".")[0]
     choices = [argument.split(",")[0] for argument in arguments if argument.partition("=")[0] in GROUPS]
     with hydra_anew():  # the process ends after this line, so nobody needs the old one
@@ -138,14 +142,14 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
             key.rpartition(".")[2], [other.rpartition(".")[2] for other in others], 2, 0.75
         )
         meant = [other for other in others if other.rpartition(".")[2] in close]
-    return f"{names} (and {', '.join(meant)})" if meant else names
+    return (f"did you mean {' or '.join(meant)}? " if meant else "") + f"there are {names}"
 
 
 def no_such_file(group: str, value: str) -> str:
-    """Tells what a value of a configuration group can be instead."""
+    """Tells what a value of a configuration group, which is a file there, can be instead."""
     if group == "env":
         return f"no such environment; {envs.alternatives(value)}"
-    return f"no such file in {CONFIG_DIRECTORY.name}/{group}; there are {listing(group)}"
+    return f"no such {group}; there are {listing(group)}"
 
 
 def listing(group: str) -> str:

@@ -116,8 +116,8 @@ def _check_arguments(arguments: list[str]) -> None:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if argument.startswith("-") and key not in FLAGS:
-            known = f"no such flag; there are {' '.join(FLAGS)}; keys have no dashes: {key.lstrip('-')}=<value>"
-            raise InvalidValueError(key, value or None, known)
+            meant = f"keys have no dashes: {key.lstrip('-')}={value or '<value>'}"
+            raise InvalidValueError(key, value, f"no such flag; {meant}; flags are {' '.join(FLAGS)}")
         if not key.strip("+~ "):
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
         if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):

@@ -58,7 +58,7 @@ class Recorder:
         self._saved = None if starts[0] is None else (starts[0].run["rounds_done"], starts[0].run["evaluated_round"])
         self._saved_env_steps = self._timed_from
         self._training_since = self._evaluating_since = time.monotonic()
-        self._evaluating = False
+        self._evaluating = self._has_evaluated = False
         self._starts, self._has_begun = starts, False
         self._first_gradient_steps: int | None = None
         self.summaries: dict[int, dict[str, Any]] = {}
@@ -80,13 +80,19 @@ class Recorder:
             env_steps = self._bar_start + event.env_steps * len(self._runs)
             if self._first_gradient_steps is None:
                 self._first_gradient_steps = event.gradient_steps
-            # The program of gradient steps is compiled when the first are due, which takes longer than the prefill.
-            has_learned = event.gradient_steps > self._first_gradient_steps
-            phase = "evaluating" if event.evaluating else "training" if has_learned else "compiling"
+            # Programs are compiled where they are first used; that of gradient steps takes longer than the prefill.
+            if event.evaluating:
+                phase = "evaluating" if self._has_evaluated else "compiling the evaluation"
+            else:
+                has_learned = event.gradient_steps > self._first_gradient_steps
+                phase = "training" if has_learned else "compiling the training"
+            self._has_evaluated |= event.evaluating
             self._bar.update(env_steps, phase)
             if self._signals.is_requested and not event.within_round:
-                if event.snapshot is not None and self._save(event.env_steps, event.snapshot):
-                    self._say_how_to_continue(event.env_steps)
+                if event.snapshot is not None and not event.snapshot.rounds_done:
+                    self._say_how_to_continue("stopped before the first step")
+                elif event.snapshot is not None and self._save(event.env_steps, event.snapshot):
+                    self._say_how_to_continue(f"saved at {event.env_steps:,} env steps")
                 self._signals.end()
 
     def close(self, status: str, reason: str | None = None) -> None:
@@ -151,7 +157,7 @@ class Recorder:
         self._saved, self._saved_env_steps = (place if all(are_saved) else None), env_steps
         return all(are_saved)
 
-    def _say_how_to_continue(self, env_steps: int) -> None:
+    def _say_how_to_continue(self, where: str) -> None:
         run, config = self._runs[0], self._jobs[0].config
         how = pasted("resume", run.path)
         if config["experiment"]:
@@ -160,7 +166,7 @@ class Recorder:
             folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
             how = f"the same command, {pasted('hydra.sweep.dir', folder)} and resume=auto"
         with contextlib.suppress(OSError, ValueError):
-            print(f"saved at {env_steps:,} env steps; continue with {how}", file=sys.stderr, flush=True)
+            print(f"{where}; continue with {how}", file=sys.stderr, flush=True)
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config

@@ -1,6 +1,7 @@
 """What is said of jobs before and after they run."""
 
 import collections
+import os
 from collections.abc import Sequence
 
 import jax
@@ -27,11 +28,14 @@ def announcement(planned: Sequence[PlannedJob]) -> str:
         memory += f"; continuing at {start.env_steps:,} env steps"
     if count > 1:
         memory += f"; with agents and environments {count * needed_bytes(first) / 2**20:,.1f} MiB"
-    line = (
-        f"{first.config['agent']['name']} on {first.env.name}, {devices[0].platform} ({devices[0].device_kind}), "
-        f"{count} member{'s' * (count > 1)}: {config.total_env_steps:,} env steps each; {memory}"
-    )
-    return "\n".join([line, *first.remarks])
+    platform, kind = devices[0].platform, devices[0].device_kind
+    machine = platform if platform == kind else f"{platform} ({kind})"
+    steps, directory = f"{config.total_env_steps:,} env steps", f"run directory: {planned[0].directory}"
+    if count > 1:
+        steps = f"{count} members of {steps} each"
+        directory = f"run directories: {count} in {os.path.commonpath([one.directory.parent for one in planned])}"
+    line = f"{first.config['agent']['name']} on {first.env.name}, {machine}: {steps}; {memory}"
+    return "\n".join([line, directory, *first.remarks])
 
 
 def report(planned: PlannedJob, outcome: Outcome) -> str:

@@ -54,8 +54,8 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     shown = {page.name: blocks(page, "python") for page in PAGES}
     assert {name: len(found) for name, found in shown.items() if found} == {
         "README.md": 1,
-        "environment.md": 2,
-        "python.md": 2,
+        "environment.md": 3,
+        "python.md": 3,
     }
     assert shown["README.md"][0] == shown["python.md"][0]
     namespace = {}
@@ -74,6 +74,8 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     )
     result = namespace["train"](agent, env, config, namespace["jax"].random.key(0))
     assert -4000 < result.evaluations[-1].metrics["eval/return"] < 0
+
+    assert namespace["make"](namespace["TASKS"][0], num_envs=2, episode_length=7).episode_length == 7
 
     walk, jax, np = namespace["Walk"](num_envs=3), namespace["jax"], namespace["np"]
     state = walk.reset(jax.random.split(jax.random.key(0), 2), group_size=3)

@@ -356,8 +356,8 @@ BAD = [
     (["env=gymnasium/Pendulum-v1", "+env.options.vectorization=gpu"], ["vectorization=gpu", "sync, processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),
-    (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=None", "missing 1 required"]),
-    ([f"env=gymnasium/{ENDLESS}"], ["env.options.episode_length=None: must be given", "has no time limit"]),
+    (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=null", "missing 1 required"]),
+    ([f"env=gymnasium/{ENDLESS}"], ["env.options.episode_length=null: must be given", "has no time limit"]),
     *(
         (["env=gymnasium/gymnasium_tasks:Spaces-v0", f"+env.options.which={which}"], [f"has {kind}", "must have"])
         for which, kind in (
@@ -402,8 +402,8 @@ def test_the_announcement_says_what_cannot_be_resumed(tmp_path):
     for event in ("noise", "terminate"):
         job = compose_job([f"env=gymnasium/{WALK}", f"+env.options.event={event}", "+env.options.at=9"])
         lines[event] = announcement([PlannedJob(job, tmp_path, "", ())]).splitlines()
-    assert len(lines["terminate"]) == 1 and len(lines["noise"]) == 2
-    assert "resumed begins new episodes" in lines["noise"][1]
+    assert len(lines["terminate"]) == 2 and len(lines["noise"]) == 3
+    assert "resumed begins new episodes" in lines["noise"][2]
 
 
 def test_a_film_is_drawn_while_the_episode_runs(tmp_path):

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.console.messages import file_error, leave, refusal
+from experiments.console.messages import file_error, leave
 from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
 from remac.files import is_too_long
 from remac.validation import InvalidValueError, nearest_first
+
+_TYPED = {None: "null", True: "true", False: "false"}
 
 
 def parse(
@@ -79,6 +81,13 @@ def require_file(key: str, path: Path) -> None:
 def _require_nameable(key: str, path: Path) -> None:
     if is_too_long(path):
         raise InvalidValueError(key, path, "cannot be made (File name too long)")
+
+
+def refusal(error: InvalidValueError) -> str:
+    """Returns the line about a value that is not allowed, with the value as it is typed on a command line."""
+    if error.value is None or isinstance(error.value, bool):
+        return str(InvalidValueError(error.name, _TYPED[error.value], error.allowed))
+    return str(error)
 
 
 def command_of(module: str, arguments: Sequence[str]) -> str:

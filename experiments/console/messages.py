@@ -7,9 +7,6 @@ import io
 import sys
 from typing import NoReturn
 
-from remac.validation import InvalidValueError
-
-_TYPED = {None: "null", True: "true", False: "false"}
 # What the machine, and not the program, is to blame for.
 _OUTER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
@@ -33,13 +30,6 @@ def warn(message: str) -> None:
 def one_line(error: BaseException) -> str:
     """Returns an exception's kind and message without line breaks, shortened."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def refusal(error: InvalidValueError) -> str:
-    """Returns the line about a value that is not allowed, with the value as it is typed on a command line."""
-    if error.value is None or isinstance(error.value, bool):
-        return str(InvalidValueError(error.name, _TYPED[error.value], error.allowed))
-    return str(error)
 
 
 def file_error(error: BaseException) -> tuple[int, str] | None:

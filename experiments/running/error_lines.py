@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 import envs
-from experiments.console.messages import refusal
+from experiments.console.key_value import refusal
 from experiments.console.pasting import key_of, pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_anew

@@ -78,8 +78,13 @@ def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
 def nearest_first(given: object, names: Iterable[str]) -> list[str]:
     """Returns names in their order, but for those that may be meant by one that is mistyped: they come first."""
     names = list(names)
-    meant = difflib.get_close_matches(str(given), names, 2, 0.75)
+    meant = close_to(given, names)
     return [*meant, *(name for name in names if name not in meant)]
+
+
+def close_to(given: object, names: Iterable[str]) -> list[str]:
+    """Returns the names, at most two, that may be meant by one that is mistyped."""
+    return difflib.get_close_matches(str(given), list(names), 2, 0.75)
 
 
 def missing_package(package: str, extra: str) -> str | None:

@@ -77,8 +77,13 @@ def _save(transitions: int) -> float:
     return checkpoint.measure(compose_job(), transitions, 0.5, iter(range(3))).seconds[-1]
 
 
+def _comparison(name: str) -> Callable[[int, Path], float]:
+    """Returns the measurement of a command that compares runs."""
+    return lambda _, folder: _command(name, RUNS, folder)
+
+
 MANY, SMALL = (10_000, 100_000, 1_000_000), (1_000, 2_000)
-RUNS, FEW = (10, 100, 1_000), (6, 12)
+COMPARING, RUNS = ("plot", "report", "claims"), ("runs",)  # commands, and what they are told
 GROWTHS = {
     "population": Growth(
         "1,000 gradient steps of all", "members", (1, 4, 16, 64), (1, 2), lambda size, _: _train(size, 20_000)
@@ -92,11 +97,8 @@ GROWTHS = {
         (1, 2),
         lambda size, folder: _command("train", ("-m", f"seed=range({size})", *JOBS), folder),
     ),
-    "plot": Growth("plot", "runs", RUNS, FEW, lambda _, folder: _command("plot", ("runs",), folder)),
-    "report": Growth("report", "runs", RUNS, FEW, lambda _, folder: _command("report", ("runs",), folder)),
-    "claims": Growth("claims", "runs", RUNS, FEW, lambda _, folder: _command("claims", ("runs",), folder)),
+    **{name: Growth(name, "runs", (10, 100, 1_000), (6, 12), _comparison(name)) for name in COMPARING},
 }
-COMPARING = ("plot", "report", "claims")
 
 
 def run(size: str, repeats: int) -> list[Row]:
@@ -117,7 +119,7 @@ def run(size: str, repeats: int) -> list[Row]:
         of_runs = {number for what, number in cases if what in COMPARING}
         _command("sweep", (*COMPARED, "directory=trained"), folder)
         for number in of_runs:
-            _copy_runs(folder / "trained", folder / str(number) / "runs", number)
+            _copy_runs(folder / "trained", folder.joinpath(str(number), *RUNS), number)
         for what, number in timing.turns(cases, repeats):
             place = folder / str(number) if what in COMPARING else Path(tempfile.mkdtemp(dir=folder))
             arguments = (sys.executable, "-m", "experiments.benchmark.growth", what, str(number), str(place))
@@ -130,9 +132,10 @@ def run(size: str, repeats: int) -> list[Row]:
         row: Row = {"what": what, "title": GROWTHS[what].title, "by": GROWTHS[what].by, "size": number}
         for name in ("seconds", "mib"):
             row |= timing.summary([outcome[name] for outcome in outcomes], name)
-        before = rows[-1] if rows and rows[-1]["what"] == what else None
-        steps = before and (row["seconds"] / before["seconds"], number / before["size"])
-        rows.append(row | {"exponent": math.log(steps[0]) / math.log(steps[1]) if steps else ""})
+        row["exponent"] = ""
+        if rows and (before := rows[-1])["what"] == what:
+            row["exponent"] = math.log(row["seconds"] / before["seconds"]) / math.log(number / before["size"])
+        rows.append(row)
     return rows
 
 

@@ -1,7 +1,6 @@
 """What is said of bad input: one line that names the key, its value and what is allowed."""
 
 import dataclasses
-import difflib
 import re
 import shlex
 import types
@@ -19,7 +18,7 @@ from experiments.console.key_value import refusal
 from experiments.console.pasting import key_of, pasted
 from experiments.records.files import flatten
 from experiments.running.config import CONFIG_DIRECTORY, as_dict, causes, hydra_anew
-from remac.validation import InvalidValueError
+from remac.validation import InvalidValueError, close_to
 
 GROUPS = ("agent", "env", "logger", "experiment")
 KEYS_OF_PATHS = {"train": "resume", "evaluate": "run", "export": "run", "sweep": "directory"}  # by configuration
@@ -138,9 +137,7 @@ def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     others = [other for other in flatten(plain) if not other.startswith("env.")]
     meant = [other for other in others if other.endswith(f".{key}")]
     if not meant:  # mistyped
-        close = difflib.get_close_matches(
-            key.rpartition(".")[2], [other.rpartition(".")[2] for other in others], 2, 0.75
-        )
+        close = close_to(key.rpartition(".")[2], [other.rpartition(".")[2] for other in others])
         meant = [other for other in others if other.rpartition(".")[2] in close]
     return (f"did you mean {' or '.join(meant)}? " if meant else "") + f"there are {names}"
 

@@ -89,10 +89,11 @@ class Recorder:
             self._has_evaluated |= event.evaluating
             self._bar.update(env_steps, phase)
             if self._signals.is_requested and not event.within_round:
-                if event.snapshot is not None and not event.snapshot.rounds_done:
-                    self._say_how_to_continue("stopped before the first step")
-                elif event.snapshot is not None and self._save(event.env_steps, event.snapshot):
-                    self._say_how_to_continue(f"saved at {event.env_steps:,} env steps")
+                if (snapshot := event.snapshot) is not None:
+                    if not snapshot.rounds_done:
+                        self._say_how_to_continue("stopped before the first step")
+                    elif self._save(event.env_steps, snapshot):
+                        self._say_how_to_continue(f"saved at {event.env_steps:,} env steps")
                 self._signals.end()
 
     def close(self, status: str, reason: str | None = None) -> None:

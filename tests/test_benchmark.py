@@ -43,7 +43,10 @@ def test_flops_of_remac_beside_sacs():
 @pytest.mark.parametrize(
     "suite",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("update", "profile", "start", "checkpoint")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("update", "profile", "start", "checkpoint", "growth")
+        ),
         "estimators",
         "environment",
         "dmc",

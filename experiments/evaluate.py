@@ -1,8 +1,8 @@
-"""Evaluates saved policies: ``python -m experiments.evaluate run=<run directory> render=true``.
+"""Evaluates saved policies: ``python -m experiments.evaluate <run directory> render=true``.
 
 | key | default | meaning |
 |---|---|---|
-| `run` | | a run directory, a folder that holds some at any depth, or a list of these, `'run=[runs/a,"runs/b,c"]'` |
+| `run` | | a run directory, or a folder that holds some at any depth; needs no key; or a list, `'run=[a,"b,c"]'` |
 | `policy` | `last` | or `best`: of the best evaluation, of runs that kept it (`checkpoint.keep_best=true`) |
 | `num_episodes`, `num_retries` | 16, 1 | episodes by the mean action, and by sampled ones; how many from each start |
 | `eval_seed` | 1000003 | all that happens by chance depends on it |
@@ -282,4 +282,4 @@ def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:
 
 if __name__ == "__main__":
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
-    hydra_main.run("evaluate", main)
+    hydra_main.run("evaluate", main, folders_key="run")

@@ -1,4 +1,4 @@
-"""Takes a policy away: ``python -m experiments.export run=<run directory> format=numpy|onnx|stablehlo``.
+"""Takes a policy away: ``python -m experiments.export <run directory> format=numpy|onnx|stablehlo``.
 
 Writes what leads from the task's raw observation to the policy's mean action in the task's own units, with the
 normalisation of observations, and ``contract.json``, which says what goes in and what comes out:
@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.console.key_value import exit_with, parse, require_folder
+from experiments.console.key_value import exit_with, parse, require_folder, split_folders
 from experiments.console.messages import leave
 from experiments.console.pasting import as_path
 from experiments.exporting.formats import BATCH, FORMATS, INPUT, OUTPUT, Act, require_packages
@@ -54,6 +54,8 @@ TOLERANCE = 1e-5
 
 def main(arguments: Sequence[str]) -> None:
     """Writes a policy in one format, and compares what was written with the policy."""
+    folders, others = split_folders(arguments)
+    arguments = [*(f"run={folder}" for folder in folders), *others]
     _, settings = parse(arguments, {"run": "", "format": "", "out": "", "policy": "last"}, with_directories=False)
     if not settings["run"]:
         raise InvalidValueError("run", "''", "must be given: a run directory")

@@ -211,7 +211,11 @@ def _claims(results: Sequence[Result]) -> str:
         "stand beside and decide nothing.</p>",
         *map(_claim, results),
     ]
-    return "".join(parts)
+    text = "".join(parts)
+    if all(judgement.verdict == NOT_ENOUGH for result in results for judgement in result.tasks.values()):
+        summary = f"These runs are not enough to judge any of {counted(len(results), 'claim')}"
+        return f"<details><summary>{summary}</summary>{text}</details>"
+    return text
 
 
 def _claim(result: Result) -> str:

@@ -42,6 +42,7 @@ def test_runs_and_folders_of_runs_are_evaluated_together(make_run, run_module, t
     status, out, err = run_module("evaluate", 'run=[sweep,sweep/1_zero,"a,b"]', *arguments)
     assert status == 0, err
     assert err == "warning: sweep/2_begun: holds no policy yet, left out\n"
+    assert run_module("evaluate", "sweep", "sweep/1_zero", "a,b", *arguments) == (status, out, err), "without the key"
     first, second, third, mean, table = out.splitlines()
     assert first.startswith("sweep/0_one: policy after 8 env steps, 6 episodes: eval/return -")
     assert second.startswith("sweep/1_zero: ") and third.startswith("a,b: policy after 9 env steps")
@@ -83,6 +84,7 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
     [
         ([], ["run: has no value; must be given"]),
         (["run=[]"], ["run=[]: must name at least one"]),
+        (["run", "run=nowhere"], ["run=nowhere: must be given once; run is another"]),
         (["run=[run,nowhere]"], ["run=nowhere: is not a run directory", "nor a folder that holds some"]),
         (["run=runs/a,b"], ["needs quotes", "[...] for a list"]),
         (["run={a:1}"], ["must be a directory, or a list"]),

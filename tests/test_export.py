@@ -124,7 +124,7 @@ def test_the_command_writes_what_numpy_alone_acts_with(run, run_module):
 def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, monkeypatch):
     whole = formats.make_steps
     monkeypatch.setattr(formats, "make_steps", lambda *given: [s for s in whole(*given) if s.name != "layer_norm"])
-    status, out, err = run_module("export", f"run={run}", "format=numpy", f"out={tmp_path / 'out'}")
+    status, out, err = run_module("export", run, "format=numpy", f"out={tmp_path / 'out'}")
     assert (status, out) == (1, "") and len(err.splitlines()) == 1
     assert "not written, since its actions would differ" in err and "1e-05 is allowed" in err
     assert not (tmp_path / "out").exists()
@@ -134,6 +134,7 @@ def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, mon
     ("arguments", "words"),
     [
         (["format=numpy"], ["run='': must be given"]),
+        (["{run}", "run={run}", "format=numpy"], ["run=", "must be given once"]),
         (["run=nowhere", "format=numpy"], ["run=nowhere: is not a run directory"]),
         (["run={run}", "format=torch"], ["format=torch", "numpy, onnx, stablehlo"]),
         (["run={run}"], ["format=", "numpy, onnx, stablehlo"]),

@@ -152,35 +152,18 @@ def test_an_agent_of_ones_own_may_extend_any_other_with_whole_and_other_numbers(
         Careless.create(3, 1)
 
 
-AGENT = """
-from flax import struct
-from agents.actor_critic import StochasticActorCritic
-from remac.hyperparameters import number
-
-@struct.dataclass
-class Mine(StochasticActorCritic):
-    boldness: float = number(0.5, "weight of the entropy", 0).field()
-
-    def num_actor_samples(self):
-        return 1
-
-    def actor_objective(self, state, q_values, log_prob):
-        return q_values[0] - self.boldness * log_prob[0]
-
-    def sample_value(self, state, q_value, log_prob):
-        return q_value
-"""
-
-
 @pytest.mark.slow
 def test_a_new_agent_is_one_file_one_registry_line_and_one_yaml(tmp_path):
+    """That which the page shows."""
+    page = (ROOT / "docs/agent.md").read_text()
+    program, entries = (re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1] for language in ("python", "yaml"))
     for folder in ("agents", "conf", "envs", "experiments", "remac"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))
-    (tmp_path / "agents/mine.py").write_text(AGENT)
+    (tmp_path / "agents/mine.py").write_text(program)
     registry = tmp_path / "agents/__init__.py"
     line = 'AGENTS["mine"] = __import__("agents.mine", fromlist=["Mine"]).Mine'
     registry.write_text(registry.read_text() + line + "\n")
-    (tmp_path / "conf/agent/mine.yaml").write_text("defaults: [mine_schema, _self_]\nname: mine\n")
+    (tmp_path / "conf/agent/mine.yaml").write_text(entries)
 
     def train(*arguments):
         command = [sys.executable, "-m", "experiments.train", "agent=mine", *TINY, *arguments]

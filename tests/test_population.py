@@ -339,6 +339,24 @@ def test_signals_end_a_sweep_and_leave_what_is_finished(number, status, tmp_path
     assert statuses == ["finished", "finished", "interrupted", "interrupted"]
 
 
+def test_what_is_stopped_before_its_first_step_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    begin = Recorder._begin
+
+    def stopped(recorder):
+        begin(recorder)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "_begin", stopped)
+    with pytest.raises(SystemExit, match="143"):
+        run_jobs(planned(tmp_path, (*PROBE, "seed=0"), (*PROBE, "seed=1")))
+    how = f"continue with the same command, hydra.sweep.dir={tmp_path} and resume=auto"
+    assert f"stopped before the first step; {how}" in capsys.readouterr().err.splitlines()
+    assert [summary(tmp_path / name)["status"] for name in "01"] == ["interrupted", "interrupted"]
+    monkeypatch.undo()
+    outcomes = run_jobs(planned(tmp_path, *((*PROBE, f"seed={seed}", "resume=auto") for seed in range(2))))
+    assert [one.status for one in outcomes] == ["finished", "finished"]
+
+
 @pytest.mark.slow
 def test_the_optuna_sweeper_tunes_on_top(tmp_path):
     sweep = tmp_path / "sweep"

@@ -1,8 +1,10 @@
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 from synthetic_runs import write_run
@@ -59,6 +61,19 @@ def test_on_a_terminal_the_bar_moves_even_when_nothing_is_reported(monkeypatch):
     last = terminal.lines[-2]
     assert last.startswith("evaluating 100%") and "100/100 env steps" in last
     assert "return=12.3, entropy=-1.0" in last
+
+
+def test_steps_of_before_a_resume_say_nothing_of_the_rate(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = ProgressBar(1_000_000)
+    bar.resume(500_000)
+    assert bar.env_steps == 500_000
+    time.sleep(0.1)
+    bar.update(500_010, "training")
+    bar.close()
+    last = sys.stderr.getvalue().splitlines()[-1]
+    rate = float(re.search(r"([\d.]+)step/s", last)[1])
+    assert "500010/1000000 env steps" in last and 0 < rate <= 100, last
 
 
 def test_nothing_that_is_written_lands_on_the_line_of_the_bar(monkeypatch):

@@ -194,6 +194,21 @@ def test_without_a_plan_the_page_says_so(tmp_path):
     assert "(one seed)" in parsed.texts["tables"]
 
 
+def test_claims_that_nothing_judges_are_folded_away(tmp_path):
+    folded = "These runs are not enough to judge any of 8 claims"
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "one" / str(seed), seed=seed, retries=4, final=FINAL)
+        for retries, entropy in ((1, -9.0), (2, -3.0)):
+            final = FINAL | {"actor/entropy": entropy}
+            write_run(tmp_path / "two" / f"{retries}_{seed}", seed=seed, retries=retries, final=final)
+    texts = {}
+    for name in ("one", "two"):
+        report.main([str(tmp_path / name), f"out={tmp_path / name}.html"])
+        texts[name] = Page((tmp_path / f"{name}.html").read_text(encoding="utf-8")).texts["claims"]
+    assert texts["one"].startswith(f"Claims {folded}") and folded not in texts["two"]
+    assert "a. At epsilon 1e-8" in texts["one"] and re.search("pass|fail", texts["two"])
+
+
 def test_runs_that_have_not_finished_make_no_empty_curves(tmp_path):
     write_run(tmp_path / "runs/0", final=FINAL, status=None)
     write_run(tmp_path / "runs/1", task="mujoco/swimmer", final=FINAL)

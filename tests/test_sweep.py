@@ -50,6 +50,8 @@ GRIDS = {
         )
         if k < n
     },
+    "gradient_length": {(1, 16, e, "own") for e in (1e-8, 0.1)}
+    | {(8, 16, e, length) for e in (1e-8, 0.1) for length in ("own", "mean")},
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
 VARIED = {
@@ -58,6 +60,7 @@ VARIED = {
     "sgd_actor": ["actor_optimizer"],
     "damping": ["actor_adam_epsilon"],
     "saturation": ["mean_max", "log_std_max"],
+    "gradient_length": ["actor_adam_epsilon", "gradient_length"],
     "risk_objectives": ["objective"],
     "max_at_k_estimators": ["estimator"],
     "tune_learning_rate": ["learning_rate"],

@@ -54,6 +54,16 @@ def parse(
     return directories, settings
 
 
+def split_folders(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into folders that exist, given without a key, and the rest; what follows a flag is its."""
+    folders: list[str] = []
+    others: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_folder = os.path.isdir(argument) and not before.startswith("-")
+        (folders if is_folder else others).append(argument)
+    return folders, others
+
+
 def require_folder(key: str, path: Path) -> None:
     """Requires that a folder exists or can be made.
 

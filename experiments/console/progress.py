@@ -63,6 +63,13 @@ class ProgressBar:
         self._bar.update(min(env_steps, self._bar.total) - self._bar.n)
         self.phase(phase)
 
+    def resume(self, env_steps: int) -> None:
+        """Moves to a number of env steps of which those before were done earlier, and say nothing of the rate."""
+        done_before = env_steps - self._bar.n
+        self._bar.n += done_before
+        self._bar.initial += done_before
+        self._bar.last_print_n += done_before
+
     def phase(self, phase: str) -> None:
         """Changes the word for what is going on."""
         self._bar.set_description_str(phase, refresh=False)

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from envs import SimulatorError
+from experiments.console.key_value import split_folders
 from experiments.console.messages import file_error, leave
 from experiments.console.pasting import as_path, key_of, override, pasted
 from experiments.console.pipes import outlive_readers
@@ -45,12 +46,13 @@ FLAGS = (
 )
 
 
-def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
+def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str | None = None) -> NoReturn:
     """Runs a task under Hydra with the command line's overrides, and exits.
 
     Args:
         config_name: File in ``conf/`` without its ending.
         task: Takes the composed configuration; what it returns is the score that sweepers see.
+        folders_key: The key that folders are meant for which are given without one.
     """
     outlive_readers()
     compilation_cache.enable()
@@ -87,6 +89,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 
     try:
         _check_arguments(sys.argv[1:])
+        if folders_key is not None:
+            sys.argv[1:] = _name_folders(sys.argv[1:], folders_key)
         sys.argv[1:] = _search_upwards(_run_where_resumed(sys.argv[1:]))
         # Hydra's parser gives up on a flag between two overrides.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
@@ -122,6 +126,18 @@ def _check_arguments(arguments: list[str]) -> None:
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
         if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
             raise InvalidValueError(group, value, no_such_file(group, value))
+
+
+def _name_folders(arguments: list[str], key: str) -> list[str]:
+    """Gives the key to folders without one."""
+    folders, others = split_folders(arguments)
+    if not folders:
+        return arguments
+    for argument in others:
+        if key_of(argument) == key:
+            raise InvalidValueError(key, argument.partition("=")[2], f"must be given once; {folders[0]} is another")
+    values = [override(key, folder).removeprefix(f"{key}=") for folder in folders]
+    return [f"{key}={values[0]}" if len(values) == 1 else f"{key}=[{','.join(values)}]", *others]
 
 
 def _may_be_a_file(argument: str) -> bool:

@@ -107,6 +107,7 @@ class Recorder:
         for index in range(len(self._runs)):
             self._try("log", self._runs[index], self._make_logger, index)
         self._training_since = time.monotonic()  # making them may have taken seconds
+        self._bar.resume(self._bar_start + self._timed_from * len(self._runs))
         self._has_begun = True
 
     def _make_logger(self, index: int) -> None:

@@ -7,8 +7,9 @@ Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profi
 ``environment``, ``dmc`` (DeepMind Control's tasks beside dm_control and EnvPool), ``train`` (end to end), ``start`` (to
 the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against sorting),
 ``population`` (members against time), ``growth`` (time and memory by members, jobs, transitions, and runs that are
-compared, with a picture), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax`` chooses
-among them), ``returns`` (PPO's after 1,000,000 env steps, and its seconds, beside Stable-Baselines3's),
+compared, with a picture; ``kinds=population,report`` chooses among them), ``peers`` (other libraries, installed from
+the package index; ``peers=sbx,rejax`` chooses among them), ``returns`` (PPO's after 1,000,000 env steps, and its
+seconds, beside Stable-Baselines3's),
 ``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
 ``parts=speed,learning,protocol`` chooses among them), ``program`` (what a GPU would run, compiled without one).
 """
@@ -66,6 +67,7 @@ SIZES = ("full", "small")
 CHOICES: dict[str, tuple[str, Collection[str]]] = {
     "peers": ("peers", peers.REQUIREMENTS),
     "parts": ("accelerator", accelerator.PARTS),
+    "kinds": ("growth", growth.GROWTHS),
 }
 
 

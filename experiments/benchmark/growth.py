@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ from experiments.comparing.drawing import Row, column, label, new_figure, select
 from experiments.records.files import CONFIG, SUMMARY, sums_of
 from experiments.running import compilation_cache
 from experiments.running.config import compose_job
+from experiments.running.hydra_main import use_all_cpus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,8 +102,13 @@ GROWTHS = {
 }
 
 
-def run(size: str, repeats: int) -> list[Row]:
+def run(size: str, repeats: int, kinds: Collection[str] = tuple(GROWTHS)) -> list[Row]:
     """Measures everything at all of its sizes, in turn.
+
+    Args:
+        size: The larger sizes or the smaller ones.
+        repeats: How often each is measured.
+        kinds: Of ``GROWTHS``.
 
     Returns:
         A row for each: what grows, its size, seconds, peak memory of the process, and ``exponent``, that of the power
@@ -111,13 +117,15 @@ def run(size: str, repeats: int) -> list[Row]:
     cases = [
         (what, number)
         for what, growth in GROWTHS.items()
+        if what in kinds
         for number in (growth.sizes if size == "full" else growth.small)
     ]
     measured: dict[tuple[str, int], list[dict[str, float]]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         of_runs = {number for what, number in cases if what in COMPARING}
-        _command("sweep", (*COMPARED, "directory=trained"), folder)
+        if of_runs:
+            _command("sweep", (*COMPARED, "directory=trained"), folder)
         for number in of_runs:
             _copy_runs(folder / "trained", folder.joinpath(str(number), *RUNS), number)
         for what, number in timing.turns(cases, repeats):
@@ -175,6 +183,7 @@ def _copy_runs(trained: Path, folder: Path, number: int) -> None:
 def main(what: str, number: int, folder: Path) -> None:
     """Makes one measurement, and prints it and the most memory that it or what it started has taken."""
     compilation_cache.enable()
+    use_all_cpus()
     seconds = GROWTHS[what].measure(number, folder)
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(json.dumps({"seconds": seconds, "mib": max(peaks) / 2**10}))

@@ -104,7 +104,7 @@ def _draw(draw: Draw, runs: Runs, look: Look, notes: list[str]) -> Drawing | Non
         )
         caption(drawing.figure, _small_print(runs, look, drawing.statistic, floor))
         drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")  # it is found, which takes most of the time
+        drawing.figure.set_layout_engine(None)  # it is found; with one, even an empty one, saving would draw twice
     return dataclasses.replace(drawing, description=f"{drawing.description} {floor}".rstrip())
 
 

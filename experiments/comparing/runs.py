@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class Series:
     values: np.ndarray
 
 
-def make_series(records: Iterable[Record]) -> dict[str, Series]:
+def make_series(records: Sequence[Record]) -> dict[str, Series]:
     """Sorts records into series; of two of one step the later one counts."""
-    columns: dict[str, list[tuple[float, ...]]] = {}
-    for env_steps, gradient_steps, wall_seconds, name, value in records:
-        columns.setdefault(name, []).append((env_steps, gradient_steps, wall_seconds, value))
-    return {name: series_of(np.asarray(rows, float)) for name, rows in columns.items()}
+    *steps, names, values = zip(*records, strict=True) if records else ((),) * 5
+    table = np.asarray([*steps, values], float).T
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return {name: series_of(table[rows]) for name, rows in places.items()}
 
 
 def series_of(rows: np.ndarray) -> Series:

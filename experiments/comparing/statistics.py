@@ -5,6 +5,7 @@ purpose, rliable, adds arch, pandas and seaborn for the same two functions.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -48,17 +49,24 @@ def interquartile_interval(
     Returns:
         Lower and upper end, `[...]`; NaN where a stratum has fewer than two values.
     """
-    from scipy.stats import bootstrap
-
-    shape = strata[0].shape[:-1]
     if any(stratum.shape[-1] < 2 for stratum in strata):
-        return np.full(shape, np.nan), np.full(shape, np.nan)
+        return np.full(strata[0].shape[:-1], np.nan), np.full(strata[0].shape[:-1], np.nan)
+    arrays = [np.asarray(stratum, float) for stratum in strata]
+    return _bootstrap(tuple((array.shape, array.tobytes()) for array in arrays), level, resamples)
+
+
+@lru_cache(maxsize=1024)  # several figures show the same curves
+def _bootstrap(
+    strata: tuple[tuple[tuple[int, ...], bytes], ...], level: float, resamples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the interval for arrays given by their shapes and contents, not to be written to."""
+    from scipy.stats import bootstrap
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         return interquartile_mean(np.concatenate(samples, axis=axis), axis)
 
     result = bootstrap(
-        strata,
+        [np.frombuffer(content).reshape(shape) for shape, content in strata],
         statistic,
         n_resamples=resamples,
         confidence_level=level,
@@ -68,7 +76,9 @@ def interquartile_interval(
         # Equal numbers give equal pictures.
         rng=np.random.default_rng(0),
     )
-    return np.asarray(result.confidence_interval.low), np.asarray(result.confidence_interval.high)
+    low, high = np.asarray(result.confidence_interval.low), np.asarray(result.confidence_interval.high)
+    low.flags.writeable = high.flags.writeable = False
+    return low, high
 
 
 def describe(values: Sequence[float]) -> dict[str, float]:

@@ -269,16 +269,18 @@ def _read_lines(lines: Sequence[bytes]) -> list[Record]:
         ValueError: If one of them is not a record.
         csv.Error: Likewise.
     """
-    texts = [line.removesuffix(b"\r").decode("ascii") for line in lines]
-    if not all(map(str.isprintable, texts)):
+    text = b"\n".join(lines).decode("ascii").replace("\r\n", "\n").removesuffix("\r")
+    texts = text.split("\n") if lines else []
+    if not "".join(texts).isprintable():
         raise ValueError("not printable")
     rows = list(csv.reader(texts))
     if len(rows) != len(texts):  # one went on in the next
         raise ValueError("not one record a line")
-    return [
-        (int(env_steps), int(gradient_steps), float(wall_seconds), name, float(value))
-        for env_steps, gradient_steps, wall_seconds, name, value in rows
-    ]
+    if not rows:
+        return []
+    env_steps, gradient_steps, wall_seconds, names, values = zip(*rows, strict=True)
+    steps = (map(int, env_steps), map(int, gradient_steps))
+    return list(zip(*steps, map(float, wall_seconds), names, map(float, values), strict=True))
 
 
 def _find_irregular(records: Sequence[Record]) -> list[str]:

@@ -501,6 +501,21 @@ def test_agents_that_have_no_colour_of_their_own_get_one_each(tmp_path):
     assert len(cells) == len({panels.styles(cells)(cell)[0] for cell in cells}) == 5
 
 
+def test_what_others_call_as_one_of_ours_says_where_it_is_from(tmp_path):
+    lines = ["exp_name,env_name,seed,metric,env_step,value"]
+    lines += [f"{name},{task},0,return,10,1" for name in ("SAC", "CrossQ") for task in ("Hopper-v4", "Ant-v4")]
+    (tmp_path / "published.csv").write_text("\n".join(lines))
+    write_run(tmp_path / "sac", final={"eval/return": 1.0})
+    titles = [(cell.task, cell.title) for cell in load([tmp_path, tmp_path / "published.csv"]).cells]
+    assert sorted(titles) == [
+        ("mujoco/ant", "CrossQ"),
+        ("mujoco/ant", "SAC"),
+        ("mujoco/hopper", "CrossQ"),
+        ("mujoco/hopper", "SAC"),
+        ("mujoco/hopper", "SAC (published)"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("env_name", "task"),
     [

@@ -286,6 +286,14 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
         derived = " ".join([first.base_label, *(f"{key}={value_text(value)}" for key, value in variant.items())])
         ordered = tuple(sorted(group, key=lambda run: run.seed))
         cells.append(Cell(first.task, names[0] if names else derived, ordered, variant))
+    # What others call as a figure calls one of ours says where it is from.
+    shown = Counter((cell.task, cell.title) for cell in cells)
+    cells = [
+        dataclasses.replace(cell, arm=f"{cell.arm} ({Path(file).stem})")
+        if (file := cell.runs[0].config.get("file")) and shown[cell.task, cell.title] > 1
+        else cell
+        for cell in cells
+    ]
     # Equal names for unequal settings: the settings tell them apart.
     taken = Counter((cell.task, cell.arm) for cell in cells)
     cells = [

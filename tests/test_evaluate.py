@@ -84,6 +84,7 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
     [
         ([], ["run: has no value; must be given"]),
         (["run=[]"], ["run=[]: must name at least one"]),
+        (["nowhere"], ["run=nowhere: is not a run directory", "nor a folder that holds some"]),
         (["run", "run=nowhere"], ["run=nowhere: must be given once; run is another"]),
         (["run=[run,nowhere]"], ["run=nowhere: is not a run directory", "nor a folder that holds some"]),
         (["run=runs/a,b"], ["needs quotes", "[...] for a list"]),

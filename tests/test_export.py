@@ -135,6 +135,7 @@ def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, mon
     [
         (["format=numpy"], ["run='': must be given"]),
         (["{run}", "run={run}", "format=numpy"], ["run=", "must be given once"]),
+        (["nowhere", "format=numpy"], ["run=nowhere: is not a run directory"]),
         (["run=nowhere", "format=numpy"], ["run=nowhere: is not a run directory"]),
         (["run={run}", "format=torch"], ["format=torch", "numpy, onnx, stablehlo"]),
         (["run={run}"], ["format=", "numpy, onnx, stablehlo"]),

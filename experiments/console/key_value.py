@@ -55,11 +55,15 @@ def parse(
 
 
 def split_folders(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into folders that exist, given without a key, and the rest; what follows a flag is its."""
+    """Splits a command line into what is given without a key, and folders whose name holds ``=``, and the rest.
+
+    What follows a flag is the flag's.
+    """
     folders: list[str] = []
     others: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_folder = os.path.isdir(argument) and not before.startswith("-")
+        is_folder = os.path.isdir(argument) or not ("=" in argument or argument.startswith(("-", "~")))
+        is_folder &= not before.startswith("-")
         (folders if is_folder else others).append(argument)
     return folders, others
 

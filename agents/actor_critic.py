@@ -21,7 +21,7 @@ from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import choose, on_accelerator
 from remac.policies import normalization
 from remac.policies.distributions import Distribution, TanhGaussian
-from remac.policies.networks import Aggregate, CriticNetworks, outputs_of
+from remac.policies.networks import Aggregate, CriticNetworks, PolicyParameters, outputs_of
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -168,7 +168,7 @@ class ActorCritic(BaseAgent):
         policy_key, critic_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, 1, self.action_size))
-        policy = self.policy_network.init(policy_key, observation)
+        policy = PolicyParameters(self.policy_network).init(policy_key, observation)
         critics = self.critic_networks.init(critic_key, observation, action)
         return AgentState(
             policy=policy,

@@ -13,7 +13,7 @@ from agents.base import BaseAgent, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
-from remac.policies.networks import ValueNetwork, outputs_of
+from remac.policies.networks import PolicyParameters, ValueNetwork, outputs_of
 from remac.policies.normalization import RunningStatistics
 from remac.policies.norms import ROW_NORMS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
@@ -138,7 +138,7 @@ class OnPolicyAgent(BaseAgent):
         """Starts parameters, optimiser and statistics. The key is consumed."""
         policy_key, value_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
-        policy = self.policy_network.init(policy_key, observation)
+        policy = PolicyParameters(self.policy_network).init(policy_key, observation)
         scales = {"mean": self.head_scale, "log_std": self.head_scale if self.state_dependent_std else 0.0}
         for head, scale in scales.items():
             policy["params"][head]["kernel"] = scale * policy["params"][head]["kernel"]

@@ -14,6 +14,7 @@ from agents.actor_critic import AgentState
 from remac.estimators.advantages import score_function_loss
 from remac.estimators.order_statistics import max_at_k
 from remac.estimators.rescaling import with_length_of
+from remac.policies.networks import PolicyParameters
 from remac.types import Transition
 from remac.validation import InvalidValueError
 
@@ -521,7 +522,7 @@ def test_tanh_bounds_have_a_gradient_where_clip_has_none():
     """At the protocol's floor of the log standard deviation nothing could bring it back."""
     for (bounds, has_gradient), highest in itertools.product((("clip", False), ("tanh", True)), (2.0, -1.0)):
         network = make(SAC, log_std_bounds=bounds, log_std_max=highest).policy_network
-        variables = network.init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
+        variables = PolicyParameters(network).init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
 
         def log_std(shift, network=network, variables=variables):
             moved = jax.tree.map(lambda leaf: leaf, variables)
@@ -537,7 +538,7 @@ def test_tanh_bounds_have_a_gradient_where_clip_has_none():
 def test_a_bound_of_the_mean_keeps_tanh_from_saturating():
     """Within it means are what they were, to third order; however large they would be, tanh keeps a slope."""
     network = make(SAC, mean_max=2.0).policy_network
-    variables = network.init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
+    variables = PolicyParameters(network).init(jax.random.key(0), jnp.ones((1, OBSERVATION_SIZE)))
 
     def mean(shift):
         variables["params"]["mean"]["bias"] = jnp.full((ACTION_SIZE,), shift)

@@ -9,6 +9,7 @@ import remac
 from agents import AGENTS
 from experiments.__main__ import commands
 from remac.policies import normalization
+from remac.policies.networks import PolicyParameters
 from remac.policies.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +59,8 @@ def test_a_saved_policy_acts_with_jax_alone(tmp_path):
     for name, norm in [("remac", "none"), ("sac", "layer"), ("td3", "batch")]:
         agent = AGENTS[name].create(3, 2, hidden_sizes=(8,), policy_norm=norm, **settings[norm])
         network = agent.policy_network
-        policy = Policy(network.init(jax.random.key(0), observation), normalization.init(3), 3, network, True)
+        variables = PolicyParameters(network).init(jax.random.key(0), observation)
+        policy = Policy(variables, normalization.init(3), 3, network, True)
         remac.save_policy(policy, tmp_path / name)
         expected.append(np.asarray(jax.jit(Policy.__call__)(policy, observation)).tobytes().hex())
     heavy = ["flax", "optax", "scipy", "mujoco", "brax", "gymnasium", "hydra", "agents", "envs"]

@@ -24,6 +24,9 @@ _ROWS_IN_CACHE = 512
 class PolicyParameters(nn.Module):
     """Declares the variables of a ``PolicyNetwork``, which says itself what is done with them.
 
+    Its ``init`` returns variables by collection: ``params``, and what norm and head take besides. They are declared
+    here so that acting with them takes no Flax.
+
     Attributes:
         network: The network.
     """

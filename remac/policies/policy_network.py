@@ -11,7 +11,7 @@ from remac.machine import on_accelerator
 from remac.policies import norms
 from remac.policies.distributions import ClippedGaussian, Distribution, TanhGaussian
 from remac.policies.norms import NORMS, STATISTICS, Moments
-from remac.types import Array, Key, Metrics, PyTree
+from remac.types import Array, Metrics, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": jax.nn.elu,
@@ -69,20 +69,6 @@ class PolicyNetwork:
     def clone(self, **changes: Any) -> Self:
         """Returns the network with other attributes."""
         return dataclasses.replace(self, **changes)
-
-    def init(self, key: Key, observation: Array) -> PyTree:
-        """Draws the variables.
-
-        Args:
-            key: Consumed.
-            observation: `[..., obs_dim]`, for its size.
-
-        Returns:
-            Variables by collection: ``params``, and what norm and head take besides.
-        """
-        from remac.policies.networks import PolicyParameters  # with Flax, which acting does without
-
-        return PolicyParameters(self).init(key, observation)
 
     def apply(self, variables: PyTree, observation: Array) -> Distribution:
         """Maps normalised observations `[..., obs_dim]` to a distribution over `[..., action_dim]`."""

@@ -1,6 +1,7 @@
 """Imports point one way: experiments -> agents, envs -> remac."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 import textwrap
@@ -76,3 +77,20 @@ def test_rooms_import_those_below_them(package):
             above = [f"{package}.{name}" for name in rooms[rooms.index(room) + 1 :]]
             for name in imported(path):
                 assert not any(name == other or name.startswith(f"{other}.") for other in above), f"{path}: {name}"
+
+
+def test_no_imports_run_in_a_circle():
+    """Those within functions count: what needs one to be late is in the wrong file."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+
+    def files(path):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found = [f"{node.module}.{alias.name}" for alias in node.names]
+                yield from (name if name in names else node.module for name in found)
+
+    graph = {name: {other for other in files(path) if other in names} for name, path in names.items()}
+    assert sum(map(len, graph.values())) > 400
+    graphlib.TopologicalSorter(graph).prepare()  # raises if there is a circle

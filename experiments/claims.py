@@ -32,7 +32,8 @@ from pathlib import Path
 
 from experiments.comparing.claims import as_json, as_text, check_all
 from experiments.comparing.loading import load
-from experiments.console.key_value import command_of, exit_with, parse, require_file
+from experiments.console.key_value import command_of, exit_with, parse
+from experiments.records.files import require_output
 from remac.files import write_whole
 
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     paths, settings = parse(arguments, {"json": ""})
     file = Path(settings["json"]) if settings["json"] else None
     if file is not None:
-        require_file("json", file)
+        require_output("json", file)
     runs = load(paths)
     results = check_all(runs)
     print(as_text(results))

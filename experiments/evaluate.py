@@ -32,10 +32,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from experiments.comparing.films import FILM, choose, side_by_side
-from experiments.console.key_value import require_file
 from experiments.console.messages import one_line
 from experiments.console.pasting import as_path
-from experiments.records.files import csv_text
+from experiments.records.files import csv_text, require_output
 from experiments.records.run_directory import OutputError
 from experiments.running import hydra_main
 from experiments.running.config import as_dict
@@ -93,9 +92,9 @@ def main(config: DictConfig) -> float:
     require_int("eval_seed", config.eval_seed, 0, 2**32 - 1)
     table = None if config.episodes is None else as_path(config.episodes)
     if table is not None:
-        require_file("episodes", table)
+        require_output("episodes", table)
     if config.film is not None:
-        require_file("film", as_path(config.film))
+        require_output("film", as_path(config.film))
         if not config.render:
             raise InvalidValueError("film", config.film, "needs render=true")
     require_one_of("policy", config.policy, POLICIES)
@@ -103,6 +102,8 @@ def main(config: DictConfig) -> float:
     plain = as_dict(config, resolve=True, throw_on_missing=True)
     options = plain["env"]["options"]
     runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
+    if config.film is not None and len(runs) == 1:
+        raise InvalidValueError("film", config.film, f"is of several runs; that of one is {runs[0].directory / FILM}")
     for run in runs:
         if config.render and not (hasattr(run.env, "render") or _showing_task(run.env)):
             allowed = f"{run.env.name} has nothing to see; must be a run on another suite"

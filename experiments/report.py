@@ -30,10 +30,10 @@ from experiments.comparing.panels import LABELS
 from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
-from experiments.console.key_value import command_of, exit_with, parse, require_file
+from experiments.console.key_value import command_of, exit_with, parse
 from experiments.console.messages import counted, one_line
 from experiments.console.pasting import pasted
-from experiments.records.files import FINISHED
+from experiments.records.files import FINISHED, require_output
 from remac.files import write_whole
 from remac.validation import require_one_of
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     defaults = {"out": "report.html", "x": "env_steps", "metric": "", "reference": ""}
     paths, settings = parse(arguments, defaults)
     out = Path(settings["out"])
-    require_file("out", out)
+    require_output("out", out)
     require_one_of("x", settings["x"], X_AXES)
     runs = load(paths, keep_tuning=True)
     look = make_look(runs, settings, command_of("experiments.report", arguments))

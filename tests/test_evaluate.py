@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.console.key_value import split_folders
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import compose_job
 from remac.policies.policy import save_policy
@@ -79,6 +80,14 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
         assert content["metrics"]["eval/return"] == expected
 
 
+def test_folders_are_what_is_given_without_a_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    arguments = ["-m", "a", "--cfg", "job", "a=b", "num_episodes=1,2", "~/c", "~env", "--resolve", "d/"]
+    others = ["-m", "--cfg", "job", "num_episodes=1,2", "~env", "--resolve"]
+    assert split_folders(arguments) == (["a", "a=b", "~/c", "d/"], others)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -93,6 +102,12 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
         (["run=run", "policy=first"], ["policy=first: must be one of last, best"]),
         (["run=run", "policy=best"], ["policy=best: run keeps none", "checkpoint.keep_best=true"]),
         (["run=run", "episodes=run"], ["episodes=run: is a folder"]),
+        (
+            ["run=run", "episodes=run/config.yaml"],
+            ["episodes=run/config.yaml: is a file that the run there is known by"],
+        ),
+        (["run=run", "film=one.gif", "render=true"], ["film=one.gif: is of several runs", "run/video.gif"]),
+        (["~/nowhere"], ["nowhere: is not a run directory"]),
         (["run=run", "+env.options.gravity=1"], ["env.options.gravity=1: no such option; there are", "episode_length"]),
         (["run=run", "env.options.episode_length=1"], ["given as +env.options.episode_length=1"]),
         (["run=run", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),

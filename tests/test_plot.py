@@ -509,11 +509,29 @@ def test_what_others_call_as_one_of_ours_says_where_it_is_from(tmp_path):
     titles = [(cell.task, cell.title) for cell in load([tmp_path, tmp_path / "published.csv"]).cells]
     assert sorted(titles) == [
         ("mujoco/ant", "CrossQ"),
-        ("mujoco/ant", "SAC"),
+        ("mujoco/ant", "SAC (published)"),
         ("mujoco/hopper", "CrossQ"),
         ("mujoco/hopper", "SAC"),
         ("mujoco/hopper", "SAC (published)"),
     ]
+
+
+def test_an_arm_of_a_file_has_one_name_on_every_task_and_no_settings(tmp_path):
+    """Also where it is called as plot calls ours, or as an agent."""
+    for retries, task in ((2, "hopper"), (4, "hopper"), (4, "ant")):
+        write_run(tmp_path / f"{task}{retries}", task=f"mujoco/{task}", retries=retries, final={"eval/return": 1.0})
+    lines = ["exp_name,env_name,seed,metric,env_step,value"]
+    tasks = ("Hopper-v4", "Walker2d-v4")
+    lines += [f"{name},{task},0,return,10,1" for name in ("M=4", "ReMAC M=2", "remac", "CrossQ") for task in tasks]
+    (tmp_path / "theirs.csv").write_text("\n".join(lines), encoding="utf-8-sig")  # as spreadsheets write it
+    cells = load([tmp_path, tmp_path / "theirs.csv"]).cells
+    theirs = {"M=4 (theirs)", "ReMAC M=2 (theirs)", "remac", "CrossQ"}
+    assert {(cell.task, cell.arm) for cell in cells} == {
+        *(("mujoco/hopper", arm) for arm in ("M=2", "M=4", *theirs)),
+        *(("mujoco/walker2d", arm) for arm in theirs),
+        ("mujoco/ant", "M=4"),
+    }
+    assert {cell.title for cell in cells} == {"ReMAC M=2", "ReMAC M=4", *theirs}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def read_runs(path: Path) -> list[Run]:
         ValueError: Naming what is wrong with the file.
     """
     records: dict[tuple[str, str, int, str], list[Record]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:

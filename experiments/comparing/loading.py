@@ -279,18 +279,22 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
     cells = []
     for group in groups.values():
         first = group[0]
-        variant = {key: first.settings.get(key) for key in varying.get(first.agent["name"], ())}
+        keys = () if "file" in first.config else varying.get(first.agent["name"], ())  # a file tells no settings
+        variant = {key: first.settings.get(key) for key in keys}
         names = sorted({run.config["arm"] for run in group if run.config.get("arm")}, key=lambda arm: (len(arm), arm))
         if len(names) > 1:
             notes.append(f"{first.task}: arms {', '.join(names)} have the same settings: one arm, {names[0]}")
         derived = " ".join([first.base_label, *(f"{key}={value_text(value)}" for key, value in variant.items())])
         ordered = tuple(sorted(group, key=lambda run: run.seed))
         cells.append(Cell(first.task, names[0] if names else derived, ordered, variant))
-    # What others call as a figure calls one of ours says where it is from.
-    shown = Counter((cell.task, cell.title) for cell in cells)
+    # What others call as one of ours, or as another file's, says where it is from, on every task.
+    named: dict[str, set[Any]] = {}
+    for cell in cells:
+        for name in (cell.arm, cell.title):
+            named.setdefault(name, set()).add(cell.runs[0].config.get("file"))
     cells = [
         dataclasses.replace(cell, arm=f"{cell.arm} ({Path(file).stem})")
-        if (file := cell.runs[0].config.get("file")) and shown[cell.task, cell.title] > 1
+        if (file := cell.runs[0].config.get("file")) and len(named[cell.arm]) > 1
         else cell
         for cell in cells
     ]
@@ -310,6 +314,8 @@ def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
     rivals: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for group in groups:
         run = group[0]
+        if "file" in run.config:
+            continue
         rivals.setdefault((run.agent["name"], run.task, run.num_retries), []).append(run.settings)
     varying: dict[str, list[str]] = {}
     for (name, *_), settings in rivals.items():

@@ -232,7 +232,8 @@ class Cell:
     @property
     def title(self) -> str:
         """The arm in a figure: the agent as people write it, with M or K; the arm's name where it says more."""
-        return self.arm if self.kind not in AGENT_TITLES or self.variant else self.runs[0].agent_title
+        is_named = self.kind not in AGENT_TITLES or self.variant or "file" in self.runs[0].config
+        return self.arm if is_named else self.runs[0].agent_title
 
     @property
     def training(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from experiments.console.key_value import require_file
 from experiments.console.messages import one_line
 from experiments.records.checkpoints import find_misfit, sha256, sums
 from remac.validation import InvalidValueError
@@ -65,6 +66,17 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"{path}: cannot be read ({error.strerror or error})"
     except (ValueError, RecursionError) as error:
         return None, f"{path}: is damaged ({one_line(error)})"
+
+
+def require_output(key: str, path: Path) -> None:
+    """Requires that a file can be made, or written anew, and is none that a run is known by.
+
+    Raises:
+        InvalidValueError: If it is a folder, one above it is a file, or it is a run's own.
+    """
+    require_file(key, path)
+    if path.name in (CONFIG, PROVENANCE, METRICS, SUMMARY) and (path.parent / CONFIG).is_file():
+        raise InvalidValueError(key, path, "is a file that the run there is known by; must be another one")
 
 
 def sums_of(directory: Path) -> dict[str, Any]:

@@ -73,7 +73,10 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
     options, folder = dict(options or {}), POLICIES[which]
     if not (directory / CONFIG).is_file():
         raise InvalidValueError("run", directory, f"is not a run directory (no {CONFIG} in it)")
-    damage = find_damage(directory, read_json(directory / SUMMARY)[0])
+    summary, problem = read_json(directory / SUMMARY)
+    if problem is not None:  # it is what tells whether the policy is the one that was written
+        raise InvalidValueError("run", directory, f"{problem}; restore that file, or remove it")
+    damage = find_damage(directory, summary)
     for name, problem in damage.items():
         if name == CONFIG or name.startswith(f"{folder}/"):
             raise InvalidValueError("run", directory, f"{problem}; restore that file")

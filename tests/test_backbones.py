@@ -11,7 +11,7 @@ import pytest
 from slow import fast_are
 
 from agents import SAC, TD3, ReMAC
-from remac.policies.networks import CriticNetworks, ValueNetwork
+from remac.policies.networks import CriticNetworks, PolicyParameters, ValueNetwork
 from remac.policies.policy import load_policy, save_policy
 from remac.policies.policy_network import PolicyNetwork
 from remac.policies.value_heads import CategoricalHead
@@ -148,7 +148,7 @@ def test_networks_are_the_plain_ones(norm, steps):
     critics = CriticNetworks(num_critics=2, hidden_sizes=(7, 6), activation="tanh", norm=norm)
     policy = PolicyNetwork(action_size=ACT, hidden_sizes=(7, 6), activation="tanh", norm=norm)
     of_critics = shaken(jax.jit(critics.init)(jax.random.key(0), observation, action), 0, steps)
-    of_policy = shaken(jax.jit(policy.init)(jax.random.key(1), observation), 1, steps)
+    of_policy = shaken(jax.jit(PolicyParameters(policy).init)(jax.random.key(1), observation), 1, steps)
     train_critics = jax.jit(functools.partial(critics.apply, training=True, mutable=["batch_stats"]))
     train_policy = jax.jit(policy.apply_in_training)
     for _ in range(3 if norm == "batch" else 0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from slow import fast_are
 
-from remac.policies.networks import CriticNetworks
+from remac.policies.networks import CriticNetworks, PolicyParameters
 from remac.policies.policy_network import LOG_STD_RANGE, PolicyNetwork
 
 
@@ -44,7 +44,7 @@ def test_critics_start_different_with_the_scale_of_their_whole_input():
 def test_policy_clips_the_log_std():
     policy = PolicyNetwork(action_size=2, hidden_sizes=(8,), activation="tanh")
     observation = jnp.ones((3, 4))
-    variables = policy.init(jax.random.key(0), observation)
+    variables = PolicyParameters(policy).init(jax.random.key(0), observation)
     for bias, bound in ((1e3, LOG_STD_RANGE[1]), (-1e3, LOG_STD_RANGE[0])):
         variables["params"]["log_std"]["bias"] = jnp.full((2,), bias)
         np.testing.assert_array_equal(policy.apply(variables, observation).log_std, np.full((3, 2), bound))

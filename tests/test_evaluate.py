@@ -12,6 +12,7 @@ import pytest
 from experiments.console.key_value import split_folders
 from experiments.records.run_directory import RunDirectory
 from experiments.running.config import compose_job
+from experiments.running.hydra_main import FLAGS_WITH_VALUES
 from remac.policies.policy import save_policy
 
 
@@ -85,7 +86,7 @@ def test_folders_are_what_is_given_without_a_key(tmp_path, monkeypatch):
     (tmp_path / "a=b").mkdir()
     arguments = ["-m", "a", "--cfg", "job", "a=b", "num_episodes=1,2", "~/c", "~env", "--resolve", "d/"]
     others = ["-m", "--cfg", "job", "num_episodes=1,2", "~env", "--resolve"]
-    assert split_folders(arguments) == (["a", "a=b", "~/c", "d/"], others)
+    assert split_folders(arguments, FLAGS_WITH_VALUES) == (["a", "a=b", "~/c", "d/"], others)
 
 
 @pytest.mark.parametrize(

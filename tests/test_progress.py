@@ -69,11 +69,11 @@ def test_steps_of_before_a_resume_say_nothing_of_the_rate(monkeypatch):
     bar.resume(500_000)
     assert bar.env_steps == 500_000
     time.sleep(0.1)
-    bar.update(500_010, "training")
+    bar.update(510_000, "training")
     bar.close()
     last = sys.stderr.getvalue().splitlines()[-1]
     rate = float(re.search(r"([\d.]+)step/s", last)[1])
-    assert "500010/1000000 env steps" in last and 0 < rate <= 100, last
+    assert "510000/1000000 env steps" in last and 0 < rate <= 100_000, last
 
 
 def test_nothing_that_is_written_lands_on_the_line_of_the_bar(monkeypatch):

@@ -131,7 +131,7 @@ def _small_print(runs: Runs, look: Look, statistic: str, floor: str) -> str:
     if seeds is None:
         fewest, most = (f(len(cell.finished) for cell in runs.cells) for f in (min, max))
         seeds = f"{as_ranges(run.seed for cell in runs.cells for run in cell.finished)} ({fewest} to {most} an arm)"
-    of_directories = [run for run in runs.used if "file" not in run.config]  # a file of curves names no commit
+    of_directories = [run for run in runs.used if run.file is None]  # a file of curves names no commit
     commits = sorted({str(run.provenance.get("commit") or "unknown")[:12] for run in of_directories})
     shown = ", ".join(commits[:3]) + (f" and {len(commits) - 3} more" if len(commits) > 3 else "")
     command = look.command if len(look.command) <= 240 else look.command[:237] + "..."

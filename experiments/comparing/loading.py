@@ -279,7 +279,7 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
     cells = []
     for group in groups.values():
         first = group[0]
-        keys = () if "file" in first.config else varying.get(first.agent["name"], ())  # a file tells no settings
+        keys = () if first.file else varying.get(first.agent["name"], ())
         variant = {key: first.settings.get(key) for key in keys}
         names = sorted({run.config["arm"] for run in group if run.config.get("arm")}, key=lambda arm: (len(arm), arm))
         if len(names) > 1:
@@ -291,10 +291,10 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
     named: dict[str, set[Any]] = {}
     for cell in cells:
         for name in (cell.arm, cell.title):
-            named.setdefault(name, set()).add(cell.runs[0].config.get("file"))
+            named.setdefault(name, set()).add(cell.runs[0].file)
     cells = [
         dataclasses.replace(cell, arm=f"{cell.arm} ({Path(file).stem})")
-        if (file := cell.runs[0].config.get("file")) and len(named[cell.arm]) > 1
+        if (file := cell.runs[0].file) and len(named[cell.arm]) > 1
         else cell
         for cell in cells
     ]
@@ -314,7 +314,7 @@ def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
     rivals: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for group in groups:
         run = group[0]
-        if "file" in run.config:
+        if run.file:
             continue
         rivals.setdefault((run.agent["name"], run.task, run.num_retries), []).append(run.settings)
     varying: dict[str, list[str]] = {}

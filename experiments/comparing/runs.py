@@ -86,6 +86,11 @@ class Run:
         return " ".join([f"{env['suite']}/{env['task']}", *shown])
 
     @property
+    def file(self) -> str | None:
+        """The file of curves that it was read from, which tells no settings; None for a run directory."""
+        return self.config.get("file")
+
+    @property
     def seed(self) -> int:
         """The seed."""
         return self.config["seed"]
@@ -232,7 +237,7 @@ class Cell:
     @property
     def title(self) -> str:
         """The arm in a figure: the agent as people write it, with M or K; the arm's name where it says more."""
-        is_named = self.kind not in AGENT_TITLES or self.variant or "file" in self.runs[0].config
+        is_named = self.kind not in AGENT_TITLES or self.variant or self.runs[0].file
         return self.arm if is_named else self.runs[0].agent_title
 
     @property

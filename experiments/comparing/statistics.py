@@ -50,7 +50,8 @@ def interquartile_interval(
         Lower and upper end, `[...]`; NaN where a stratum has fewer than two values.
     """
     if any(stratum.shape[-1] < 2 for stratum in strata):
-        return np.full(strata[0].shape[:-1], np.nan), np.full(strata[0].shape[:-1], np.nan)
+        shape = strata[0].shape[:-1]
+        return np.full(shape, np.nan), np.full(shape, np.nan)
     arrays = [np.asarray(stratum, float) for stratum in strata]
     return _bootstrap(tuple((array.shape, array.tobytes()) for array in arrays), level, resamples)
 

@@ -14,19 +14,6 @@ from experiments.console.signals import raise_on_interrupt
 from remac.files import is_too_long
 from remac.validation import InvalidValueError, nearest_first
 
-# Of Hydra.
-_FLAGS_WITH_VALUES = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-)
 _TYPED = {None: "null", True: "true", False: "false"}
 
 
@@ -67,16 +54,17 @@ def parse(
     return directories, settings
 
 
-def split_folders(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into what is given without a key, and folders whose name holds ``=``, and the rest.
+def split_folders(arguments: Sequence[str], flags: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Splits a command line into folders and the rest.
 
-    What follows a flag that takes a value is the flag's.
+    A folder is what is given without a key, and what exists as one though its name holds ``=``; what follows one of the
+    flags, which take a value, is none.
     """
     folders: list[str] = []
     others: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_key = "=" in argument or argument.startswith("-") or re.match("~[^/]*$", argument)
-        is_folder = (os.path.isdir(argument) or not is_key) and before not in _FLAGS_WITH_VALUES
+        is_folder = (os.path.isdir(argument) or not is_key) and before not in flags
         (folders if is_folder else others).append(argument)
     return folders, others
 

@@ -45,6 +45,11 @@ FLAGS = (
     *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
 )
 
+FLAGS_WITH_VALUES = (
+    *("--cfg", "--package", "--config-path", "--config-name", "--config-dir"),
+    *("-c", "-p", "-cp", "-cn", "-cd"),
+)
+
 
 def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str | None = None) -> NoReturn:
     """Runs a task under Hydra with the command line's overrides, and exits.
@@ -130,7 +135,7 @@ def _check_arguments(arguments: list[str]) -> None:
 
 def _name_folders(arguments: list[str], key: str) -> list[str]:
     """Gives the key to folders without one."""
-    folders, others = split_folders(arguments)
+    folders, others = split_folders(arguments, FLAGS_WITH_VALUES)
     if not folders:
         return arguments
     for argument in others:

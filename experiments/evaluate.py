@@ -32,7 +32,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from experiments.comparing.films import FILM, choose, side_by_side
-from experiments.console.messages import one_line
+from experiments.console.messages import counted, one_line
 from experiments.console.pasting import as_path
 from experiments.records.files import csv_text, require_output
 from experiments.records.run_directory import OutputError
@@ -190,12 +190,12 @@ def _episode_rows(episodes: Episodes, num_retries: int) -> Iterator[tuple[Any, .
 def _print(run: SavedRun, num_episodes: int, result: dict[str, float], *, is_only: bool) -> None:
     age = "" if run.env_steps is None else f"policy after {run.env_steps:,} env steps, "
     if is_only:
-        print(f"{age}{num_episodes} episodes")
+        print(f"{age}{counted(num_episodes, 'episode')}")
         for name, value in result.items():
             print(f"{name:24} {value:12.3f}")
         return
     values = ", ".join(f"{name} {result[name]:,.3f}" for name in ("eval/return", "eval/return_stochastic"))
-    print(f"{run.directory}: {age}{num_episodes} episodes: {values}", flush=True)
+    print(f"{run.directory}: {age}{counted(num_episodes, 'episode')}: {values}", flush=True)
 
 
 def _write(file: Path, content: bytes) -> None:

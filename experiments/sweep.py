@@ -25,7 +25,7 @@ from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main
 from experiments.running.config import AUTO, make_job, merge
-from experiments.running.error_lines import BAD_INPUT, describe, listing
+from experiments.running.error_lines import BAD_INPUT, describe
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import PlannedJob, require_own_directories
@@ -115,7 +115,8 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     if config.memory_gib is not None:
         require_number("memory_gib", config.memory_gib, 0, open_minimum=True)
     scale = scales[config.scale]
-    tasks = config.tasks or preset.tasks.get(suite, [])[: scale.num_tasks]
+    named = [task.removeprefix(f"{suite}/") for task in config.tasks or []]
+    tasks = named or preset.tasks.get(suite, [])[: scale.num_tasks]
     if not tasks:
         raise InvalidValueError("tasks", None, f"must be given, since {name} names none of {suite}")
     for task in tasks:
@@ -185,8 +186,5 @@ def write_plan(directory: Path, planned: list[PlannedJob], **names: Any) -> None
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__}\nExperiments: {listing('experiment')}.")
-        sys.exit(0)
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     hydra_main.run("sweep", main)

@@ -276,6 +276,10 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
 PROCESSES = [
     *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=a2c", "--sed")),
     ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
+    ("evaluate", ["run=nowhere", "agent=sac"], ["agent=sac: no such key", "there are run, policy"]),
+    ("evaluate", ["run=nowhere", "env.options.a=1"], ["env.options.a=1", "there are none", "+env.options.a=1"]),
+    ("train", ["experiment=sparse"], ["experiment=sparse: no such key", "experiments.sweep", "saturation"]),
+    ("train", ["tuned/modern=x"], ["tuned/modern=x: no such key", "there are agent"]),
     ("sweep", ["experiment=fig7"], ["experiment=fig7", "adam_epsilon"]),
     ("plot", ["nowhere"], ["nowhere"]),
     ("report", ["colour=red", "."], ["colour=red", "no such key", "out"]),

@@ -81,6 +81,14 @@ def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
         assert content["metrics"]["eval/return"] == expected
 
 
+def test_a_policy_of_nan_is_refused_and_one_episode_is_no_several(make_run, run_module):
+    run = make_run("nan", float("nan"))
+    status, out, err = run_module("evaluate", run)
+    assert (status, out) == (2, "") and err == f"run={run}: {run / 'policy'} holds parameters that are not finite\n"
+    status, out, err = run_module("evaluate", make_run("zero", 0.0), "num_episodes=1")
+    assert status == 0 and "8 env steps, 1 episode\n" in out
+
+
 def test_folders_are_what_is_given_without_a_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b").mkdir()

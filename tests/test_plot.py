@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from synthetic_runs import write_run, write_sweep
 
 from experiments import plot, report
 from experiments.comparing import figures, panels
-from experiments.comparing.comparisons import draw_all
+from experiments.comparing.comparisons import draw_all, make_look
 from experiments.comparing.curve_files import read_runs
 from experiments.comparing.declarations import Look
 from experiments.comparing.drawing import COLOURS_OF_RETRIES, colour_of, new_figure, own_style, readable
@@ -437,6 +438,7 @@ def test_what_is_not_finite_is_said_as_it_is(tmp_path):
         (["nowhere"], "directory=nowhere: does not exist"),
         (["RUN", "x=time"], "x=time: must be one of"),
         (["RUN", "metric=actor/nothing"], "metric=actor/nothing: must be one of"),
+        (["RUN", "metric=,"], "metric=,: names no metric"),
         (["RUN", "reference=M=3"], "reference=M=3: must be one of"),
         (["RUN", "outt=a"], "outt=a: no such key; there are out=, x=, metric=, reference="),
         (["RUN", "out=a", "out=b"], "out=b: must be given once"),
@@ -547,6 +549,50 @@ def test_an_arm_of_a_file_has_one_name_on_every_task_and_no_settings(tmp_path):
 def test_names_of_others_are_found_among_our_tasks(tmp_path, env_name, task):
     (tmp_path / "x.csv").write_text(f"exp_name,env_name,seed,metric,env_step,value\na,{env_name},0,return,0,1\n")
     assert [run.task for run in read_runs(tmp_path / "x.csv")] == [task]
+
+
+HEADER = "exp_name,env_name,seed,metric,env_step,value,wall_clock\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a,Ant-v4,0.5,return,0,1,", "line 3: seed must be a whole number of at least 0, not '0.5'"),
+        ("a,Ant-v4,,return,0,1,", "line 3: seed must be a number, not ''"),
+        ("a,Ant-v4,0,return,-1,1,", "line 3: env_step must be a whole number of at least 0, not '-1'"),
+        ("a,Ant-v4,0,return,inf,1,", "line 3: env_step must be a whole number"),
+        ("a,Ant-v4,0,return,1,much,", "line 3: value must be a number, not 'much'"),
+        ("a,Ant-v4,0,return,1,1,soon", "line 3: wall_clock must be a number, not 'soon'"),
+        ("a,Ant-v4,0", "line 3: metric is empty"),
+        (" ,Ant-v4,0,return,1,1,", "line 3: exp_name is empty"),
+        ("a,Ant-v4,0.0,eval/return,1000.0,2,", "line 3: has arm, task, seed, metric and step of line 2"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_named_with_its_column(tmp_path, row, words):
+    (tmp_path / "x.csv").write_text(f"{HEADER}a,Ant-v4,0,return,1000,1,\n{row}\n")
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        read_runs(tmp_path / "x.csv")
+
+
+def test_what_a_table_lacks_is_no_axis(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steps.csv").write_text(f"{HEADER}a,Ant-v4,0,return,0,1,\na,Ant-v4,0,return,10,2,\n")
+    (tmp_path / "times.csv").write_text(f"{HEADER}b,Ant-v4,0,return,0,1,0.5\nb,Ant-v4,0,return,10,2,1.5\n")
+    with pytest.raises(InvalidValueError, match=r"^x=wall_clock: none of these runs has it; must be env_steps$"):
+        plot.main(["steps.csv", "x=wall_clock", "out=figures"])
+    assert not Path("figures").exists()
+    assert plot.main(["steps.csv", "times.csv", "x=wall_clock", "out=figures"]) == 0
+    assert capsys.readouterr().err.count("steps.csv: has no wall_clock, left out of curves\n") == 1
+    times = {row["env_step"]: row["wall_clock"] for row in read(Path("figures/curves.csv")) if row["exp_name"] == "b"}
+    assert times == {"0": "0.5", "10": "1.5"}
+
+
+def test_the_reference_may_have_the_name_that_figures_show(tmp_path):
+    write_sweep(tmp_path, [{"retries": m, "final": FINAL} for m in (1, 8)], seeds=(1,))
+    runs = load([tmp_path])
+    assert [cell.title for cell in runs.cells] == ["ReMAC M=1", "ReMAC M=8"]
+    assert make_look(runs, {"reference": "ReMAC M=8"}, "").reference == "M=8"
+    assert make_look(runs, {"reference": "M=8"}, "").reference == "M=8"
 
 
 def test_trained_objectives_stand_against_measured_ones(tmp_path):

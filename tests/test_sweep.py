@@ -151,6 +151,12 @@ def test_a_sweep_takes_tasks_of_a_suite_that_cannot_list_them(make_plan):
     assert [run.job.env.name for run in runs] == ["gymnasium/Pendulum-v1"]
 
 
+def test_a_task_may_be_named_with_its_suite(make_plan):
+    runs = make_plan("published", "suite=mujoco", "tasks=[mujoco/hopper,walker2d]", "arms=[m4]", "seeds=[0]")
+    assert [run.job.env.name for run in runs] == ["mujoco/hopper", "mujoco/walker2d"]
+    assert runs[0].directory.parts[-3:] == ("hopper", "m4", "seed0")
+
+
 def test_tasks_follow_the_scale(make_plan):
     runs = make_plan("damping", "seeds=[1]", "arms=[m1_eps1]", "scale=laptop")
     assert [run.job.env.name for run in runs] == ["mujoco/half_cheetah", "mujoco/hopper", "mujoco/reacher"]

@@ -10,7 +10,7 @@ from experiments.comparing.declarations import Draw, Drawing, Look
 from experiments.comparing.drawing import caption, own_style
 from experiments.comparing.figures import find
 from experiments.comparing.panels import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD, floor_of_std
-from experiments.comparing.runs import Run, Runs, as_ranges
+from experiments.comparing.runs import X_AXES, Run, Runs, as_ranges
 from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
@@ -22,18 +22,31 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
     """Checks ``metric``, ``x`` and ``reference`` against the runs.
 
     Raises:
-        InvalidValueError: If a metric is in no run, or the reference is no arm.
+        InvalidValueError: If a metric or ``x`` is in no run, or the reference is no arm.
     """
     known = sorted({name for run in runs.used for name in run.metrics})
     if not known:
         raise InvalidValueError("directories", f"{len(runs.used)} runs", "hold no record of any metric yet")
-    chosen = tuple(filter(None, settings.get("metric", "").split(",")))
+    given = settings.get("metric", "")
+    chosen = tuple(filter(None, given.split(",")))
+    if given and not chosen:
+        raise InvalidValueError("metric", given, "names no metric")
     for name in chosen:
         require_one_of("metric", name, known)
     reference = settings.get("reference") or None
     if reference is not None:
+        reference = {cell.title: cell.arm for cell in runs.cells}.get(reference, reference)
         require_one_of("reference", reference, runs.arms)
-    return Look(chosen or default_metrics(known), settings.get("x", "env_steps"), reference, command)
+    x = settings.get("x", "env_steps")
+    without = [run for run in runs.used if not run.has(x)]
+    if len(without) == len(runs.used):
+        allowed = "none of these runs has it; must be " + " or ".join(
+            axis for axis in X_AXES if any(run.has(axis) for run in runs.used)
+        )
+        raise InvalidValueError("x", x, allowed)
+    notes = [f"{file}: has no {x}, left out of curves" for file in dict.fromkeys(run.directory for run in without)]
+    runs.notes.extend(notes)
+    return Look(chosen or default_metrics(known), x, reference, command)
 
 
 def default_metrics(known: Sequence[str]) -> tuple[str, ...]:

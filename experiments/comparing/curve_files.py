@@ -1,6 +1,7 @@
 """Learning curves in one file: the table that ``experiments.plot`` writes and that others publish their results in.
 
-Its columns are ``exp_name`` (the arm), ``env_name``, ``seed``, ``metric``, ``env_step`` and ``value``; more may follow.
+Its columns are ``exp_name`` (the arm), ``env_name``, ``seed``, ``metric``, ``env_step`` and ``value``; more may
+follow, of which ``status``, ``gradient_steps`` and ``wall_clock`` are read.
 """
 
 import csv
@@ -14,6 +15,7 @@ from experiments.comparing.runs import Cell, Run, make_series
 from experiments.records.files import FINISHED, Record
 
 COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
+OTHER_AXES = ("gradient_steps", "wall_clock")  # of ``X_AXES``; their columns may be missing
 RETURN = "eval/return"
 # What others call the return of an evaluation.
 _RETURNS = ("return", "avg_return", "average_return", "episode_return", "eval_return", "eval/avg_return")
@@ -44,6 +46,7 @@ def read_runs(path: Path) -> list[Run]:
         ValueError: Naming what is wrong with the file.
     """
     records: dict[tuple[str, str, int, str], list[Record]] = {}
+    lines: dict[tuple[str, str, int, str, int], int] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -51,15 +54,40 @@ def read_runs(path: Path) -> list[Run]:
             raise ValueError(f"is no table of curves, it has no column {', '.join(missing)}")
         for number, row in enumerate(reader, 2):
             try:
-                metric = RETURN if row["metric"] in _RETURNS else row["metric"]
-                key = (row["exp_name"], row["env_name"], int(float(row["seed"])), row.get("status") or FINISHED)
-                record: Record = (int(float(row["env_step"])), math.nan, math.nan, metric, float(row["value"]))
-                records.setdefault(key, []).append(record)
-            except (TypeError, ValueError, OverflowError) as error:
+                arm, env_name, name = (_text(row, column) for column in ("exp_name", "env_name", "metric"))
+                metric = RETURN if name in _RETURNS else name
+                seed, env_step = _whole(row, "seed"), _whole(row, "env_step")
+                others = [_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
+                record: Record = (env_step, others[0], others[1], metric, _number(row, "value"))
+            except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
+            earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
+            if earlier != number:
+                raise ValueError(f"line {number}: has arm, task, seed, metric and step of line {earlier}")
+            records.setdefault((arm, env_name, seed, row.get("status") or FINISHED), []).append(record)
     if not records:
         raise ValueError("holds no curve")
     return [_run(path, *key, found) for key, found in records.items()]
+
+
+def _text(row: dict[str, str | None], column: str) -> str:
+    if not (value := (row[column] or "").strip()):
+        raise ValueError(f"{column} is empty")
+    return value
+
+
+def _number(row: dict[str, str | None], column: str) -> float:
+    try:
+        return float(row[column] or "")
+    except ValueError:
+        raise ValueError(f"{column} must be a number, not {row[column]!r}") from None
+
+
+def _whole(row: dict[str, str | None], column: str) -> int:
+    value = _number(row, column)
+    if not (value.is_integer() and value >= 0):
+        raise ValueError(f"{column} must be a whole number of at least 0, not {row[column]!r}")
+    return int(value)
 
 
 def _run(path: Path, arm: str, env_name: str, seed: int, status: str, records: list[Record]) -> Run:

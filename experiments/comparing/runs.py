@@ -178,6 +178,10 @@ class Run:
             {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
         )
 
+    def has(self, x: str) -> bool:
+        """Whether any record says where it is on an axis, of ``X_AXES``."""
+        return any(np.isfinite(getattr(series, x)).any() for series in self.metrics.values())
+
     def final(self, metric: str) -> float:
         """Returns the mean of a metric over the last tenth of training; NaN if it is missing or not finite there."""
         if metric not in self.metrics:

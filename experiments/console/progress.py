@@ -48,6 +48,7 @@ class ProgressBar:
                 if _is_terminal(stream):
                     self._made.enter_context(self._above(stream))
         self._told: set[str] = set()
+        self._last_words = ""
         self.phase("compiling")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh_regularly, daemon=True, name="progress")
@@ -88,6 +89,10 @@ class ProgressBar:
         elif self._clock() >= self._due:
             self._write_line()
 
+    def say_last(self, line: str) -> None:
+        """Keeps a line for the end, after all else that this writes."""
+        self._last_words = f"{line}\n"
+
     def close(self) -> None:
         """Leaves the bar, or a last line, as it stands."""
         self._stop.set()
@@ -96,6 +101,8 @@ class ProgressBar:
             self._write_line()
         self._bar.close()
         self._made.close()
+        self._stream.write(self._last_words)
+        self._stream.flush()
 
     def _write_line(self) -> None:
         now = self._clock()

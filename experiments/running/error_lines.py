@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -73,9 +74,7 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
         given = _argument_of(key, arguments)
         if any("is not in struct" in line or "not in '" in line for line in lines):
             hint = (
-                f" (the task's own flags are given as {shlex.quote(f'+{given}')})"
-                if key.startswith("env.options.")
-                else ""
+                f" (the task's own are given as {shlex.quote(f'+{given}')})" if key.startswith("env.options.") else ""
             )
             return f"{given}: no such key; {_siblings(config_name, key, arguments)}{hint}"
         reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
@@ -91,6 +90,12 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             if value and argument in lines[0]:
                 choices += f"; a text with a comma needs quotes: {pasted(key, value)}"
         return f"{lines[0]}; {choices}"
+    if lines and (unknown := re.match(r"Could not override '([^'@]+)", lines[0])):
+        given = _argument_of(unknown[1], arguments)
+        if unknown[1] == "experiment":
+            presets = f"presets are run by python -m experiments.sweep, and are {listing('experiment')}"
+            return f"{given}: no such key; {presets}"
+        return f"{given}: no such key; {_siblings(config_name, unknown[1], arguments)}"
     if lines and (missing := re.match(r"You must specify '(\w+)'", lines[0])):
         group = missing[1]
         return f"{group}: must be given, as {group}=<name>; there are {listing(group)}"
@@ -128,11 +133,12 @@ def _argument_of(key: str, arguments: list[str]) -> str:
 def _siblings(config_name: str, key: str, arguments: list[str]) -> str:
     """Tells which keys may be meant, and those beside a key, for the agent, environment and logger that are given."""
     parent = key.rpartition(".")[0]
-    choices = [argument.split(",")[0] for argument in arguments if argument.partition("=")[0] in GROUPS]
+    groups = groups_of(config_name)
+    choices = [argument.split(",")[0] for argument in arguments if argument.partition("=")[0] in groups]
     with hydra_anew():  # the process ends after this line, so nobody needs the old one
         config = hydra.compose(config_name, choices)
     node = OmegaConf.select(config, parent) if parent else config
-    names = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
+    names = (", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "") or "none"
     plain = as_dict(config)
     others = [other for other in flatten(plain) if not other.startswith("env.")]
     meant = [other for other in others if other.endswith(f".{key}")]
@@ -147,6 +153,12 @@ def no_such_file(group: str, value: str) -> str:
     if group == "env":
         return f"no such environment; {envs.alternatives(value)}"
     return f"no such {group}; there are {listing(group)}"
+
+
+def groups_of(config_name: str) -> list[str]:
+    """Returns those of ``GROUPS`` that a configuration takes."""
+    defaults = yaml.safe_load((CONFIG_DIRECTORY / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    return [group for one in defaults if isinstance(one, dict) for group in one if group in GROUPS]
 
 
 def listing(group: str) -> str:

@@ -30,7 +30,7 @@ from experiments.records.files import is_begun
 from experiments.records.run_directory import OutputError
 from experiments.running import compilation_cache
 from experiments.running.config import AUTO, CONFIG_DIRECTORY, register_schemas
-from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, no_such_file
+from experiments.running.error_lines import BAD_INPUT, GROUPS, NotChecked, describe, groups_of, listing, no_such_file
 from experiments.running.jax_settings import JAX_CONFIG
 from remac.machine import available_cpus
 from remac.training.loop import StoppedError
@@ -60,6 +60,9 @@ def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str
         folders_key: The key that folders are meant for which are given without one.
     """
     outlive_readers()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(_help(config_name, sys.modules[task.__module__].__doc__ or ""))
+        sys.exit(0)
     compilation_cache.enable()
     register_schemas()
     use_all_cpus()
@@ -105,6 +108,16 @@ def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str
     except (Exception, KeyboardInterrupt) as error:
         exit_for(error)
     sys.exit(0)
+
+
+def _help(config_name: str, told: str) -> str:
+    """Returns what a command's module says of it, and where its keys and their values are."""
+    lines = [told]
+    for group in groups_of(config_name):
+        named = "python -m experiments.suites lists them" if group == "env" else listing(group)
+        lines.append(f"{group}=<name>: {named}.")
+    command = f"python -m experiments.{config_name}"
+    return "\n".join([*lines, f"{command} --cfg job prints every key with its value, --hydra-help Hydra's own flags."])
 
 
 def use_all_cpus() -> None:

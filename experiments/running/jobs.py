@@ -115,8 +115,12 @@ def _run_part(
         finally:
             for run in runs:
                 run.close()
-        if signals.is_requested:
-            signals.end()  # it came after the last moment of training
+        if signals.is_requested:  # it came after the last moment of training
+            if is_only:
+                bar.say_last("the training had ended when the signal came")
+            else:
+                recorder.say_how_to_continue("stopped between two programs")
+            signals.end()
     bar.update(bar_end, "training")
     return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
 

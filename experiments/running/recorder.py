@@ -1,8 +1,6 @@
 """Takes the events of a population's training to the bar, the run directories, the checkpoints and the loggers."""
 
-import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,9 +89,9 @@ class Recorder:
             if self._signals.is_requested and not event.within_round:
                 if (snapshot := event.snapshot) is not None:
                     if not snapshot.rounds_done:
-                        self._say_how_to_continue("stopped before the first step")
+                        self.say_how_to_continue("stopped before the first step")
                     elif self._save(event.env_steps, snapshot):
-                        self._say_how_to_continue(f"saved at {event.env_steps:,} env steps")
+                        self.say_how_to_continue(f"saved at {event.env_steps:,} env steps")
                 self._signals.end()
 
     def close(self, status: str, reason: str | None = None) -> None:
@@ -159,7 +157,8 @@ class Recorder:
         self._saved, self._saved_env_steps = (place if all(are_saved) else None), env_steps
         return all(are_saved)
 
-    def _say_how_to_continue(self, where: str) -> None:
+    def say_how_to_continue(self, where: str) -> None:
+        """Keeps for the end how to go on from where training was stopped."""
         run, config = self._runs[0], self._jobs[0].config
         how = pasted("resume", run.path)
         if config["experiment"]:
@@ -167,8 +166,7 @@ class Recorder:
         elif run.origin["sweep"] != run.path.name:
             folder = next((path for path in run.path.parents if path.name == run.origin["sweep"]), run.path.parent)
             how = f"the same command, {pasted('hydra.sweep.dir', folder)} and resume=auto"
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{where}; continue with {how}", file=sys.stderr, flush=True)
+        self._bar.say_last(f"{where}; continue with {how}")
 
     def _save_member(self, index: int, env_steps: int, snapshot: Snapshot) -> None:
         config = self._jobs[index].config

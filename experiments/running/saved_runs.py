@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import yaml
 
 from experiments.console.messages import warn
@@ -93,6 +95,8 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.parameters)):
+        raise InvalidValueError("run", directory, f"{directory / folder} holds parameters that are not finite")
     if options:
         env = make_environment(own | {"options": own["options"] | options}, 1, kept)
     for name, has, takes in (

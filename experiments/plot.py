@@ -4,8 +4,9 @@ Reads run directories, folders that hold some, and CSV files of curves with the 
 writes (``exp_name,env_name,seed,metric,env_step,value``, which others publish too), and nothing else. Writes PNG, PDF
 and CSV of every figure that the runs have something for: ``curves`` (learning curves) and ``final`` (values at the end)
 always; ``grid_*`` if a setting besides M varies; ``final_against_*`` for every setting that varies;
-``updates_against_num_retries``; ``paired`` (differences on the same seeds); ``aggregate`` for several tasks; ``speed``
-for the experiment of that name. Each is declared in a module of ``experiments/comparing/figures``, and so is a new one.
+``updates_against_num_retries``; ``cost`` where N varies; ``paired`` (differences on the same seeds); ``aggregate`` for
+several tasks; ``speed`` for the experiment of that name. Each is declared in a module of
+``experiments/comparing/figures``, and so is a new one.
 ``metric`` is one or more names of ``metrics.csv``, for example ``actor/entropy,env/forward_velocity``.
 
 What is left out, and why, is said on stderr. Exit statuses: 0 done, 1 a figure could not be written, 2 bad input (one

@@ -22,6 +22,7 @@ from experiments.comparing.figures import final
 from experiments.comparing.figures.curves import grid
 from experiments.comparing.figures.final import factors
 from experiments.comparing.loading import load
+from experiments.comparing.runs import MEMBERS, SPEED
 from experiments.records.run_directory import RunDirectory
 from remac.policies.policy_network import LOG_STD_RANGE
 from remac.validation import InvalidValueError
@@ -159,6 +160,21 @@ def test_final_values_against_a_setting(tmp_path, key, values, expected):
     panel = drawing.figure.axes[0]
     ticks = [tick.get_text() for tick in panel.get_xticklabels()]
     np.testing.assert_allclose(curves_of(panel)["M=4"].get_ydata(), [reached[tick] for tick in ticks])
+
+
+def test_what_samples_buy_stands_against_what_they_cost(tmp_path):
+    """A program of N = 8 makes 500 env steps a second, one of N = 16 makes 250; a gradient step an env step."""
+    of_arms = {8: (1.0, 250.0), 16: (2.0, 125.0)}
+    arms = [
+        {"retries": 4, "num_samples": n, "final": {"eval/return": value, SPEED: rate, MEMBERS: 2}, "start": rate}
+        for n, (value, rate) in of_arms.items()
+    ]
+    look = Look(("eval/return",))
+    (drawing,) = [one for one in draw_all(load([write_sweep(tmp_path, arms)]), look, []) if one.name == "cost"]
+    found = {row["num_samples"]: (row["milliseconds"], row["n"], row["iqm"]) for row in drawing.rows}
+    assert found == {8: (pytest.approx(2), 3, pytest.approx(1)), 16: (pytest.approx(4), 3, pytest.approx(2))}
+    without = [{"retries": 4, "num_samples": n, "final": {"eval/return": 1.0}} for n in of_arms]
+    assert "cost" not in {one.name for one in draw_all(load([write_sweep(tmp_path / "none", without)]), look, [])}
 
 
 def test_differences_are_paired_by_seed(tmp_path):

@@ -50,6 +50,7 @@ GRIDS = {
         )
         if k < n
     },
+    "budget": {(m, n) for m in (2, 4) for n in (2, 4, 8, 16, 32) if m <= n},
     "gradient_length": {(1, 16, e, "own") for e in (1e-8, 0.1)}
     | {(8, 16, e, length) for e in (1e-8, 0.1) for length in ("own", "mean")},
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
@@ -91,7 +92,7 @@ def make_plan(tmp_path):
 
 # Presets of many arms, and those that are others with one thing changed.
 LARGE = ("max_at_k_estimators", "tune_learning_rate", "adam_epsilon", "learning_rate_vs_epsilon")
-ALIKE = ("damping", "num_samples", "sgd_actor", "sparse", "policy_scale")
+ALIKE = ("damping", "num_samples", "budget", "sgd_actor", "sparse", "policy_scale")
 
 
 def test_every_preset_has_its_grid_written_here():

@@ -105,7 +105,7 @@ def _against(runs: Runs, factor: str, metrics: Sequence[str], name: str) -> Draw
     figure, axes = new_figure(len(runs.tasks), len(metrics), panel=(2.8, 2.3))
     cells = [cell for cell in runs.cells if cell.num_retries is not None and value_of(cell, factor) is not None]
     ticks = ticks_of(value_of(cell, factor) for cell in cells)
-    lines = {cell.arm: _line(cell, factor) for cell in cells}
+    lines = {cell.arm: line_name(cell, factor) for cell in cells}
     groups = list(dict.fromkeys(lines.values()))
     rows = []
     for row, task in zip(axes, runs.tasks, strict=True):
@@ -148,7 +148,7 @@ def reference_of(cells: Sequence[Cell], name: str | None) -> Cell | None:
     return next(iter(cells), None)
 
 
-def _line(cell: Cell, factor: str) -> str:
+def line_name(cell: Cell, factor: str) -> str:
     """Names what a cell shares with the others on its line: everything but the factor."""
     rest = settings_text({key: value for key, value in cell.variant.items() if key != factor})
     if factor == "num_retries":

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
 from experiments.running.config import compose_job
 from remac.types import Environment
@@ -14,10 +15,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a page needs that is not installed with the tests, or stands for something of the reader's.
 NOT_HERE = ("<", "my_package", "gymnasium_robotics")
-
-
-def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def commands():

@@ -16,6 +16,7 @@ import yaml
 from flax import struct
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from pages import blocks
 from slow import fast_are
 
 from agents import AGENTS, SAC, ReMAC
@@ -155,8 +156,7 @@ def test_an_agent_of_ones_own_may_extend_any_other_with_whole_and_other_numbers(
 @pytest.mark.slow
 def test_a_new_agent_is_one_file_one_registry_line_and_one_yaml(tmp_path):
     """That which the page shows."""
-    page = (ROOT / "docs/agent.md").read_text()
-    program, entries = (re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1] for language in ("python", "yaml"))
+    program, entries = (blocks(ROOT / "docs/agent.md", language)[0] for language in ("python", "yaml"))
     for folder in ("agents", "conf", "envs", "experiments", "remac"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))
     (tmp_path / "agents/mine.py").write_text(program)

@@ -292,8 +292,9 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
     for cell in cells:
         for name in (cell.arm, cell.title):
             named.setdefault(name, set()).add(cell.runs[0].file)
+    names_of_files = _shortest_names({run.file for run in runs if run.file})
     cells = [
-        dataclasses.replace(cell, arm=f"{cell.arm} ({Path(file).stem})")
+        dataclasses.replace(cell, arm=f"{cell.arm} ({names_of_files[file]})")
         if (file := cell.runs[0].file) and len(named[cell.arm]) > 1
         else cell
         for cell in cells
@@ -307,6 +308,18 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
         for cell in cells
     ]
     return sorted(cells, key=lambda cell: (cell.task, *cell.order))
+
+
+def _shortest_names(files: Iterable[str]) -> dict[str, str]:
+    """Names files by as much of the ends of their paths, without the suffix, as tells them apart."""
+    parts = {file: Path(file).with_suffix("").parts for file in files}
+    names = {}
+    for file, own in parts.items():
+        others = [other for name, other in parts.items() if name != file]
+        lengths = range(1, len(own) + 1)
+        length = next((n for n in lengths if all(other[-n:] != own[-n:] for other in others)), len(own))
+        names[file] = "/".join(own[-length:])
+    return names
 
 
 def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:

@@ -38,6 +38,7 @@ from remac.files import write_whole
 from remac.validation import require_one_of
 
 FILTERED_FROM = 8  # rows
+TASKS_IN_TITLE = 4
 CLASSES = {PASS: "pass", FAIL: "fail", NOT_ENOUGH: "unknown"}
 
 
@@ -52,15 +53,20 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(settings["out"])
     require_output("out", out)
     require_one_of("x", settings["x"], X_AXES)
-    runs = load(paths, keep_tuning=True)
-    look = make_look(runs, settings, command_of("experiments.report", arguments))
-    notes = list(runs.notes)
-    drawings = draw_all(runs, look, notes)
-    page = write_page(runs, drawings, check_all(runs), look.metrics, notes, look.command)
+    page = compare(paths, settings, command_of("experiments.report", arguments))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Names of files may hold bytes that are no text.
     write_whole(out, page.encode(errors="backslashreplace"))
     print(out)
+
+
+def compare(paths: Sequence[Path | str], settings: dict[str, str], command: str) -> str:
+    """Reads runs and files of curves, and returns the page; ``settings`` are ``x``, ``metric`` and ``reference``."""
+    runs = load(paths, keep_tuning=True)
+    look = make_look(runs, settings, command)
+    notes = list(runs.notes)
+    drawings = draw_all(runs, look, notes)
+    return write_page(runs, drawings, check_all(runs), look.metrics, notes, look.command)
 
 
 def write_page(
@@ -74,7 +80,8 @@ def write_page(
     """Returns the whole page."""
     experiments = {run.experiment for run in runs.used} | {plan.experiment for plan in runs.plans}
     names = ", ".join(sorted(name.replace("_", " ") for name in experiments if name)) or "runs"
-    title = f"{names[0].upper()}{names[1:]} on {', '.join(runs.tasks)}"
+    tasks = ", ".join(runs.tasks) if len(runs.tasks) <= TASKS_IN_TITLE else counted(len(runs.tasks), "task")
+    title = f"{names[0].upper()}{names[1:]} on {tasks}"
     sections = [
         ("summary", "Summary", _summary(runs)),
         ("figures", "Figures", "".join(map(_figure, drawings))),

@@ -535,13 +535,17 @@ def test_what_others_call_as_one_of_ours_says_where_it_is_from(tmp_path):
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    """As those that plot writes are."""
+    """Those that plot writes are all called curves."""
     for folder in ("a/x", "b/x", "c"):
         (tmp_path / folder).mkdir(parents=True)
         text = "exp_name,env_name,seed,metric,env_step,value\nSAC,Ant-v4,0,return,10,1\n"
         (tmp_path / folder / "curves.csv").write_text(text)
     found = load(sorted(tmp_path.rglob("*.csv")))
-    assert [cell.arm for cell in found.cells] == ["SAC (a/x/curves)", "SAC (b/x/curves)", "SAC (c/curves)"]
+    assert [cell.arm for cell in found.cells] == ["SAC (a/x)", "SAC (b/x)", "SAC (c)"]
+    for folder in ("a", "b"):
+        (tmp_path / folder / "x/curves.csv").rename(tmp_path / folder / "x/table.csv")
+    found = load(sorted(tmp_path.rglob("*.csv")))
+    assert [cell.arm for cell in found.cells] == ["SAC (a/x/table)", "SAC (b/x/table)", "SAC (c)"]
 
 
 def test_an_arm_of_a_file_has_one_name_on_every_task_and_no_settings(tmp_path):

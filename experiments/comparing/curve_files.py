@@ -16,6 +16,7 @@ from experiments.records.files import FINISHED, Record
 
 COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 OTHER_AXES = ("gradient_steps", "wall_clock")  # of ``X_AXES``; their columns may be missing
+OWN_NAME = "curves"  # of the figure whose table it is
 RETURN = "eval/return"
 # What others call the return of an evaluation.
 _RETURNS = ("return", "avg_return", "average_return", "episode_return", "eval_return", "eval/avg_return")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from experiments.comparing.curve_files import read_runs
+from experiments.comparing.curve_files import OWN_NAME, read_runs
 from experiments.comparing.runs import Cell, Plan, Run, Runs, make_series, value_text
 from experiments.console.messages import one_line
 from experiments.records.files import (
@@ -311,8 +311,14 @@ def _make_cells(runs: list[Run], notes: list[str]) -> list[Cell]:
 
 
 def _shortest_names(files: Iterable[str]) -> dict[str, str]:
-    """Names files by as much of the ends of their paths, without the suffix, as tells them apart."""
-    parts = {file: Path(file).with_suffix("").parts for file in files}
+    """Names files by as much of the ends of their paths, without the suffix, as tells them apart.
+
+    One called as ``experiments.plot`` calls its own has the name of its folder.
+    """
+    parts: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        path = Path(file)
+        parts[file] = (path.resolve().parent if path.stem == OWN_NAME else path.with_suffix("")).parts
     names = {}
     for file, own in parts.items():
         others = [other for name, other in parts.items() if name != file]

@@ -32,7 +32,8 @@ class OrderGrad(OnPolicyAgent):
     before the round is taken off at every step. An action's probability does not depend on it, so this does not change
     the expected gradient. With ``sign_certificate`` steps count less, or not at all, where a small change of that
     network's last layer would flip the sign of what is left (``remac.estimators.sign_certificate``), which is biased.
-    Returns are sums over the first ``episode_length`` steps, discounted by ``return_gamma``.
+    Returns are sums over the first ``episode_length`` steps, discounted by ``return_gamma``. An entropy bonus, and
+    metrics of the policy, are of all steps of a round, those of later episodes among them.
 
     Attributes:
         weights: The estimator, the objective and K, as numbers.
@@ -108,8 +109,10 @@ class OrderGrad(OnPolicyAgent):
         expected = outputs_of(self.value_network, state.value, observation)
         advantage = length * counts * (target - expected)
         if self.sign_certificate is not None:
-            certificate = certificate_weights(self._radii(state, observation, target - expected), self.sign_certificate)
-            advantage, metrics["actor/certificate"] = certificate * advantage, jnp.mean(certificate)
+            radius = self._radii(state, observation, target - expected)
+            certificate = certificate_weights(radius, self.sign_certificate, counts > 0)
+            advantage = certificate * advantage
+            metrics["actor/certificate"] = jnp.sum(counts * certificate) / jnp.sum(counts)
         weight = counts / jnp.mean(counts)
         return {"observation": observation, "advantage": advantage, "target": target, "weight": weight}, metrics
 
@@ -119,5 +122,6 @@ class OrderGrad(OnPolicyAgent):
         width = params["value"]["kernel"].shape[0]
         # With ones in the place of the last layer the network gives what goes into it.
         ones = {"value": {"kernel": jnp.eye(width), "bias": jnp.zeros((width,))}}
-        features = outputs_of(self.value_network.clone(num_outputs=width), {"params": params | ones}, observation)
+        network = self.value_network.clone(num_outputs=width, precision="highest")
+        features = outputs_of(network, {"params": params | ones}, observation)
         return radii(advantage, 1.0 + jnp.sum(features**2, axis=-1))  # the bias' feature is 1

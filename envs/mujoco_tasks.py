@@ -62,6 +62,7 @@ its MuJoCo environments; the sparse reachers' reward is that of arXiv 2606.05888
 # ruff: noqa: D102 - what the methods of every task mean is documented once, on Task
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -588,8 +589,14 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def make_task(name: str, options: dict[str, Any]) -> Task:
+def make_task(name: str, options: dict[str, Any], *, suite: str = "mujoco", others: Sequence[str] = ()) -> Task:
     """Builds a task from its name and options.
+
+    Args:
+        name: The task's.
+        options: Of the task.
+        suite: Whose task it is called in messages.
+        others: Options that the suite takes besides.
 
     Raises:
         InvalidValueError: Unknown task or option, or a value that the option does not allow.
@@ -598,7 +605,8 @@ def make_task(name: str, options: dict[str, Any]) -> Task:
     kinds = {field.name: field.type for field in fields(TASKS[name])}
     for option, value in options.items():
         if option not in kinds:
-            allowed = f"mujoco/{name} has no such option; its options are {', '.join(sorted(kinds))}"
+            known = ", ".join(sorted((*kinds, *others)))
+            allowed = f"{suite}/{name} has no such option; its options are {known}"
             raise InvalidValueError(option, value, allowed)
     return TASKS[name](**{option: _checked(option, value, kinds[option]) for option, value in options.items()})
 

@@ -144,6 +144,7 @@ EVENTS = {
     "reacher": RareEvent(_is_closer, 0.05, 0.1, -2.0),
 }
 DEVICE_TASKS: dict[str, tuple[StochasticTask, int]] = {"lottery": (Lottery(), 1), "ladder": (Ladder(), len(CLIMBS))}
+EVENT_OPTIONS = ("limit", "probability", "amount")
 TASKS = (*DEVICE_TASKS, *EVENTS)
 
 
@@ -157,7 +158,7 @@ def make(
         num_envs: E.
         stagger_first_episodes: See the suites ``mujoco`` and ``probe``.
         **options: On the device ``episode_length`` and ``renew_starts_every``; on the host ``limit``, ``probability``,
-            ``amount`` and the options of the task of the suite ``mujoco``.
+            ``amount`` and the options of the task of the suite ``mujoco``, with ``num_threads`` and ``dtype`` as there.
 
     Raises:
         InvalidValueError: On an option that is not there or has a value that is not allowed.
@@ -174,14 +175,14 @@ def make(
             f"risk/{task}", episode, num_envs, stagger_first_episodes=stagger_first_episodes, **values
         )
     event = EVENTS[task]
-    given = {name: options.pop(name) for name in ("limit", "probability", "amount") if name in options}
+    given = {name: options.pop(name) for name in EVENT_OPTIONS if name in options}
     for name, value in given.items():
         limits = {"probability": (0.0, 1.0), "amount": (-HUGE / 2, HUGE / 2)}
         require_number(name, value, *limits.get(name, ()))
     num_threads, dtype = options.pop("num_threads", None), options.pop("dtype", np.float32)
     return RareEventEnvironment(
         f"risk/{task}",
-        make_task(task, options),
+        make_task(task, options, suite="risk", others=EVENT_OPTIONS),
         num_envs=num_envs,
         stagger_first_episodes=stagger_first_episodes,
         dtype=dtype,

@@ -170,12 +170,11 @@ def evaluate(run: SavedRun, num_episodes: int, num_retries: int, seed: int) -> t
         Metrics ``eval/...``, and the outcome of every episode, `[2, E]`: by the mean action, and by sampled ones.
     """
     env = run.env.for_evaluation(num_episodes)
+    evaluator = Evaluator(env, MemberSplit(1), num_retries)
     try:
-        evaluator = Evaluator(env, MemberSplit(1), num_retries)
         episodes = evaluator.episodes(stack_members([run.policy]), jax.random.key(seed), Pacer(lambda: None))
     finally:
-        if close := getattr(env, "close", None):  # the simulators of some suites take memory, or processes
-            close()
+        evaluator.close()
     result = {name: float(values[0]) for name, values in summarize(episodes, num_retries).items()}
     return result, jax.tree.map(lambda leaf: leaf[0], episodes)
 
@@ -269,16 +268,20 @@ def film_times(num_states: int, dt: float) -> tuple[list[int], list[int]]:
 
 
 def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:
-    """Yields the states of one episode, at most ``num_steps`` of them."""
+    """Yields the states of one episode, at most ``num_steps`` of them, and then closes the environment."""
     reset, step = (jax.jit(env.reset), jax.jit(env.step)) if env.on_device else (env.reset, env.step)
     act = jax.jit(lambda policy, observation: policy(observation))
     key = jax.random.key(0)
-    state = reset(key if env.on_device else key[None])
-    for _ in range(num_steps):
-        yield state
-        state = step(state, np.asarray(act(policy, state.observation)))
-        if (state.termination | state.truncation).any():
-            return
+    try:
+        state = reset(key if env.on_device else key[None])
+        for _ in range(num_steps):
+            yield state
+            state = step(state, np.asarray(act(policy, state.observation)))
+            if (state.termination | state.truncation).any():
+                return
+    finally:
+        if close := getattr(env, "close", None):
+            close()
 
 
 if __name__ == "__main__":

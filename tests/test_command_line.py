@@ -78,6 +78,8 @@ BAD = [
     # Ranges.
     (["agent.num_retries=9"], ["agent.num_retries=9", "num_samples=8"]),
     (["prefill_env_steps=100001"], ["prefill_env_steps=100001", "total_env_steps=100000"]),
+    (["total_env_steps=1000"], ["prefill_env_steps=1000", "must leave a round", "total_env_steps=1000"]),
+    (["total_env_steps=1005"], ["prefill_env_steps=1000", "16 env steps", "total_env_steps=1005"]),
     (["replay_capacity=255"], ["replay_capacity=255", "agent.batch_size=256"]),
     (["agent.learning_rate=nan"], ["agent.learning_rate=nan"]),
     (["agent.gamma=1.01"], ["agent.gamma=1.01", "[0, 1]"]),

@@ -93,6 +93,15 @@ def run_breaking(number, num_envs, callback=None, start=None, **changes):
     return [event.metrics.get("env/diverged") for event in result.evaluations]
 
 
+def test_an_action_that_is_repeated_counts_as_so_many_steps(monkeypatch):
+    """One action in a hundred breaks down, of two env steps each: of all env steps it is one in a hundred as well."""
+    monkeypatch.setattr(DeviceEnvironment, "action_repeat", 2, raising=False)
+    changes = {"total_env_steps": 400, "eval_every_env_steps": 400, "replay_capacity": 400}
+    assert run_breaking(100, 1, max_diverged_fraction=0.0101, **changes) == [None, 2]
+    with pytest.raises(DivergedError, match=r"diverged in 4 of 400 env steps"):
+        run_breaking(100, 1, max_diverged_fraction=0.0099, **changes)
+
+
 @pytest.mark.slow
 def test_one_breakdown_in_a_short_last_window_does_not_stop_the_run():
     """The last evaluation comes one step after the one before."""

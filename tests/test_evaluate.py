@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 from experiments.console.key_value import split_folders
 from experiments.records.run_directory import RunDirectory
@@ -87,6 +88,15 @@ def test_a_policy_of_nan_is_refused_and_one_episode_is_no_several(make_run, run_
     assert (status, out) == (2, "") and err == f"run={run}: {run / 'policy'} holds parameters that are not finite\n"
     status, out, err = run_module("evaluate", make_run("zero", 0.0), "num_episodes=1")
     assert status == 0 and "8 env steps, 1 episode\n" in out
+
+
+def test_what_a_task_refuses_is_said_as_it_is(make_run, run_module):
+    run = make_run("run", 0.0)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["env"]["options"]["gravity"] = 1
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    status, _, err = run_module("evaluate", run)
+    assert status == 2 and err.startswith("env.options.gravity=1: no such option; there are ")
 
 
 def test_folders_are_what_is_given_without_a_key(tmp_path, monkeypatch):

@@ -109,6 +109,12 @@ def test_the_gradient_steps_of_a_round_are_whole():
             compose_job([f"{key}={ratio}"])
 
 
+def test_a_value_that_an_agent_has_of_its_own_is_named_as_such():
+    own = "env.tuned.modern.sac.training"
+    with pytest.raises(InvalidValueError, match=rf"{re.escape(own)}\.updates_per_env_step=0\.3: must make a whole"):
+        compose_job(["agent=sac", f"+{own}={{updates_per_env_step:0.3}}"])
+
+
 def test_bad_tuned_values_are_named():
     with pytest.raises(InvalidValueError, match=r"env\.tuned\.modern\.all\.depth=3: no such key; .*gamma"):
         compose_job(["+env.tuned.modern.all.depth=3"])

@@ -76,6 +76,8 @@ def test_large_returns_keep_small_differences():
 def test_what_does_not_fit_is_refused(values, message):
     with pytest.raises(InvalidValueError, match=message):
         gap_weights(*values)
+    with pytest.raises(InvalidValueError, match="objective"):
+        gap_weights("maxpo", np.array([0.0, 1.0]), 2, 4)
 
 
 # --- one update ---------------------------------------------------------------------------------------------------

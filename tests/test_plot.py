@@ -572,6 +572,8 @@ def test_an_arm_of_a_file_has_one_name_on_every_task_and_no_settings(tmp_path):
         ("HalfCheetah-v4", "mujoco/half_cheetah"),
         ("Walker2d-v5", "mujoco/walker2d"),
         ("InvertedDoublePendulum-v5", "mujoco/inverted_double_pendulum"),
+        ("Pendulum-v1", "gymnasium/Pendulum-v1"),
+        ("BipedalWalker-v3", "gymnasium/BipedalWalker-v3"),
         ("cheetah-run", "dmc/cheetah-run"),
         ("brax/ant", "brax/ant"),
     ],

@@ -103,6 +103,28 @@ def test_samples_that_are_unsure_do_not_move_the_actor():
     assert metrics["actor/certificate"] == pytest.approx(float(np.mean(certificate)))
 
 
+def test_what_is_no_sample_is_not_compared():
+    radius, others = np.array([1.0, 0.5, 0.25, 0.125, np.inf]), np.array([1e-6, 0.0, np.inf])
+    is_sample = np.arange(8) < 5
+    found = certificate_weights(np.concatenate([radius, others]), 0.75, is_sample)
+    np.testing.assert_array_equal(found[:5], certificate_weights(radius, 0.75))
+
+
+def test_steps_after_the_end_do_not_change_what_counts():
+    """Those of OrderGrad's later episodes, whatever is observed there."""
+    options = {"episode_length": 4, "num_samples": 3, "num_retries": 2, "hidden_sizes": (4,), "baseline": "value"}
+    agent = OrderGrad.create(2, 1, **options, sign_certificate=0.5, normalize_observations=False)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = agent.init(keys[0])
+    observation, reward = jax.random.normal(keys[1], (4, 6, 2)), jax.random.normal(keys[2], (4, 6))
+    discount = jnp.ones((4, 6)).at[1].set(0.0)  # every episode ends with its second step
+    of = Transition(observation, observation[..., :1], reward, discount, observation, jnp.zeros((4, 6), bool))
+    rows, metrics = agent.rows(state, of)
+    others, other_metrics = agent.rows(state, of._replace(observation=observation.at[2:].multiply(100.0)))
+    np.testing.assert_array_equal(rows["advantage"], others["advantage"])
+    assert metrics["actor/certificate"] == other_metrics["actor/certificate"] > 0
+
+
 @pytest.mark.slow
 def test_ordergrads_steps_count_by_the_value_networks_certificate():
     options = {"episode_length": 3, "num_samples": 3, "num_retries": 2, "hidden_sizes": (4,), "baseline": "value"}

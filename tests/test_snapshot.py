@@ -116,9 +116,31 @@ def test_without_the_transitions_the_replay_is_filled_again_first(trained):
 
     result = train(agent, env, CONFIG, jax.random.key(1), callback, start=arrays)
     assert [event.env_steps for event in events if isinstance(event, Evaluation)] == [128, 160]
+    told = [(event.env_steps, event.gradient_steps) for event in events if isinstance(event, Progress)]
+    assert told == sorted(told) and told[0][0] == 80
     assert np.isfinite(result.evaluations[-1].metrics["critic/loss"])
     # 24 steps that do not count, and the 40 up to the next checkpoint.
     assert second.at_checkpoint[120, False][0]["state/replay/size"] == 24 + 40
+
+
+@pytest.mark.parametrize("position", [0, 16])
+def test_a_full_replay_goes_on_in_a_larger_one_from_its_oldest_row(trained, position):
+    """Rows are numbered by age: after the resume the newest is the last in use, and no row is one never made."""
+    env = make_env("device")
+    agent, _, saved, _ = trained
+    (arrays,) = saved.at_checkpoint[40, False]  # its 40 rows as if they were all that the ring has
+    ages = np.roll(np.arange(40, dtype=np.float32) + 1, position)
+    turned = {"state/replay/storage/reward": ages, "state/replay/position": np.int32(position)}
+    seen = []
+
+    def callback(event):
+        if isinstance(event, Progress) and event.snapshot is not None and not seen:
+            seen.append({name: np.array(array) for name, array in event.snapshot.member(0).items()})
+
+    train(agent, env, CONFIG, jax.random.key(1), callback, start=arrays | turned)
+    (first,) = seen
+    assert (first["state/replay/size"], first["state/replay/position"]) == (40, 40)
+    np.testing.assert_array_equal(first["state/replay/storage/reward"], np.arange(40) + 1)
 
 
 def test_arrays_of_another_training_are_refused(trained):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import envs
 from experiments.comparing.drawing import Row
 from experiments.comparing.runs import Cell, Run, make_series
 from experiments.records.files import FINISHED, Record
@@ -40,8 +41,8 @@ def rows_of(cells: Iterable[Cell], metrics: Iterable[str], x: str) -> list[Row]:
 def read_runs(path: Path) -> list[Run]:
     """Reads the curves of a file as runs that say nothing of their settings.
 
-    A Gymnasium id such as ``HalfCheetah-v4`` is the task of the ``mujoco`` suite, whatever its version; any other name
-    without a suite is a task of DeepMind Control.
+    A Gymnasium id such as ``HalfCheetah-v4`` is the task of the ``mujoco`` suite, whatever its version, or where there
+    is none of ``gymnasium``; any other name without a suite is a task of DeepMind Control.
 
     Raises:
         ValueError: Naming what is wrong with the file.
@@ -107,5 +108,6 @@ def _task(env_name: str) -> str:
     if "/" in env_name:
         return env_name
     if match := re.fullmatch(r"(\w+)-v\d+", env_name):
-        return "mujoco/" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", match[1]).lower().replace("2_d", "2d")
+        task = "mujoco/" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", match[1]).lower().replace("2_d", "2d")
+        return task if envs.may_be(task) else f"gymnasium/{env_name}"
     return f"dmc/{env_name}"

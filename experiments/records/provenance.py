@@ -16,8 +16,11 @@ from typing import Any
 import jax
 
 # Another version of these can give other numbers.
-NUMERICAL_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium")
-PACKAGES = (*NUMERICAL_PACKAGES, "dm-control", "hydra-core", "wandb", "remac")
+NUMERICAL_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "brax", "gymnasium"),
+    *("dm-control", "mujoco-mjx", "playground", "warp-lang", "gymnasium-robotics"),  # those of optional suites
+)
+PACKAGES = (*NUMERICAL_PACKAGES, "hydra-core", "wandb", "remac")
 TRAINING_SOURCES = ("remac", "agents", "envs")
 ROOT = Path(__file__).resolve().parents[2]
 _HERE = Path(__file__).resolve().relative_to(ROOT)

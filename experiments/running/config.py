@@ -69,13 +69,19 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     if key in of_kind:
         return of_kind[key]
     if key == "updates_per_round":
-        ratio = tuned_value(UPDATE_RATIO, _parent_=_parent_, _root_=_root_)
+        ratio, full_key = _tuned_with_key(UPDATE_RATIO, _parent_, _root_)
         num_envs = _root_["num_envs"]
         of_round = num_envs * ratio
         if num_envs > 0 and (of_round != round(of_round) or of_round < 1):
             allowed = f"must make a whole number of gradient steps, at least one, of the {num_envs} of a round"
-            raise InvalidValueError(f"env.tuned.{_root_['setting']}.{TRAINING}.{UPDATE_RATIO}", ratio, allowed)
+            raise InvalidValueError(full_key, ratio, allowed)
         return round(of_round)
+    return _tuned_with_key(key, _parent_, _root_)[0]
+
+
+def _tuned_with_key(key: str, _parent_: DictConfig, _root_: DictConfig) -> tuple[Any, str]:
+    """Returns the value, and the key that it has among the tuned ones, or would have."""
+    name = OmegaConf.select(_root_, "agent.name", default=None)
     setting, agent = _root_["setting"], _parent_.get("name")
     tuned = _root_["env"]["tuned"].get(setting) or {}
     if agent is None:
@@ -92,12 +98,13 @@ def tuned_value(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
                 require_number(full_key, value, 0, open_minimum=True)
             else:
                 require_int(full_key, value, 0 if key == "prefill_env_steps" else 1)
-            return value
+            return value, full_key
+    full_key = f"env.tuned.{setting}.{agent or TRAINING}.{key}"
     if agent is not None:
-        return defaults(AGENTS[agent])[key]
+        return defaults(AGENTS[agent])[key], full_key
     if key in TRAINING_DEFAULTS:
-        return TRAINING_DEFAULTS[key]
-    raise InvalidValueError(f"env.tuned.{setting}.{TRAINING}.{key}", None, "must be given")
+        return TRAINING_DEFAULTS[key], full_key
+    raise InvalidValueError(full_key, None, "must be given")
 
 
 @dataclasses.dataclass
@@ -286,7 +293,14 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         **{name: plain[name] for name in names & plain.keys()},
         checkpoint_every_env_steps=plain["checkpoint"]["every_env_steps"],
     )
+    if plain["checkpoint"]["every_env_steps"] is not None:
+        require_int("checkpoint.every_env_steps", plain["checkpoint"]["every_env_steps"], 1)
     train_config.validate(env.num_envs, agent.experience)
+    of_round = env.num_envs * agent.experience.steps_per_round * getattr(env, "action_repeat", 1)
+    if train_config.num_prefill_rounds(of_round) >= train_config.num_rounds(of_round):
+        total = f"total_env_steps={plain['total_env_steps']}"
+        allowed = f"must leave a round of {of_round} env steps of {total} for gradient steps"
+        raise InvalidValueError("prefill_env_steps", plain["prefill_env_steps"], allowed)
     require_int("checkpoint.keep", plain["checkpoint"]["keep"], 1)
     for key in ("replay", "other_code", "keep_best"):
         require_bool(f"checkpoint.{key}", plain["checkpoint"][key])

@@ -92,6 +92,8 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
         own = {"suite": task["suite"], "task": task["task"], "options": task["options"]}
         if not options:
             env = make_environment(own, 1, kept)
+    except InvalidValueError:  # of the environment: a package that is missing, for example
+        raise
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError("run", directory, f"is not a finished run ({reason})") from None

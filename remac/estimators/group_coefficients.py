@@ -73,7 +73,7 @@ def gap_weights(estimator: str, objective: Objective | None, k: int, n: int) -> 
     require_one_of("estimator", estimator, ESTIMATORS)
     own = own_objective(estimator)
     objective = own if objective is None else objective
-    if estimator != "ordergrad" and objective != own:
+    if estimator != "ordergrad" and not (isinstance(objective, str) and objective == own):
         raise InvalidValueError("objective", objective, f"must be {own} or null for estimator={estimator}")
     require_below(k, n)
     m = np.arange(1, n)

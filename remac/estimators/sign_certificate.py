@@ -46,12 +46,13 @@ def radii(advantages: Array, squared_norms: Array) -> Array:
     return jnp.where(norms > 0.0, jnp.abs(advantages) / jnp.where(norms > 0.0, norms, 1.0), jnp.inf)
 
 
-def certificate_weights(radius: Array, quantile: float | Array) -> Array:
+def certificate_weights(radius: Array, quantile: float | Array, is_sample: Array | None = None) -> Array:
     """Returns how much samples count whose advantages have these radii.
 
     Args:
         radius: Delta of all samples that are compared, any shape.
         quantile: Share of them that counts at all, in (0, 1].
+        is_sample: Which of them are samples, in the shape of the radii; None for all. The quantile is of these.
 
     Returns:
         rho in [0, 1], in the shape of the radii; 0 for an advantage of 0, 1 for an infinite radius.
@@ -62,7 +63,8 @@ def certificate_weights(radius: Array, quantile: float | Array) -> Array:
     if isinstance(quantile, int | float):
         require_number("quantile", quantile, 0.0, 1.0, open_minimum=True)
     doubt = 1.0 / jnp.asarray(radius)  # infinite for an advantage of 0
-    limit = jnp.quantile(doubt, quantile, method="lower")  # 1 / eps
+    compared = doubt if is_sample is None else jnp.where(is_sample, doubt, jnp.nan)
+    limit = jnp.nanquantile(compared, quantile, method="lower")  # 1 / eps
     share = doubt / jnp.where((limit > 0.0) & jnp.isfinite(limit), limit, 1.0)
     certified = jnp.where(jnp.isfinite(limit), jnp.clip(1.0 - share, 0.0, 1.0), 1.0)
     return jnp.where(jnp.isfinite(doubt) & ((limit > 0.0) | (doubt <= 0.0)), certified, 0.0)

@@ -79,6 +79,11 @@ class Evaluator:
         finished: Episodes = self._split.members(jax.tree.map(np.asarray, episodes))
         return finished
 
+    def close(self) -> None:
+        """Closes what the environments keep open: simulators of some suites take memory, or processes."""
+        if close := getattr(self._env, "close", None):
+            close()
+
     def _on_host(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Episodes:
         reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         env_state = self._env.reset(reset_keys, self._num_retries)

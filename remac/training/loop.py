@@ -80,6 +80,14 @@ class TrainConfig:
         """Rows to allocate for each member."""
         return min(self.replay_capacity, self.total_env_steps)
 
+    def num_rounds(self, env_steps_per_round: int) -> int:
+        """Returns the rounds of a whole training."""
+        return math.ceil(self.total_env_steps / env_steps_per_round)
+
+    def num_prefill_rounds(self, env_steps_per_round: int) -> int:
+        """Returns the rounds before the first gradient step."""
+        return math.ceil(self.prefill_env_steps / env_steps_per_round)
+
     def validate(self, num_envs: int, experience: Experience) -> None:
         """Checks the values, alone and against each other.
 
@@ -92,7 +100,7 @@ class TrainConfig:
         require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
         require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
         if self.checkpoint_every_env_steps is not None:
-            require_int("checkpoint.every_env_steps", self.checkpoint_every_env_steps, 1)
+            require_int("checkpoint_every_env_steps", self.checkpoint_every_env_steps, 1)
         of_round, name = num_envs * experience.steps_per_round, f"num_envs={num_envs}"
         if experience.steps_per_round > 1:
             name += f" rollouts of {experience.steps_per_round} steps"
@@ -122,7 +130,9 @@ def _example(agent: Agent, env: Environment) -> Transition:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where training stands; sent at least every two seconds once programs are compiled.
+    """Where training stands; sent about every half second once programs are compiled.
+
+    On the device a round is not interrupted: where it takes longer, it is sent after each.
 
     Attributes:
         env_steps: Environment steps made by each member.
@@ -329,7 +339,7 @@ class _Loop:
 
     def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
         self.env, self.config, self.callback = env, config, callback
-        self.rounds_done, self.evaluated_round = 0, -1
+        self.rounds_done, self.evaluated_round, self.resumed_round = 0, -1, 0
         self.evaluations: list[Evaluation] = []
         self.failures: dict[int, StoppedError] = {}
         self.evaluating = self.filling_again = False
@@ -337,8 +347,8 @@ class _Loop:
         self.pacer = Pacer(self._on_tick)
         self.steps_per_round = agents.experience.steps_per_round
         self.env_steps_per_round = env.num_envs * self.steps_per_round * getattr(env, "action_repeat", 1)
-        self.prefill_rounds = math.ceil(config.prefill_env_steps / self.env_steps_per_round)
-        self.total_rounds = math.ceil(config.total_env_steps / self.env_steps_per_round)
+        self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
+        self.total_rounds = config.num_rounds(self.env_steps_per_round)
         self.split = split = MemberSplit(keys.shape[0])
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
@@ -362,12 +372,16 @@ class _Loop:
         self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
 
     @property
+    def rounds_that_count(self) -> int:
+        return self.resumed_round if self.filling_again else self.rounds_done
+
+    @property
     def env_steps(self) -> int:
-        return self.rounds_done * self.env_steps_per_round
+        return self.rounds_that_count * self.env_steps_per_round
 
     @property
     def gradient_steps(self) -> int:
-        updates = max(self.rounds_done - self.prefill_rounds, 0) * self.config.updates_per_round
+        updates = max(self.rounds_that_count - self.prefill_rounds, 0) * self.config.updates_per_round
         return updates * self.agents.steps_per_update
 
     def snapshot(self) -> Snapshot:
@@ -385,6 +399,7 @@ class _Loop:
                 kept = self.agents.experience.end_episodes(self.state.replay, given_up)
                 self.state = dataclasses.replace(self.state, replay=kept)
         self.rounds_done, self.evaluated_round = snapshot.rounds_done, snapshot.evaluated_round
+        self.resumed_round = self.rounds_done
         self.filling_again = self.rounds_done > 0 and snapshot.num_replay_rows == 0
 
     def run(self) -> Result:
@@ -394,6 +409,7 @@ class _Loop:
             return self._run(compiling)
         finally:
             compiling.join()  # what outlives the training would be in the way of what follows
+            self.evaluator.close()
 
     def _run(self, compiling: threading.Thread) -> Result:
         of_round, first_round = self.env_steps_per_round, self.rounds_done
@@ -455,10 +471,9 @@ class _Loop:
 
     def _fill_again(self) -> None:
         """Makes up for transitions that were not saved, by steps that count nowhere."""
-        rounds_done = self.rounds_done
         agent, sums = jax.tree.map(jnp.copy, (self.state.agent, self.state.metrics))  # these are donated
         self.run_rounds(max(self.prefill_rounds, 1), 0)
-        self.rounds_done, self.filling_again = rounds_done, False
+        self.rounds_done, self.filling_again = self.resumed_round, False
         self.state = dataclasses.replace(self.state, agent=agent, metrics=sums)
 
     def _rounds_on_host(self, num_rounds: int, num_updates: int) -> None:
@@ -527,7 +542,8 @@ class _Loop:
                 for index in np.flatnonzero(~np.isfinite(values)):
                     self._fail(int(index), NonFiniteError(name, self.gradient_steps))
         limit = self.config.max_diverged_fraction
-        diverged = self.split.members(jax.device_get(self.state.metrics.diverged_before))
+        actions = self.split.members(jax.device_get(self.state.metrics.diverged_before))
+        diverged = actions * getattr(self.env, "action_repeat", 1)  # env steps of actions in which it did
         for index in np.flatnonzero(diverged > limit * max(self.env_steps, _FEWEST_JUDGED_STEPS)):
             self._fail(int(index), DivergedError(int(diverged[index]), self.env_steps, limit))
 

@@ -16,7 +16,7 @@ from remac.training.functions import TrainState
 from remac.types import EnvState, PyTree
 
 Arrays = Mapping[str, np.ndarray]
-REPLAY = "state/replay/storage/"
+REPLAY, SIZE, POSITION = "state/replay/storage/", "state/replay/size", "state/replay/position"
 COUNTERS = ("rounds_done", "evaluated_round")
 
 
@@ -76,7 +76,8 @@ class Snapshot:
     def restored(self, members: Sequence[Arrays], split: MemberSplit) -> "Snapshot":
         """Returns the snapshot that members' arrays were taken from; self gives structure, shapes and types.
 
-        Without the transitions, the replay is empty. With them, self gives up its own, so that memory holds one replay.
+        Without the transitions, the replay is empty. With them, self gives up its own, so that memory holds one replay;
+        it may have more rows than the members' had.
 
         Args:
             members: What ``member`` returned for each, at the same round; read array by array.
@@ -90,15 +91,21 @@ class Snapshot:
             if of_member != counters[0]:
                 raise MisfitError("is not at the same round as the first member", index)
         has_replay = any(name.startswith(REPLAY) for name in members[0])
+        # A full ring in a larger one: its oldest row becomes the first, and the next goes behind the newest.
+        size, position = (int(members[0].get(name, 0)) for name in (SIZE, POSITION))
+        grows = any(name.startswith(REPLAY) and size < leaf.shape[1] for name, leaf, _ in self._named_leaves())
+        turn = position if grows and position != size else None
         leaves, known = [], set(COUNTERS)
         for name, leaf, is_split in self._named_leaves():
             known.add(name)
             if name.startswith(REPLAY) and not has_replay:
                 leaves.append(leaf)
-            elif name in ("state/replay/size", "state/replay/position") and not has_replay:
+            elif name in (SIZE, POSITION) and not has_replay:
                 leaves.append(jnp.zeros_like(leaf))
             else:
-                leaves.append(_assembled(name, leaf, is_split, members, split))
+                leaves.append(_assembled(name, leaf, is_split, members, split, turn or 0))
+                if name == POSITION and turn is not None:
+                    leaves[-1] = jnp.full_like(leaves[-1], size)
         for index, arrays in enumerate(members):
             for name in arrays:
                 if name not in known:
@@ -147,11 +154,12 @@ def _take(leaf: jax.Array, index: int) -> jax.Array:
 
 
 def _assembled(
-    name: str, like: jax.Array | np.ndarray, is_split: bool, members: Sequence[Arrays], split: MemberSplit
+    name: str, like: jax.Array | np.ndarray, is_split: bool, members: Sequence[Arrays], split: MemberSplit, turn: int
 ) -> jax.Array | np.ndarray:
     """Stacks the members' arrays to a leaf like the given one, on the same devices.
 
-    Every array is read when its place is filled. Transitions take the place of those of the given leaf.
+    Every array is read when its place is filled. Transitions take the place of those of the given leaf, from row
+    ``turn`` on, the rows before it last.
     """
     data = jax.random.key_data(like) if _is_key(like) else like
     whole_shape, dtype = data.shape, data.dtype
@@ -173,7 +181,7 @@ def _assembled(
         for row, place in enumerate(places):
             array = read(min(place, len(members) - 1))  # as ``MemberSplit.place`` fills places
             filled: tuple[int | slice, ...] = (row, *(slice(length) for length in array.shape))
-            part[filled] = array
+            part[filled] = np.roll(array, -turn, axis=0) if is_replay and turn else array
         return part
 
     if not is_split:

@@ -16,8 +16,9 @@ def milliseconds(cell: Cell) -> float:
     Runs that were one program shared the machine, so it is the program's time over all gradient steps of its members.
     Of several programs it is the median.
     """
-    steps = [run.metrics[SPEED] for run in cell.finished if SPEED in run.metrics]
-    ratios = [series.gradient_steps[-1] / series.env_steps[-1] for series in steps if series.gradient_steps[-1] > 0]
+    found = [run.metrics[SPEED] for run in cell.finished if SPEED in run.metrics]
+    ends = [(np.diff(series.gradient_steps[-2:]), np.diff(series.env_steps[-2:])) for series in found]
+    ratios = [gradient_steps / env_steps for gradient_steps, env_steps in ends if gradient_steps.sum() > 0]
     rates = [rate for rate, _ in cell.speeds()]
     return float(np.median([1000 / rate for rate in rates]) / np.median(ratios)) if rates and ratios else np.nan
 

@@ -16,7 +16,7 @@ import optax
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from agents.base import BaseAgent, policy_metrics
+from agents.base import BaseAgent, make_policy_network, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, widths
 from remac.machine import choose, on_accelerator
 from remac.policies import normalization
@@ -408,13 +408,7 @@ class ActorCritic(BaseAgent):
     @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
-        return PolicyNetwork(
-            action_size=self.action_size,
-            hidden_sizes=self.policy_hidden_sizes or self.hidden_sizes,
-            activation=self.policy_activation or self.activation,
-            norm=self.policy_norm,
-            precision=self.matmul_precision,
-        )
+        return make_policy_network(self)
 
     @property
     def critic_networks(self) -> CriticNetworks:
@@ -515,6 +509,6 @@ class StochasticActorCritic(ActorCritic):
     @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
-        return super().policy_network.clone(
-            log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max, mean_max=self.mean_max
+        return make_policy_network(
+            self, log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max, mean_max=self.mean_max
         )

@@ -36,6 +36,18 @@ def policy_metrics(distribution: Distribution, action: Array, log_prob: Array) -
     }
 
 
+def make_policy_network(agent: Any, **bounds: Any) -> PolicyNetwork:
+    """Returns the network of an agent that declares the policy's hyperparameters, with bounds if it declares some."""
+    return PolicyNetwork(
+        action_size=agent.action_size,
+        hidden_sizes=agent.policy_hidden_sizes or agent.hidden_sizes,
+        activation=agent.policy_activation or agent.activation,
+        norm=agent.policy_norm,
+        precision=agent.matmul_precision,
+        **bounds,
+    )
+
+
 @struct.dataclass
 class BaseAgent(_Agent):
     """An agent whose state has the variables of a ``policy`` and a ``normalizer`` of its observations.

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from agents.actor_critic import ActorCritic, StochasticActorCritic
-from agents.base import BaseAgent, policy_metrics
+from agents.base import BaseAgent, make_policy_network, policy_metrics
 from remac.hyperparameters import choice, flag, integer, number, redeclared, widths
 from remac.policies import normalization
 from remac.policies.distributions import TanhGaussian
@@ -95,15 +95,8 @@ class OnPolicyAgent(BaseAgent):
     @property
     def policy_network(self) -> PolicyNetwork:
         """The policy's network."""
-        return PolicyNetwork(
-            action_size=self.action_size,
-            hidden_sizes=self.policy_hidden_sizes or self.hidden_sizes,
-            activation=self.policy_activation or self.activation,
-            norm=self.policy_norm,
-            log_std_bounds=self.log_std_bounds,
-            log_std_max=self.log_std_max,
-            mean_max=self.mean_max,
-            precision=self.matmul_precision,
+        return make_policy_network(
+            self, log_std_bounds=self.log_std_bounds, log_std_max=self.log_std_max, mean_max=self.mean_max
         )
 
     @property

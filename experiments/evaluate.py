@@ -43,7 +43,7 @@ from experiments.running.saved_runs import POLICIES, SavedRun, find_runs, load_r
 from remac.files import write_whole
 from remac.policies.policy import Policy
 from remac.training.devices import MemberSplit
-from remac.training.evaluation import Episodes, Evaluator, summarize
+from remac.training.evaluation import Evaluator, Outcomes, summarize
 from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
@@ -163,7 +163,7 @@ def _paths(value: Any) -> list[Path]:
     return [as_path(str(name)) for name in names]
 
 
-def evaluate(run: SavedRun, num_episodes: int, num_retries: int, seed: int) -> tuple[dict[str, float], Episodes]:
+def evaluate(run: SavedRun, num_episodes: int, num_retries: int, seed: int) -> tuple[dict[str, float], Outcomes]:
     """Plays episodes, ``num_retries`` from each start.
 
     Returns:
@@ -179,7 +179,7 @@ def evaluate(run: SavedRun, num_episodes: int, num_retries: int, seed: int) -> t
     return result, jax.tree.map(lambda leaf: leaf[0], episodes)
 
 
-def _episode_rows(episodes: Episodes, num_retries: int) -> Iterator[tuple[Any, ...]]:
+def _episode_rows(episodes: Outcomes, num_retries: int) -> Iterator[tuple[Any, ...]]:
     """Yields the rows of ``EPISODE_COLUMNS`` without the run's."""
     for actions, values, lengths in zip(ACTIONS, episodes.episode_return, episodes.length, strict=True):
         for number, (value, length) in enumerate(zip(values, lengths, strict=True)):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         train,
         train_population,
     )
+    from remac.training.snapshot import MisfitError, Snapshot
     from remac.types import Environment, EnvState, Transition
     from remac.validation import InvalidValueError
 
@@ -35,6 +36,7 @@ _HOMES = {
         *("Checkpoint", "Evaluation", "Failure", "Progress", "Result", "StoppedError", "TrainConfig"),
         *("stack_members", "train", "train_population"),
     ),
+    "remac.training.snapshot": ("MisfitError", "Snapshot"),
     "remac.types": ("EnvState", "Environment", "Transition"),
     "remac.validation": ("InvalidValueError",),
 }
@@ -48,9 +50,11 @@ __all__ = [
     "Evaluation",
     "Failure",
     "InvalidValueError",
+    "MisfitError",
     "Policy",
     "Progress",
     "Result",
+    "Snapshot",
     "StoppedError",
     "TrainConfig",
     "Transition",

@@ -53,12 +53,16 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         "README.md": 1,
         "agent.md": 1,  # test_hyperparameters trains it
         "environment.md": 3,
-        "python.md": 3,
+        "python.md": 4,
     }
     assert shown["README.md"][0] == shown["python.md"][0]
     namespace = {}
     for block in shown["python.md"] + shown["environment.md"]:
-        short = block.replace("20_000", "1_100").replace("num_envs=16)", "num_envs=4, episode_length=20)", 1)
+        short = (
+            block.replace("20_000", "1_100")
+            .replace("5_000", "500")
+            .replace("num_envs=16)", "num_envs=4, episode_length=20)", 1)
+        )
         short = short.replace("updates_per_round=16", "updates_per_round=1")
         short = short.replace("num_samples=8)", "num_samples=8, hidden_sizes=(8,), batch_size=16)")
         exec(compile(short, "a page", "exec"), namespace)

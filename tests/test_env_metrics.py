@@ -10,7 +10,7 @@ import pytest
 
 from agents import SAC
 from envs.device import DeviceEnvironment
-from remac.training.evaluation import Episodes, summarize
+from remac.training.evaluation import Outcomes, summarize
 from remac.training.loop import Checkpoint, TrainConfig, stack_members, train_population
 
 # Nothing is learned: what is measured does not depend on it, and so nothing of it is compiled.
@@ -114,7 +114,7 @@ def test_every_episode_counts_alike_however_long():
     length = np.tile(np.array([1, 2, 4]), (2, 2, 1))
     number = np.array([[[1.0, 3.0, 10.0], [9.0, 9.0, 9.0]], [[2.0, 6.0, 20.0], [0.0, 0.0, 0.0]]])
     zeros = np.zeros((2, 2, 3))
-    metrics = summarize(Episodes(zeros > 0, zeros, length, zeros, {"number": number}))
+    metrics = summarize(Outcomes(zeros > 0, zeros, length, zeros, {"number": number}))
     np.testing.assert_allclose(metrics["eval/env/number"], [(1 + 1.5 + 2.5) / 3, (2 + 3 + 5) / 3])
 
 

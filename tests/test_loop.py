@@ -18,7 +18,7 @@ from agents import PPO, SAC, ReMAC
 from remac.training import evaluation, loop
 from remac.training import functions as training
 from remac.training.devices import MemberSplit
-from remac.training.evaluation import Episodes, Evaluator, summarize
+from remac.training.evaluation import Evaluator, Outcomes, summarize
 from remac.training.loop import (
     Evaluation,
     Failure,
@@ -416,7 +416,7 @@ def test_retries_of_an_evaluation_begin_from_the_same_start(suite, monkeypatch):
 
 def test_k_above_the_episodes_is_left_out():
     zeros = np.zeros((1, 2, 3))
-    metrics = summarize(Episodes(zeros > 0, zeros, np.ones((1, 2, 3), int), zeros, {}))
+    metrics = summarize(Outcomes(zeros > 0, zeros, np.ones((1, 2, 3), int), zeros, {}))
     assert [name for name in metrics if "max_at" in name] == ["eval/max_at_1", "eval/max_at_2"]
 
 
@@ -425,7 +425,7 @@ def test_summaries_of_episodes_equal_plain_averages(num_retries):
     returns = np.random.default_rng(0).normal(size=(2, 2, 6)).astype(np.float32)
     length = np.random.default_rng(1).integers(1, 9, (2, 2, 6)).astype(np.int32)
     entropy = np.random.default_rng(2).normal(size=(2, 2, 6)).astype(np.float32)
-    metrics = summarize(Episodes(np.zeros((2, 2, 6), bool), returns, length, entropy, {}), num_retries)
+    metrics = summarize(Outcomes(np.zeros((2, 2, 6), bool), returns, length, entropy, {}), num_retries)
     for member in range(2):
         sampled = returns[member, 1]
         expected = {

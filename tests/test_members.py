@@ -16,7 +16,7 @@ import envs
 from agents import PPO, SAC, TD3, OrderGrad, ReMAC
 from remac.hyperparameters import hyperparameters
 from remac.training.devices import MemberSplit
-from remac.training.evaluation import Episodes, summarize
+from remac.training.evaluation import Outcomes, summarize
 from remac.training.loop import TrainConfig, member, stack_members, train, train_population
 
 pytestmark = pytest.mark.optimized
@@ -125,7 +125,7 @@ def test_evaluations_are_reduced_alike_however_many_members_there_are():
         shape = (num_members, 2, num_episodes)
         numbers = rng.normal(50, 20, (3, *shape)).astype(np.float32)
         length = rng.integers(1, 1000, shape).astype(np.int32)
-        episodes = Episodes(np.zeros(shape, bool), numbers[0], length, numbers[1], {"speed": numbers[2]})
+        episodes = Outcomes(np.zeros(shape, bool), numbers[0], length, numbers[1], {"speed": numbers[2]})
         together = summarize(episodes)
         # The same numbers, laid out otherwise.
         turned = jax.tree.map(lambda leaf: np.asfortranarray(leaf), episodes)

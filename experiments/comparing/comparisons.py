@@ -9,12 +9,12 @@ import numpy as np
 from experiments.comparing.declarations import Draw, Drawing, Look
 from experiments.comparing.drawing import caption, own_style
 from experiments.comparing.figures import find
-from experiments.comparing.panels import ENTROPY, GAUSSIAN_ENTROPY, RETURN, STD, floor_of_std
-from experiments.comparing.runs import X_AXES, Run, Runs, as_ranges
+from experiments.comparing.panels import ENTROPY, GAUSSIAN_ENTROPY, STD, floor_of_std
+from experiments.comparing.runs import MEAN_RETURN, SAMPLED_RETURN, X_AXES, Run, Runs, as_ranges
 from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
-DEFAULT_METRICS = (RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
+DEFAULT_METRICS = (SAMPLED_RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
 NO_FINAL_VALUES = "no run has finished: there are no final values"
 
 
@@ -52,8 +52,8 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
 def default_metrics(known: Sequence[str]) -> tuple[str, ...]:
     """Returns what is shown where no metric is asked for: at least one, if any is known."""
     chosen = tuple(name for name in DEFAULT_METRICS if name in known)
-    if RETURN not in known and "eval/return" in known:
-        chosen = ("eval/return", *chosen)
+    if SAMPLED_RETURN not in known and MEAN_RETURN in known:
+        chosen = (MEAN_RETURN, *chosen)
     return chosen or tuple(known[:1])
 
 

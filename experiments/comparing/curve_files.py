@@ -12,13 +12,12 @@ from pathlib import Path
 
 import envs
 from experiments.comparing.drawing import Row
-from experiments.comparing.runs import Cell, Run, make_series
+from experiments.comparing.runs import MEAN_RETURN, Cell, Run, make_series
 from experiments.records.files import FINISHED, Record
 
 COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 OTHER_AXES = ("gradient_steps", "wall_clock")  # of ``X_AXES``; their columns may be missing
 OWN_NAME = "curves"  # of the figure whose table it is
-RETURN = "eval/return"
 # What others call the return of an evaluation.
 _RETURNS = ("return", "avg_return", "average_return", "episode_return", "eval_return", "eval/avg_return")
 
@@ -57,7 +56,7 @@ def read_runs(path: Path) -> list[Run]:
         for number, row in enumerate(reader, 2):
             try:
                 arm, env_name, name = (_text(row, column) for column in ("exp_name", "env_name", "metric"))
-                metric = RETURN if name in _RETURNS else name
+                metric = MEAN_RETURN if name in _RETURNS else name
                 seed, env_step = _whole(row, "seed"), _whole(row, "env_step")
                 others = [_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
                 record: Record = (env_step, others[0], others[1], metric, _number(row, "value"))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 from experiments.comparing.loading import read_without_metrics, sort_into_cells
 from experiments.comparing.panels import task_title
-from experiments.comparing.runs import Run, Runs
+from experiments.comparing.runs import MEAN_RETURN, Run, Runs
 from experiments.console.messages import shorten
 from remac.files import write_whole
 
@@ -19,7 +19,6 @@ FILM = "video.gif"  # in a run directory, as ``experiments.evaluate`` writes it
 MOST_TILES = 16
 TITLE_HEIGHT = 22  # pixels
 _FRAME_MS = 40
-_RETURN = "eval/return"  # of the mean action, which films show
 
 
 def choose(returns: Mapping[Path, float]) -> tuple[dict[Path, str], str]:
@@ -118,7 +117,7 @@ def best_and_median(runs: Runs) -> list[tuple[str, Run, str, float]]:
     """
     chosen = []
     for task in runs.tasks:
-        finals = [(cell, run, run.final(_RETURN)) for cell in runs.on(task) for run in cell.finished]
+        finals = [(cell, run, run.final(MEAN_RETURN)) for cell in runs.on(task) for run in cell.finished]
         ordered = sorted((one for one in finals if math.isfinite(one[2])), key=lambda one: one[2])
         if not ordered:
             continue

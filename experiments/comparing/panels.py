@@ -18,17 +18,17 @@ from experiments.comparing.drawing import (
     shade,
 )
 from experiments.comparing.page import Line, make_line
-from experiments.comparing.runs import Cell, Run, Runs, as_ranges, value_text
+from experiments.comparing.runs import SAMPLED_RETURN, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe, interquartile_interval, interquartile_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RETURN, ENTROPY = "eval/return_stochastic", "actor/entropy"
+ENTROPY = "actor/entropy"
 GAUSSIAN_ENTROPY, STD = "actor/gaussian_entropy", "actor/pre_tanh_std"
 LABELS = {
-    RETURN: "return (sampled actions)",
+    SAMPLED_RETURN: "return (sampled actions)",
     "eval/return": "return (mean action)",
     ENTROPY: "entropy of the action (nats)",
     "eval/median": "median return\n(sampled actions)",

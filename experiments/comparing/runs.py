@@ -18,6 +18,7 @@ X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_cl
 # What may differ between the seeds of one arm: names (``setting`` is that of values, which count), where records go,
 # when a run gives up, and how it is measured.
 NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "setting", "max_diverged_fraction", *FREE_KEYS)
+SAMPLED_RETURN, MEAN_RETURN = "eval/return_stochastic", "eval/return"  # of sampled actions, and of the mean action
 SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes", "num_eval_retries")
 

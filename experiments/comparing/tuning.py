@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparing.panels import RETURN
-from experiments.comparing.runs import Cell, Runs
+from experiments.comparing.runs import SAMPLED_RETURN, Cell, Runs
 
 
 def learning_rates(runs: Runs) -> list[dict[str, Any]]:
@@ -21,7 +20,7 @@ def learning_rates(runs: Runs) -> list[dict[str, Any]]:
     """
     rows = []
     for task in runs.tasks:
-        cells = [cell for cell in runs.on(task) if cell.num_retries is not None and cell.by_seed(RETURN)]
+        cells = [cell for cell in runs.on(task) if cell.num_retries is not None and cell.by_seed(SAMPLED_RETURN)]
         retries = sorted({cell.num_retries for cell in cells if cell.num_retries is not None})
         rates = sorted({cell.agent["learning_rate"] for cell in cells})
         returns = {rate: _mean_returns(cells, rate) for rate in rates}
@@ -41,7 +40,7 @@ def learning_rates(runs: Runs) -> list[dict[str, Any]]:
 
 def _mean_returns(cells: list[Cell], rate: float) -> dict[int, float]:
     return {
-        cell.num_retries: float(np.mean(list(cell.by_seed(RETURN).values())))
+        cell.num_retries: float(np.mean(list(cell.by_seed(SAMPLED_RETURN).values())))
         for cell in cells
         if cell.agent["learning_rate"] == rate and cell.num_retries is not None
     }

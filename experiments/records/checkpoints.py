@@ -42,7 +42,7 @@ class UnusableError(ValueError):
 
 
 @dataclass(frozen=True)
-class SavedRun:
+class SavedTraining:
     """A verified checkpoint.
 
     Attributes:
@@ -139,11 +139,11 @@ class Checkpoints:
             return []
         return sorted((path for path in self.path.iterdir() if path.name.isdigit()), reverse=True)
 
-    def usable(self, problems: list[str]) -> Iterator[SavedRun]:
+    def usable(self, problems: list[str]) -> Iterator[SavedTraining]:
         """Yields the sound checkpoints, newest first, and appends to a list what is wrong with the others."""
         for path in self.all():
             try:
-                yield SavedRun(path, int(path.name), verified(path))
+                yield SavedTraining(path, int(path.name), verified(path))
             except UnusableError as error:
                 problems.append(str(error))
                 self._damaged.add(path)

@@ -14,7 +14,7 @@ import yaml
 
 from experiments.console.messages import warn
 from experiments.console.pasting import pasted
-from experiments.records.checkpoints import Checkpoints, SavedRun, sha256, sums
+from experiments.records.checkpoints import Checkpoints, SavedTraining, sha256, sums
 from experiments.records.files import (
     CONFIG,
     FINISHED,
@@ -140,7 +140,7 @@ class RunDirectory:
         origin: Mapping[str, Any] | None = None,
         keep: int = 2,
         resume: bool = False,
-        start: SavedRun | None = None,
+        start: SavedTraining | None = None,
         inputs: Mapping[str, bytes] | None = None,
     ) -> None:
         """Makes the directory and writes what the run is, or goes back to a checkpoint.

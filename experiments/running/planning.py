@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.records.checkpoints import SavedRun
+from experiments.records.checkpoints import SavedTraining
 from experiments.records.run_directory import require_unused
 from experiments.running.config import Job, available_memory_bytes
 from experiments.running.resume import require_resumable
@@ -41,7 +41,7 @@ class PlannedJob:
     sweep: str
     overrides: Sequence[str]
     number: int = 0
-    start: SavedRun | None = None
+    start: SavedTraining | None = None
 
 
 @dataclasses.dataclass(frozen=True)

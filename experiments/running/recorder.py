@@ -13,7 +13,7 @@ from experiments.console.messages import one_line, warn
 from experiments.console.pasting import pasted
 from experiments.console.progress import ProgressBar
 from experiments.console.signals import StopSignals
-from experiments.records.checkpoints import SavedRun
+from experiments.records.checkpoints import SavedTraining
 from experiments.records.files import BEST_POLICY, POLICY
 from experiments.records.provenance import training_code
 from experiments.records.run_directory import RunDirectory
@@ -36,7 +36,7 @@ class Recorder:
         jobs: Sequence[Job],
         runs: Sequence[RunDirectory],
         loggers: Sequence[Callable[[], Any | None]],
-        starts: Sequence[SavedRun | None],
+        starts: Sequence[SavedTraining | None],
         signals: StopSignals,
     ) -> None:
         """Takes the bar, which may have moved already, and what each member has; all start at the same step.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console.messages import warn
-from experiments.records.checkpoints import Checkpoints, SavedRun
+from experiments.records.checkpoints import Checkpoints, SavedTraining
 from experiments.records.files import CONFIG, LOCK, METRICS, is_begun, metrics_fit, read_config
 from experiments.records.provenance import training_code
 from experiments.records.run_directory import require_makeable, require_unlocked
@@ -36,7 +36,7 @@ def require_resumable(directory: Path | str, config: Mapping[str, Any]) -> None:
         raise InvalidValueError(key, value, allowed)
 
 
-def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None = None) -> SavedRun | None:
+def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None = None) -> SavedTraining | None:
     """Finds the newest checkpoint that a run can go on from; says on standard error what is wrong with newer ones.
 
     Args:
@@ -70,7 +70,9 @@ def find_start(directory: Path, config: Mapping[str, Any], env_steps: int | None
     return None
 
 
-def align(directories: Sequence[Path], configs: Sequence[Mapping[str, Any]], starts: list[SavedRun | None]) -> None:
+def align(
+    directories: Sequence[Path], configs: Sequence[Mapping[str, Any]], starts: list[SavedTraining | None]
+) -> None:
     """Moves the starts of runs that were one population to a checkpoint that all of them have, if there is one.
 
     A process that was killed while it saved leaves some members one checkpoint ahead.
@@ -84,7 +86,7 @@ def align(directories: Sequence[Path], configs: Sequence[Mapping[str, Any]], sta
             starts[index] = find_start(directories[index], configs[index], least) or start
 
 
-def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str | None:
+def _problem(directory: Path, saved: SavedTraining, config: Mapping[str, Any]) -> str | None:
     """Returns why a whole checkpoint is not one of this run."""
     if difference := first_difference(config, saved.run["config"]):
         key, value, before = difference
@@ -94,7 +96,7 @@ def _problem(directory: Path, saved: SavedRun, config: Mapping[str, Any]) -> str
     return None
 
 
-def _require_same_code(saved: SavedRun, config: Mapping[str, Any]) -> None:
+def _require_same_code(saved: SavedTraining, config: Mapping[str, Any]) -> None:
     """Requires that a checkpoint was made by the code and the packages that go on from it, or that this is wanted."""
     before, now = saved.run.get("code"), training_code()
     before = before if isinstance(before, Mapping) else {"code": "unknown"}  # from before it was recorded

@@ -19,7 +19,7 @@ MAX_AT_KS = (1, 2, 4, 8)
 NUM_MODES = 2  # index 0: the distribution's mode; index 1: a sample
 
 
-class Episodes(NamedTuple):
+class Outcomes(NamedTuple):
     """Outcome so far of one episode in each environment, `[P, 2, E]`; the second axis is the action mode.
 
     Attributes:
@@ -62,7 +62,7 @@ class Evaluator:
         """Evaluates all members; returns metrics `eval/...`, `[P]` each. Arguments are those of ``episodes``."""
         return summarize(self.episodes(policies, key, pacer), self._num_retries)
 
-    def episodes(self, policies: Policy, key: Key, pacer: Pacer) -> Episodes:
+    def episodes(self, policies: Policy, key: Key, pacer: Pacer) -> Outcomes:
         """Runs the episodes of all members.
 
         Args:
@@ -76,7 +76,7 @@ class Evaluator:
         run = self._on_device if self._env.on_device else self._on_host
         reset_key, action_key = jax.random.split(key)
         episodes = run(policies, reset_key, action_key, pacer)
-        finished: Episodes = self._split.members(jax.tree.map(np.asarray, episodes))
+        finished: Outcomes = self._split.members(jax.tree.map(np.asarray, episodes))
         return finished
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Evaluator:
         if close := getattr(self._env, "close", None):
             close()
 
-    def _on_host(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Episodes:
+    def _on_host(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Outcomes:
         reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))
         env_state = self._env.reset(reset_keys, self._num_retries)
         episodes = _start(env_state, np)
@@ -97,7 +97,7 @@ class Evaluator:
             pacer.tick()
         return episodes
 
-    def _on_device(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Episodes:
+    def _on_device(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Outcomes:
         reset_keys = self._split.place(jnp.broadcast_to(reset_key, (self._split.num_members,)))
         env_state, episodes = self._begin(self._reset(reset_keys))
         step = 0
@@ -109,7 +109,7 @@ class Evaluator:
         return episodes
 
 
-def _begin(env_state: EnvState) -> tuple[EnvState, Episodes]:
+def _begin(env_state: EnvState) -> tuple[EnvState, Outcomes]:
     """Gives both action modes the starts `[P, E]`."""
 
     def twice(leaf: Array) -> Array:
@@ -123,15 +123,15 @@ def _steps(
     policies: Policy,
     action_key: Key,
     env_state: EnvState,
-    episodes: Episodes,
+    episodes: Outcomes,
     first_step: Array,
     num_steps: Array,
     *,
     env: Environment,
-) -> tuple[EnvState, Episodes]:
+) -> tuple[EnvState, Outcomes]:
     env_step = getattr(env, "step_to_the_end", env.step)
 
-    def body(step: Array, carry: tuple[EnvState, Episodes]) -> tuple[EnvState, Episodes]:
+    def body(step: Array, carry: tuple[EnvState, Outcomes]) -> tuple[EnvState, Outcomes]:
         env_state, episodes = carry
         action, log_prob = _act(policies, action_key, step, env_state.observation)
         env_state = map_members(jax.vmap(env_step), env_state, action)
@@ -153,16 +153,16 @@ def _act(policies: Policy, key: Key, step: Array, observation: AnyArray) -> tupl
     return map_members(member, policies, keys, observation)
 
 
-def _start(env_state: EnvState, xp: Any) -> Episodes:
+def _start(env_state: EnvState, xp: Any) -> Outcomes:
     shape = env_state.reward.shape
     zeros = xp.zeros(shape, xp.float32)
     metrics = dict.fromkeys(env_state.metrics, zeros)
-    return Episodes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros, metrics)
+    return Outcomes(xp.ones(shape, bool), zeros, xp.zeros(shape, xp.int32), zeros, metrics)
 
 
-def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarray, xp: Any) -> Episodes:
+def _advance(episodes: Outcomes, env_state: EnvState, log_prob: Array | np.ndarray, xp: Any) -> Outcomes:
     alive = episodes.alive
-    return Episodes(
+    return Outcomes(
         alive=alive & ~(env_state.termination | env_state.truncation),
         episode_return=xp.where(alive, env_state.episode_return, episodes.episode_return),
         length=xp.where(alive, env_state.episode_length, episodes.length),
@@ -173,7 +173,7 @@ def _advance(episodes: Episodes, env_state: EnvState, log_prob: Array | np.ndarr
     )
 
 
-def summarize(episodes: Episodes, num_retries: int = 1) -> dict[str, np.ndarray]:
+def summarize(episodes: Outcomes, num_retries: int = 1) -> dict[str, np.ndarray]:
     """Reduces finished episodes to metrics, `[P]` each.
 
     ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
@@ -188,7 +188,7 @@ def summarize(episodes: Episodes, num_retries: int = 1) -> dict[str, np.ndarray]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summarize_member(episodes: Episodes, num_retries: int) -> dict[str, np.float64]:
+def _summarize_member(episodes: Outcomes, num_retries: int) -> dict[str, np.float64]:
     """Reduces one member's episodes `[2, E]`; always on contiguous rows, since NumPy's sums depend on the layout."""
     returns, stochastic = np.array(episodes.episode_return, np.float64)
     length, entropy = np.array(episodes.length), np.array(episodes.entropy)

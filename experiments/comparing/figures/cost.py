@@ -79,4 +79,5 @@ def cost(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         figure,
         rows,
         look.metrics,
+        f"numbers are N; {STATISTIC}; dots are single seeds",
     )

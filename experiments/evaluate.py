@@ -43,7 +43,7 @@ from experiments.running.saved_runs import POLICIES, SavedRun, find_runs, load_r
 from remac.files import write_whole
 from remac.policies.policy import Policy
 from remac.training.devices import MemberSplit
-from remac.training.evaluation import Evaluator, Outcomes, summarize
+from remac.training.evaluation import Evaluator, Outcomes, close, summarize
 from remac.training.loop import stack_members
 from remac.training.pacing import Pacer
 from remac.types import Environment
@@ -280,8 +280,7 @@ def _states(env: Environment, policy: Policy, num_steps: int) -> Iterator[Any]:
             if (state.termination | state.truncation).any():
                 return
     finally:
-        if close := getattr(env, "close", None):
-            close()
+        close(env)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
 from remac.machine import available_bytes
 from remac.training.agent import Agent
-from remac.training.loop import TrainConfig, round_bytes
+from remac.training.loop import TrainConfig, env_steps_of_round, round_bytes
 from remac.types import Environment
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
@@ -296,7 +296,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     if plain["checkpoint"]["every_env_steps"] is not None:
         require_int("checkpoint.every_env_steps", plain["checkpoint"]["every_env_steps"], 1)
     train_config.validate(env.num_envs, agent.experience)
-    of_round = env.num_envs * agent.experience.steps_per_round * getattr(env, "action_repeat", 1)
+    of_round = env_steps_of_round(env, agent.experience)
     if train_config.num_prefill_rounds(of_round) >= train_config.num_rounds(of_round):
         total = f"total_env_steps={plain['total_env_steps']}"
         allowed = f"must leave a round of {of_round} env steps of {total} for gradient steps"

@@ -23,6 +23,7 @@ from experiments.running.planning import Outcome, PlannedJob, group_jobs, requir
 from experiments.running.recorder import Recorder
 from experiments.running.resume import align, find_start
 from experiments.running.tables import announcement, report, table
+from remac.training.evaluation import close
 from remac.training.loop import StoppedError, stack_members, train_population
 from remac.training.snapshot import MisfitError
 from remac.validation import InvalidValueError
@@ -157,8 +158,7 @@ def _train(planned: Sequence[PlannedJob], recorder: Recorder, *, is_only: bool) 
         recorder.close("interrupted", {KeyboardInterrupt: "SIGINT", SystemExit: "SIGTERM"}.get(type(error)))
         raise
     finally:
-        if close := getattr(first.env, "close", None):  # the simulators of some suites take memory, or processes
-            close()
+        close(first.env)
     return failures
 
 

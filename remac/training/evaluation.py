@@ -37,6 +37,12 @@ class Outcomes(NamedTuple):
     metrics: Any
 
 
+def close(env: Environment) -> None:
+    """Closes what environments keep open: simulators of some suites take memory, or processes."""
+    if hasattr(env, "close"):
+        env.close()
+
+
 class Evaluator:
     """Runs one episode in each of ``num_envs`` environments, per member and action mode.
 
@@ -80,9 +86,8 @@ class Evaluator:
         return finished
 
     def close(self) -> None:
-        """Closes what the environments keep open: simulators of some suites take memory, or processes."""
-        if close := getattr(self._env, "close", None):
-            close()
+        """Closes what the environments keep open."""
+        close(self._env)
 
     def _on_host(self, policies: Policy, reset_key: Key, action_key: Key, pacer: Pacer) -> Outcomes:
         reset_keys = jnp.broadcast_to(reset_key, (self._split.num_places, NUM_MODES))

@@ -119,6 +119,11 @@ class TrainConfig:
         return agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
 
 
+def env_steps_of_round(env: Environment, experience: Experience) -> int:
+    """Returns the environment steps of a member's round, an action that is repeated counted so often."""
+    return env.num_envs * experience.steps_per_round * getattr(env, "action_repeat", 1)
+
+
 def round_bytes(agent: Agent, env: Environment) -> int:
     """Returns the size in bytes of a member's round: its steps as they are made, and as they are learned from."""
     return 2 * replay.num_bytes(_example(agent, env), env.num_envs * agent.experience.steps_per_round)
@@ -346,7 +351,7 @@ class _Loop:
         self.steps_of_round = 0  # made of a round that is under way
         self.pacer = Pacer(self._on_tick)
         self.steps_per_round = agents.experience.steps_per_round
-        self.env_steps_per_round = env.num_envs * self.steps_per_round * getattr(env, "action_repeat", 1)
+        self.env_steps_per_round = env_steps_of_round(env, agents.experience)
         self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
         self.total_rounds = config.num_rounds(self.env_steps_per_round)
         self.split = split = MemberSplit(keys.shape[0])

@@ -101,6 +101,16 @@ def test_the_line_is_the_interquartile_mean_of_finished_seeds(tmp_path):
     assert "as typed" in small_print and "commit 0123456789ab" in small_print and "seeds: 0-4" in small_print
 
 
+def test_an_arm_without_a_finished_seed_is_in_the_legend(tmp_path):
+    write_run(tmp_path / "done", seed=0, final={"eval/return_stochastic": 1.0})
+    for seed in (0, 1):
+        write_run(tmp_path / f"going{seed}", retries=4, seed=seed, final={"eval/return_stochastic": 2.0}, status=None)
+    figure = draw_all(load([tmp_path]), Look(("eval/return_stochastic",), command="as typed"), [])[0].figure
+    entries = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert entries == {"SAC", "ReMAC M=4 (unfinished)"}
+    assert curves_of(figure.axes[0])["ReMAC M=4 (unfinished)"].get_linestyle() == "--"
+
+
 @pytest.mark.parametrize(("x", "last"), [("gradient_steps", 1000.0), ("wall_clock", 1.0)])
 def test_other_x_axes(tmp_path, x, last):
     for seed in (1, 2):

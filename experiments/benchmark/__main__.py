@@ -11,7 +11,8 @@ compared, with a picture; ``kinds=population,report`` chooses among them), ``pee
 the package index; ``peers=sbx,rejax`` chooses among them), ``returns`` (PPO's after 1,000,000 env steps, and its
 seconds, beside Stable-Baselines3's),
 ``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
-``parts=speed,learning,protocol`` chooses among them), ``program`` (what a GPU would run, compiled without one).
+``parts=speed,learning,protocol`` chooses among them, ``members=40,160`` among the sizes), ``program`` (what a GPU
+would run, compiled without one).
 """
 
 import json
@@ -67,6 +68,7 @@ SIZES = ("full", "small")
 CHOICES: dict[str, tuple[str, Collection[str]]] = {
     "peers": ("peers", peers.REQUIREMENTS),
     "parts": ("accelerator", accelerator.PARTS),
+    "members": ("accelerator", accelerator.MEMBERS),
     "kinds": ("growth", growth.GROWTHS),
 }
 
@@ -79,14 +81,14 @@ class Settings(NamedTuple):
         size: One of ``SIZES``; ``small`` only shows that it works.
         repeats: Measurements of each row.
         out: The JSON file.
-        chosen: Peers, or parts, that the suite runs where it has any.
+        chosen: By key, what the suite runs of that which it has.
     """
 
     suite: str
     size: str
     repeats: int
     out: Path
-    chosen: tuple[str, ...]
+    chosen: dict[str, tuple[str, ...]]
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
@@ -100,13 +102,13 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     require_one_of("suite", values["suite"], SUITES)
     require_one_of("size", values["size"], SIZES)
     require_int("repeats", int(values["repeats"]) if values["repeats"].isdecimal() else values["repeats"], 1)
-    chosen: tuple[str, ...] = ()
+    chosen: dict[str, tuple[str, ...]] = {}
     for key, (suite, choices) in CHOICES.items():
         if values[key] and values["suite"] != suite:
             raise InvalidValueError(key, values[key], f"is for suite={suite} only")
         if values["suite"] == suite:
-            chosen = tuple(values[key].split(",")) if values[key] else tuple(choices)
-            for name in chosen:
+            chosen[key] = tuple(values[key].split(",")) if values[key] else tuple(choices)
+            for name in chosen[key]:
                 require_one_of(key, name, choices)
     out = Path(values["out"] or Path("runs", "benchmark", f"{values['suite']}.json"))
     require_file("out", out)
@@ -120,8 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes of some suites need the GPU's memory
     require_usable_jax()
     before = timing.machine()
-    chosen = (settings.chosen,) if settings.chosen else ()
-    rows = SUITES[settings.suite](settings.size, settings.repeats, *chosen)
+    rows = SUITES[settings.suite](settings.size, settings.repeats, **settings.chosen)
     print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
     print(table(rows))
     settings.out.parent.mkdir(parents=True, exist_ok=True)

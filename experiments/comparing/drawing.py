@@ -148,7 +148,11 @@ def legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
         columns = max(1, min(len(entries), int(figure.get_figwidth() / longest)))
         lines = -(-len(entries) // columns) * max(text.count("\n") + 1 for text in entries)
         figure.set_figheight(figure.get_figheight() + 0.14 * (lines - 1))
-        figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns, frameon=False, fontsize=7)
+        shown = figure.legend(
+            entries.values(), entries, loc="outside upper center", ncols=columns, frameon=False, fontsize=7
+        )
+        for line in shown.get_lines():
+            line.set_alpha(1.0)
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:

@@ -99,6 +99,8 @@ def draw_curves(
             panel.plot(steps, values, color=colour, alpha=0.3, linewidth=0.6, linestyle="--" if unfinished else "-")
         found = [points for run in cell.finished if (points := records(run, metric, x))[0].size]
         if not found:
+            if cell.runs and not cell.finished:
+                panel.lines[-1].set_label(_entry(f"{name(cell)} (unfinished)"))
             continue
         shared, values = _on_shared_steps(found, x)
         middle, (low, high) = interquartile_mean(values), interquartile_interval(values)

@@ -62,14 +62,14 @@ RETURNS_TASKS, RETURNS_SEEDS = tuple(GYMNASIUM_NAMES), (0, 1, 2)
 
 
 def run(
-    size: str, repeats: int, only: tuple[str, ...] = tuple(REQUIREMENTS), directory: Path | None = None
+    size: str, repeats: int, peers: tuple[str, ...] = tuple(REQUIREMENTS), directory: Path | None = None
 ) -> list[Row]:
     """Installs the peers that are not yet there, and runs them and ours in turn.
 
     Args:
         size: ``full`` measures 10 s each, ``small`` 1 s.
         repeats: Runs of each.
-        only: The peers.
+        peers: Of ``REQUIREMENTS``.
         directory: Where their environments are made.
 
     Returns:
@@ -78,15 +78,15 @@ def run(
         instead.
     """
     directory = directory or timing.ENVIRONMENTS
-    errors = {peer: install(peer, directory / peer) for peer in only}
+    errors = {peer: install(peer, directory / peer) for peer in peers}
     seconds = 10.0 if size == "full" else 1.0
     rows: list[Row] = []
     for comparison in COMPARISONS:
-        peers = [name for name in comparison.peers if name in only]
-        if not peers:
+        compared = [name for name in comparison.peers if name in peers]
+        if not compared:
             continue
         failed = dict(errors)
-        rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
+        rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in compared}}
         for name in timing.turns(list(rates), repeats):
             if failed.get(name):
                 continue

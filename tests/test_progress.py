@@ -54,9 +54,11 @@ def test_on_a_terminal_the_bar_moves_even_when_nothing_is_reported(monkeypatch):
     bar = ProgressBar(100)
     assert terminal.lines[-1].startswith("compiling   0%"), "from the start"
     wait_until(lambda: terminal.text.count("0/100 env steps") >= 4)
-    bar.update(40, "training")
+    bar.update(40)
+    bar.phase("training")
     bar.show(**{"return": 12.34, "entropy": -1.0})
-    bar.update(1000, "evaluating")
+    bar.update(1000)
+    bar.phase("evaluating")
     bar.close()
     last = terminal.lines[-2]
     assert last.startswith("evaluating 100%") and "100/100 env steps" in last
@@ -66,14 +68,29 @@ def test_on_a_terminal_the_bar_moves_even_when_nothing_is_reported(monkeypatch):
 def test_steps_of_before_a_resume_say_nothing_of_the_rate(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     bar = ProgressBar(1_000_000)
-    bar.resume(500_000)
+    bar.skip_to(500_000)
     assert bar.env_steps == 500_000
     time.sleep(0.1)
-    bar.update(510_000, "training")
+    bar.update(510_000)
+    bar.phase("training")
     bar.close()
     last = sys.stderr.getvalue().splitlines()[-1]
     rate = float(re.search(r"([\d.]+)step/s", last)[1])
     assert "510000/1000000 env steps" in last and 0 < rate <= 100_000, last
+
+
+def test_the_time_left_is_by_the_pace_of_training(monkeypatch):
+    """Not by that of compiling, before it."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = ProgressBar(1_000_000)
+    bar._bar.start_t -= 1000
+    bar._bar.last_print_t -= 1000  # since when programs have been compiled
+    bar.skip_to(1_000)
+    time.sleep(0.1)
+    bar.update(11_000)
+    bar.close()
+    rate = float(re.search(r"([\d.]+)step/s", sys.stderr.getvalue().splitlines()[-1])[1])
+    assert rate > 20, "10,000 steps in a thousand seconds would be 10 a second"
 
 
 def test_nothing_that_is_written_lands_on_the_line_of_the_bar(monkeypatch):
@@ -111,9 +128,11 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys):
     bar = ProgressBar(1000, clock=lambda: now)
     for second in range(1, 3601):
         now = float(second)
-        bar.update(second // 4, "training" if second % 100 else "evaluating")
+        bar.update(second // 4)
+        bar.phase("training" if second % 100 else "evaluating")
         bar.refresh()
-    bar.update(1000, "training")
+    bar.update(1000)
+    bar.phase("training")
     bar.close()
     text = capsys.readouterr().err
     lines = text.splitlines()
@@ -137,7 +156,8 @@ class Broken(io.StringIO):
 def test_a_standard_error_that_takes_nothing_stops_nothing(stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     bar = ProgressBar(10)
-    bar.update(5, "training")
+    bar.update(5)
+    bar.phase("training")
     bar.refresh()
     warn("unheard")
     bar.close()

@@ -59,17 +59,20 @@ class ProgressBar:
         """Where it stands."""
         return int(self._bar.n)
 
-    def update(self, env_steps: int, phase: str) -> None:
-        """Moves to a number of env steps, with a word for what is going on."""
+    def update(self, env_steps: int) -> None:
+        """Moves to a number of env steps."""
         self._bar.update(min(env_steps, self._bar.total) - self._bar.n)
-        self.phase(phase)
 
-    def resume(self, env_steps: int) -> None:
-        """Moves to a number of env steps of which those before were done earlier, and say nothing of the rate."""
-        done_before = env_steps - self._bar.n
-        self._bar.n += done_before
-        self._bar.initial += done_before
-        self._bar.last_print_n += done_before
+    def skip_to(self, env_steps: int) -> None:
+        """Moves to a number of env steps that say nothing of the rate, nor does the time until now.
+
+        They were done earlier, or while programs compiled, or never.
+        """
+        skipped = min(env_steps, self._bar.total) - self._bar.n
+        self._bar.n += skipped
+        self._bar.initial += skipped
+        self._bar.last_print_n += skipped
+        self._bar.last_print_t = time.time()
 
     def phase(self, phase: str) -> None:
         """Changes the word for what is going on."""

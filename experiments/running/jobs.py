@@ -122,7 +122,7 @@ def _run_part(
             else:
                 recorder.say_how_to_continue("stopped between two programs")
             signals.end()
-    bar.update(bar_end, "training")
+    bar.skip_to(bar_end)
     return [_outcome(run.path, recorder.summaries[index], failures.get(index)) for index, run in enumerate(runs)]
 
 

@@ -59,6 +59,7 @@ class Recorder:
         self._evaluating = self._has_evaluated = False
         self._starts, self._has_begun = starts, False
         self._first_gradient_steps: int | None = None
+        self._has_learned = False  # since when steps are at the pace of training
         self.summaries: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: Progress | Evaluation | Checkpoint | Failure) -> None:
@@ -82,10 +83,12 @@ class Recorder:
             if event.evaluating:
                 phase = "evaluating" if self._has_evaluated else "compiling the evaluation"
             else:
-                has_learned = event.gradient_steps > self._first_gradient_steps
-                phase = "training" if has_learned else "compiling the training"
+                phase = "training" if event.gradient_steps > self._first_gradient_steps else "compiling the training"
             self._has_evaluated |= event.evaluating
-            self._bar.update(env_steps, phase)
+            move = self._bar.update if self._has_learned else self._bar.skip_to
+            move(env_steps)
+            self._bar.phase(phase)
+            self._has_learned |= phase == "training"
             if self._signals.is_requested and not event.within_round:
                 if (snapshot := event.snapshot) is not None:
                     if not snapshot.rounds_done:
@@ -105,7 +108,7 @@ class Recorder:
         for index in range(len(self._runs)):
             self._try("log", self._runs[index], self._make_logger, index)
         self._training_since = time.monotonic()  # making them may have taken seconds
-        self._bar.resume(self._bar_start + self._timed_from * len(self._runs))
+        self._bar.skip_to(self._bar_start + self._timed_from * len(self._runs))
         self._has_begun = True
 
     def _make_logger(self, index: int) -> None:

@@ -109,7 +109,9 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
     rows = peers.run("small", 2, ("rejax",), tmp_path)
     outcomes = [(row["agent"], row["who"], row["error"]) for row in rows]
     no_package = "no such package"
-    assert outcomes == [(agent, *who) for agent in ("sac", "ppo") for who in (("ours", ""), ("rejax", no_package))]
+    assert outcomes == [
+        (agent, *who) for agent in ("sac", "sac", "ppo") for who in (("ours", ""), ("rejax", no_package))
+    ]
     assert rows[0]["ours_over_peer"] == 1.0 and "env_steps_per_second" not in rows[1]
 
 

@@ -19,7 +19,7 @@ from remac.types import Environment
 
 PREFILL = 1_024
 # Settings of the comparison with peers, of what an agent has of them.
-OPTIONS: dict[str, Any] = {"batch_size": 512, "hidden_sizes": (64, 64), "learning_rate": 3e-4}
+OPTIONS: dict[str, Any] = {"batch_size": 512, "learning_rate": 3e-4}
 ENVS_OF_EPISODES = 64  # of an agent that learns from whole episodes
 
 
@@ -27,8 +27,8 @@ class Finished(Exception):
     """Enough has been measured."""
 
 
-def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:
-    """Returns the agent of the comparison with peers, and a training without end.
+def settings(agent_name: str, env: Environment, width: int = 64) -> tuple[Agent, TrainConfig]:
+    """Returns the agent of the comparison with peers, with two layers of a width, and a training without end.
 
     An agent with a replay makes one gradient step per environment step.
     """
@@ -36,7 +36,8 @@ def settings(agent_name: str, env: Environment) -> tuple[Agent, TrainConfig]:
     training = {"updates_per_round": env.num_envs, "prefill_env_steps": PREFILL} | agent.TRAINING
     config = TrainConfig(**training, num_eval_episodes=1, replay_capacity=100_000)
     options = {name: value for name, value in OPTIONS.items() if name in hyperparameters(agent)}
-    return agent.create(env.observation_size, env.action_size, **options), config
+    hidden_sizes = (width, width)
+    return agent.create(env.observation_size, env.action_size, hidden_sizes=hidden_sizes, **options), config
 
 
 def measure(

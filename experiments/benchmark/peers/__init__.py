@@ -1,6 +1,6 @@
 """Suites ``peers`` and ``returns``: the same training by other libraries, each in a virtual environment of its own.
 
-Task, networks (two layers of 64), hyperparameters and device are the same for all: for SAC batches of 512 and one
+Task, networks (two equal layers), hyperparameters and device are the same for all: for SAC batches of 512 and one
 gradient step an environment step, for PPO rounds of 128 steps, ten epochs of minibatches of 64. Each script here but
 ``ours`` runs in its peer's environment and imports nothing of this repository.
 """
@@ -38,19 +38,23 @@ class Comparison(NamedTuple):
         task: One of ours.
         num_envs: E.
         peers: Of ``REQUIREMENTS``.
+        width: Of each of the two layers.
     """
 
     agent: str
     task: str
     num_envs: int
     peers: tuple[str, ...]
+    width: int = 64
 
 
 COMPARISONS = (
     Comparison("sac", "mujoco/half_cheetah", 128, ("sbx", "stable_baselines3")),
     Comparison("sac", "mujoco/half_cheetah", 1, ("sbx", "stable_baselines3")),
+    Comparison("sac", "mujoco/half_cheetah", 128, ("sbx",), width=256),
     Comparison("ppo", "mujoco/half_cheetah", 16, ("sbx", "stable_baselines3")),
     Comparison("sac", "brax/halfcheetah", 128, ("rejax",)),
+    Comparison("sac", "brax/halfcheetah", 128, ("rejax",), width=256),
     Comparison("ppo", "brax/halfcheetah", 16, ("rejax",)),
 )
 GYMNASIUM_NAMES = {
@@ -96,7 +100,8 @@ def run(
             else:
                 rates[name].append(outcome["env_steps_per_second"])
         for name, measured in rates.items():
-            row: Row = {"agent": comparison.agent, "task": comparison.task, "envs": comparison.num_envs, "who": name}
+            row: Row = {"agent": comparison.agent, "task": comparison.task, "envs": comparison.num_envs}
+            row |= {"width": comparison.width, "who": name}
             if len(measured) == repeats and len(rates["ours"]) == repeats:
                 ratios = np.array(rates["ours"]) / np.array(measured)
                 row |= timing.summary(measured, "env_steps_per_second")
@@ -192,5 +197,5 @@ def _measure(
         task = GYMNASIUM_NAMES.get(task, task)
     if core is not None:
         script = ["taskset", "--cpu-list", str(core), *script]
-    words = [comparison.agent, str(comparison.num_envs), task, what, *map(str, arguments)]
+    words = [comparison.agent, str(comparison.num_envs), str(comparison.width), task, what, *map(str, arguments)]
     return timing.measure_apart([*script, *words])

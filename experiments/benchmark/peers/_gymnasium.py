@@ -1,7 +1,7 @@
 """What the scripts of Stable-Baselines3 and SBX share: both have the same interface.
 
-Their arguments are the agent, the number of environments, the task of Gymnasium, and then either ``speed`` and the
-seconds to measure, or ``returns``, the seed, and the environment steps after which to evaluate.
+Their arguments are the agent, the number of environments, the width of both layers, the task of Gymnasium, and then
+either ``speed`` and the seconds to measure, or ``returns``, the seed, and the environment steps after which to evaluate.
 """
 
 import json
@@ -18,20 +18,18 @@ from stable_baselines3.common.vec_env import VecNormalize
 PREFILL, WARM_ROUNDS, EVAL_EPISODES = 1_024, 3, 16
 
 
-def options(agent: str, num_envs: int) -> dict[str, Any]:
-    """Returns the settings that are ours as well."""
+def options(agent: str, num_envs: int, width: int) -> dict[str, Any]:
+    """Returns the settings that are ours as well; others are the library's own defaults, and ours."""
+    networks = {"policy_kwargs": {"net_arch": [width, width]}, "learning_rate": 3e-4}
     if agent == "sac":
-        return {
-            "learning_rate": 3e-4,
+        return networks | {
             "batch_size": 512,
             "buffer_size": 100_000,
             "learning_starts": PREFILL,
             "train_freq": 1,
             "gradient_steps": num_envs,
-            "policy_kwargs": {"net_arch": [64, 64]},
         }
-    # Two layers of 64 with tanh, and the rest of PPO's settings, are the library's own defaults and ours.
-    return {"learning_rate": 3e-4, "n_steps": 128, "batch_size": 64, "n_epochs": 10, "gamma": 0.99, "gae_lambda": 0.95}
+    return networks | {"n_steps": 128, "batch_size": 64, "n_epochs": 10, "gamma": 0.99, "gae_lambda": 0.95}
 
 
 class _Timer(BaseCallback):
@@ -93,13 +91,14 @@ class _Evaluations(BaseCallback):
 
 def main(library: ModuleType) -> None:
     """Trains as the command line says, and prints the speed, or the returns with the seconds of the whole training."""
-    agent, num_envs, task, what, *arguments = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+    agent, _, _, task, what, *arguments = sys.argv[1:]
+    num_envs, width = map(int, sys.argv[2:4])
     seed = int(arguments[0]) if what == "returns" else None
     env: Any = make_vec_env(task, n_envs=num_envs, seed=seed)
     if agent == "ppo":
         env = VecNormalize(env, norm_obs=True, norm_reward=False)
     algorithm = getattr(library, agent.upper())
-    model = algorithm("MlpPolicy", env, device="cpu", seed=seed, **options(agent, num_envs))
+    model = algorithm("MlpPolicy", env, device="cpu", seed=seed, **options(agent, num_envs, width))
     if what == "speed":
         timer = _Timer(float(arguments[0]))
         model.learn(total_timesteps=10**8, callback=timer)

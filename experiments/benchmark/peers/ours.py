@@ -12,10 +12,11 @@ from experiments.benchmark.train import measure, settings
 from experiments.records.files import read_metrics
 
 
-def train(agent: str, num_envs: int, task: str, seed: int, env_steps: list[int]) -> dict[str, Any]:
+def train(agent: str, num_envs: int, width: int, task: str, seed: int, env_steps: list[int]) -> dict[str, Any]:
     """Trains by ``experiments.train``; returns the return at each of these env steps, and the seconds."""
     with tempfile.TemporaryDirectory() as directory:
         overrides = [f"agent={agent}", f"env={task}", f"num_envs={num_envs}", f"seed={seed}", "num_eval_episodes=16"]
+        overrides += [f"agent.hidden_sizes=[{width},{width}]"]
         overrides += [f"total_env_steps={env_steps[-1]}", f"eval_every_env_steps={env_steps[0]}"]
         command = [sys.executable, "-m", "experiments.train", *overrides, f"hydra.run.dir={directory}/run"]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -28,10 +29,12 @@ def train(agent: str, num_envs: int, task: str, seed: int, env_steps: list[int])
 
 
 if __name__ == "__main__":
-    agent_name, num_envs, task, what, *arguments = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+    agent_name, _, _, task, what, *arguments = sys.argv[1:]
+    num_envs, width = map(int, sys.argv[2:4])
     if what == "speed":
         env = envs.make(task, num_envs=num_envs)
-        agent, config = settings(agent_name, env)
+        agent, config = settings(agent_name, env, width)
         print(json.dumps(measure(agent, env, config, 1, float(arguments[0]))))
     else:
-        print(json.dumps(train(agent_name, num_envs, task, int(arguments[0]), [int(steps) for steps in arguments[1:]])))
+        seed, *env_steps = map(int, arguments)
+        print(json.dumps(train(agent_name, num_envs, width, task, seed, env_steps)))

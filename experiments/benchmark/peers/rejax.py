@@ -1,4 +1,4 @@
-"""rejax on Brax's tasks: ``python rejax.py <agent> <num_envs> <task> speed <seconds>``."""
+"""rejax on Brax's tasks: ``python rejax.py <agent> <num_envs> <width> <task> speed <seconds>``."""
 
 import json
 import sys
@@ -16,7 +16,8 @@ ROUNDS = 4
 
 def main() -> None:
     """Trains a few rounds at a time until the time is over; evaluations are left out."""
-    name, num_envs, task, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[5])
+    name, _, _, task, _, seconds = sys.argv[1:]
+    num_envs, width = map(int, sys.argv[2:4])
     settings: dict[str, Any]
     if name == "sac":
         round_steps = num_envs
@@ -33,14 +34,14 @@ def main() -> None:
         eval_freq=ROUNDS * round_steps,
         skip_initial_evaluation=True,
         normalize_observations=True,
-        agent_kwargs={"hidden_layer_sizes": (64, 64)},
+        agent_kwargs={"hidden_layer_sizes": (width, width)},
         **settings,
     )
     agent = algorithm.replace(eval_callback=lambda *_: ())
     train = jax.jit(lambda state: agent.train(train_state=state)[0], donate_argnums=0)
     state = jax.block_until_ready(train(jax.jit(agent.init_state)(jax.random.PRNGKey(0))))
     rounds, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
+    while (elapsed := time.perf_counter() - started) < float(seconds):
         state = jax.block_until_ready(train(state))
         rounds += ROUNDS
     print(json.dumps({"env_steps_per_second": rounds * round_steps / elapsed}))

@@ -1,7 +1,7 @@
 """What the scripts of Stable-Baselines3 and SBX share: both have the same interface.
 
-Their arguments are the agent, the number of environments, the width of both layers, the task of Gymnasium, and then
-either ``speed`` and the seconds to measure, or ``returns``, the seed, and the environment steps after which to evaluate.
+Their arguments are the agent, the number of environments, the width of both layers, the task of Gymnasium, and either
+``speed`` and the seconds to measure, or ``returns``, the seed, and the environment steps after which to evaluate.
 """
 
 import json

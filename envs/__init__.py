@@ -65,8 +65,10 @@ def make(name: str, *, num_envs: int, **options: Any) -> "Environment":
 
 def alternatives(name: str, *suites: str) -> str:
     """Tells which names, of some suites or of all, are close to one that is no environment's, and how to list all."""
+    if name in OPEN_SUITES:
+        return f"must be {name}/<id>, any id that the suite's package knows"
     if name in SUITES:
-        return f"must be {name}/<{'id' if name in OPEN_SUITES else 'task'}>; {LIST} suite={name} lists them"
+        return f"must be {name}/<task>; {LIST} suite={name} lists them"
 
     def likeness(known: str) -> float:
         spellings = (known.lower(), known.lower().partition("/")[2])

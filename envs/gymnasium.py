@@ -49,6 +49,7 @@ from remac.validation import InvalidValueError, require_bool, require_int, requi
 
 VECTORIZATIONS = ("sync", "processes")
 INSTALL = "pip install -c constraints.txt -e '.[gymnasium]'"
+_OF_EXTRA = ("gymnasium_robotics", "box2d")  # what that brings, as messages name it
 _TRIED_STEPS = 8
 _DEFAULT_FPS = 30
 
@@ -145,9 +146,9 @@ class GymnasiumEnvironment:
             raise InvalidValueError("episode_length", None, allowed)
         self.episode_length = recipe.episode_length or env.spec.max_episode_steps
         self._recipe = recipe
-        self.dt = 1 / env.metadata.get("render_fps", _DEFAULT_FPS)
+        self.dt = 1 / (env.metadata.get("render_fps") or _DEFAULT_FPS)
         self._render_modes = tuple(env.metadata.get("render_modes", ()))
-        _require_spaces(env)
+        _require_spaces(recipe.name, env)
         self.action_size = math.prod(env.action_space.shape)
         self.action_range = np.stack([env.action_space.low, env.action_space.high]).reshape(2, -1)
         with told(self.name, "trying it"), quiet_mujoco():
@@ -414,12 +415,13 @@ def _made(recipe: Recipe) -> Any:
 
 
 def _lacks(recipe: Recipe, error: Exception) -> InvalidValueError:
-    """Says which package is needed."""
+    """Says which package is needed, and how to install it if it is one of the extra's."""
     module = recipe.import_module or recipe.env_id.rpartition(":")[0]
     reason = _words(error)
     if module and getattr(error, "name", None) == module.partition(".")[0]:
         reason = f"there is no module {module}"
-    return InvalidValueError("name", recipe.name, f"needs a package that is not installed ({reason}); try {INSTALL}")
+    how = f"; try {INSTALL}" if any(package in reason.lower() for package in _OF_EXTRA) else ""
+    return InvalidValueError("name", recipe.name, f"needs a package that is not installed ({reason}){how}")
 
 
 def _alternatives(env_id: str) -> str:
@@ -439,11 +441,11 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _require_spaces(env: Any) -> None:
+def _require_spaces(name: str, env: Any) -> None:
     """Requires bounded Box actions, and observations that have a flat form."""
     from gymnasium import spaces
 
-    name, space = f"gymnasium/{env.spec.id}", env.action_space
+    space = env.action_space
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.shape:
         raise InvalidValueError("name", name, f"has actions {space}; must have continuous ones, a Box of numbers")
     if not np.isfinite(space.low).all() or not np.isfinite(space.high).all() or not (space.low < space.high).all():

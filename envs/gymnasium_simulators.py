@@ -332,8 +332,10 @@ class Flat:
         self._spaces = importlib.import_module("gymnasium.spaces")
         self._observation_space, self._action_space = env.observation_space, env.action_space
         self._is_box = isinstance(env.observation_space, self._spaces.Box)
-        low, high = (np.asarray(bound, np.float64) for bound in (env.action_space.low, env.action_space.high))
-        self._centre, self._scale = (high + low) / 2, (high - low) / 2
+        self._low, self._high = (
+            np.asarray(bound, np.float64) for bound in (env.action_space.low, env.action_space.high)
+        )
+        self._centre, self._scale = (self._high + self._low) / 2, (self._high - self._low) / 2
 
     def observation(self, observation: Any) -> np.ndarray:
         """Flattens an observation, `[obs_dim]`."""
@@ -345,7 +347,8 @@ class Flat:
         """Scales actions `[B, action_dim]` in [-1, 1] to the range of the environment, in its shape and type."""
         space = self._action_space
         actions = actions.reshape(-1, *space.shape).astype(np.float64)
-        return (self._centre + self._scale * actions).astype(space.dtype)
+        # By rounding they may be just outside, which some environments refuse.
+        return np.clip(self._centre + self._scale * actions, self._low, self._high).astype(space.dtype)
 
 
 def is_number(value: Any) -> bool:

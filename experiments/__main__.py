@@ -3,6 +3,7 @@
 Commands:
 """
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -36,6 +37,8 @@ def main() -> None:
     if name not in known:
         print(f"command={name}: no such command; there are {', '.join(known)}", file=sys.stderr)
         sys.exit(2)
+    # As with python -m, modules of the folder where the person stands are found, such as one that registers tasks.
+    sys.path.append(os.getcwd())
     module = f"{__package__}.{name}"
     sys.argv = [module, *rest]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -19,6 +19,7 @@ from waiting import wait_until
 
 import envs
 from agents import SAC
+from envs.gymnasium_simulators import Flat
 from envs.mujoco import make as make_mujoco
 from envs.quiet import quiet_mujoco
 from experiments import evaluate
@@ -357,6 +358,10 @@ BAD = [
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),
     (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=null", "missing 1 required"]),
+    (
+        ["env=gymnasium/gymnasium_tasks:Spaces-v0", "+env.options.which=discrete"],
+        ["env=gymnasium/gymnasium_tasks:Spaces-v0: has actions"],
+    ),
     ([f"env=gymnasium/{ENDLESS}"], ["env.options.episode_length=null: must be given", "has no time limit"]),
     *(
         (["env=gymnasium/gymnasium_tasks:Spaces-v0", f"+env.options.which={which}"], [f"has {kind}", "must have"])
@@ -415,6 +420,36 @@ def test_a_film_is_drawn_while_the_episode_runs(tmp_path):
         assert film.size == (20, 10) and film.n_frames == 10
     with pytest.raises(RuntimeError, match="has no render mode rgb_array, which a film needs; it has none"):
         make("gymnasium_tasks:Spaces-v0", which="box").for_rendering()
+
+
+def test_actions_are_within_their_range():
+    """Of bounds whose centre and half are rounded, the ends would be just outside."""
+    low, high = np.sort(np.random.default_rng(0).normal(size=(2, 1000)), axis=0)
+    env = gymnasium.Env()
+    env.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+    env.observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    actions = Flat(env).actions(np.repeat(np.float32([[-1.0], [1.0]]), 1000, axis=1))
+    assert all(env.action_space.contains(action) for action in actions)
+    np.testing.assert_allclose(actions, [low, high], rtol=0, atol=1e-15)
+
+
+def test_how_to_install_is_said_of_what_the_extra_brings(call, tmp_path, monkeypatch):
+    folder = tmp_path.parent / f"{tmp_path.name}_modules"
+    folder.mkdir()
+    (folder / "needy.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    _, _, theirs = call(["env=gymnasium/needy:Walk-v0"])
+    assert "(No module named 'no_such_library')" in theirs and "pip install" not in theirs
+    _, _, extra = call(["env=gymnasium/gymnasium_robotics:FetchReach-v4"])
+    assert "gymnasium_robotics" in extra and "try pip install -c constraints.txt -e '.[gymnasium]'" in extra
+
+
+@pytest.mark.parametrize("fps", [None, 0])
+def test_an_environment_that_names_no_frame_rate_has_one(monkeypatch, fps):
+    env_class = type(gymnasium.make(WALK).unwrapped)
+    monkeypatch.setitem(env_class.metadata, "render_fps", fps)
+    assert make(num_envs=1).dt == 1 / 30
 
 
 @pytest.mark.slow

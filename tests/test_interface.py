@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_one_command_lists_and_runs_the_others():
     one = [sys.executable, "-m", "experiments", "claims"]
     run = subprocess.run(one, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 2 and "directories=none" in run.stderr
+
+
+def test_the_console_script_finds_modules_where_the_person_stands(tmp_path):
+    """As python -m does; a script's own first place for modules is the folder that it is in."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/remac").write_text("from experiments.__main__ import main\n\nmain()\n")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/my_tasks.py").write_text("")
+    command = [sys.executable, str(tmp_path / "bin/remac"), "train", "env=gymnasium/my_tasks:Mine-v0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "here", env=environment)
+    assert run.returncode == 2 and "env=gymnasium/my_tasks:Mine-v0: is not registered" in run.stderr
 
 
 def test_a_saved_policy_acts_with_jax_alone(tmp_path):

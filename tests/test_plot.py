@@ -519,6 +519,27 @@ def test_curves_of_a_file_are_laid_over_those_of_runs(tmp_path, capsys):
         plot.main([str(tmp_path / "wrong.csv"), f"out={tmp_path / 'again'}"])
 
 
+def test_arms_look_the_same_from_a_table_as_from_their_runs(tmp_path):
+    settings = [(1, 1e-8), (1, 1.0), (4, 1e-8), (4, 1.0)]
+    for number, (retries, epsilon) in enumerate(settings):
+        final = {"eval/return": float(number)}
+        write_run(tmp_path / f"runs/{number}", retries=retries, final=final, actor_adam_epsilon=epsilon)
+    write_run(tmp_path / "runs/sac", final={"eval/return": 1.0})
+    write_run(tmp_path / "runs2/m4", retries=4, final={"eval/return": 1.0})
+    looks = []
+    for folder in ("runs", "runs2"):
+        plot.main([str(tmp_path / folder), f"out={tmp_path / folder}", "metric=eval/return"])
+        for path in (tmp_path / folder, tmp_path / folder / "curves.csv"):
+            cells = load([path]).cells
+            style = panels.styles(cells)
+            looks.append({(cell.title, *style(cell)) for cell in cells})
+    assert looks[0] == looks[1] and len(looks[0]) == len({look[1:] for look in looks[0]}) == 5
+    assert looks[2] == looks[3] and [look[0] for look in looks[2]] == ["ReMAC M=4"]
+    both = load([tmp_path / "runs/sac", tmp_path / "runs/curves.csv"]).cells
+    style = panels.styles(both)
+    assert len({style(cell) for cell in both}) == len(both) == 6, "those of a table beside runs have other dashes"
+
+
 def test_agents_that_have_no_colour_of_their_own_get_one_each(tmp_path):
     lines = ["exp_name,env_name,seed,metric,env_step,value"]
     lines += [f"{name},Hopper-v4,0,avg_return,{step},1" for name in ("CrossQ", "DroQ", "SimbaV2") for step in (0, 10)]

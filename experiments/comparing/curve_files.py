@@ -1,7 +1,8 @@
 """Learning curves in one file: the table that ``experiments.plot`` writes and that others publish their results in.
 
 Its columns are ``exp_name`` (the arm), ``env_name``, ``seed``, ``metric``, ``env_step`` and ``value``; more may
-follow, of which ``status``, ``gradient_steps`` and ``wall_clock`` are read.
+follow, of which ``status``, ``gradient_steps``, ``wall_clock``, and for title and colour ``agent`` and ``num_retries``
+are read.
 """
 
 import csv
@@ -9,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import envs
 from experiments.comparing.drawing import Row
@@ -27,7 +29,7 @@ def rows_of(cells: Iterable[Cell], metrics: Iterable[str], x: str) -> list[Row]:
     metrics = tuple(metrics)
     return [
         dict(zip(COLUMNS, (cell.arm, cell.task, run.seed, metric, int(series.env_steps[index])), strict=False))
-        | {"value": f"{value:.6g}", "status": run.status}
+        | {"value": f"{value:.6g}", "status": run.status, "agent": run.drawn_as[0], "num_retries": run.drawn_as[1]}
         | ({} if x == "env_steps" else {x: float(getattr(series, x)[index])})
         for cell in cells
         for run in cell.runs
@@ -47,6 +49,7 @@ def read_runs(path: Path) -> list[Run]:
         ValueError: Naming what is wrong with the file.
     """
     records: dict[tuple[str, str, int, str], list[Record]] = {}
+    drawn_as: dict[str, dict[str, Any]] = {}
     lines: dict[tuple[str, str, int, str, int], int] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -60,15 +63,21 @@ def read_runs(path: Path) -> list[Run]:
                 seed, env_step = _whole(row, "seed"), _whole(row, "env_step")
                 others = [_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
                 record: Record = (env_step, others[0], others[1], metric, _number(row, "value"))
+                num_retries = _whole(row, "num_retries") if row.get("num_retries") else None
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
             if earlier != number:
                 raise ValueError(f"line {number}: has arm, task, seed, metric and step of line {earlier}")
             records.setdefault((arm, env_name, seed, row.get("status") or FINISHED), []).append(record)
+            drawn_as[arm] = {"name": row.get("agent") or arm, "num_retries": num_retries}
     if not records:
         raise ValueError("holds no curve")
-    return [_run(path, *key, found) for key, found in records.items()]
+    places = list(drawn_as)
+    return [
+        _run({"drawn_as": drawn_as[key[0]], "place": places.index(key[0]), "file": str(path)}, *key, found)
+        for key, found in records.items()
+    ]
 
 
 def _text(row: dict[str, str | None], column: str) -> str:
@@ -91,16 +100,16 @@ def _whole(row: dict[str, str | None], column: str) -> int:
     return int(value)
 
 
-def _run(path: Path, arm: str, env_name: str, seed: int, status: str, records: list[Record]) -> Run:
+def _run(known: dict[str, Any], arm: str, env_name: str, seed: int, status: str, records: list[Record]) -> Run:
     suite, _, task = _task(env_name).rpartition("/")
     config = {
         "agent": {"name": arm},
         "env": {"suite": suite, "task": task},
         "seed": seed,
         "arm": arm,
-        "file": str(path),
+        **known,
     }
-    return Run(path, config, {}, {"status": status}, make_series(records))
+    return Run(Path(known["file"]), config, {}, {"status": status}, make_series(records))
 
 
 def _task(env_name: str) -> str:

@@ -253,21 +253,22 @@ def styles(cells: Sequence[Cell]) -> Callable[[Cell], tuple[Any, Any]]:
     """Returns colour and dashes of a cell: colours by M and dashes by variant, or by variant alone if M is the same."""
     variants: dict[str, list[str]] = {}
     for cell in cells:
-        known = variants.setdefault(cell.kind, [])
-        if settings_text(cell.variant) not in known:
-            known.append(settings_text(cell.variant))
-    retries = {cell.num_retries for cell in cells if cell.num_retries is not None}
-    others = sorted({cell.kind for cell in cells} - COLOURS_OF_AGENTS.keys())
+        known = variants.setdefault(cell.drawn_as[0], [])
+        if cell.more not in known:
+            known.append(cell.more)
+    retries = {cell.drawn_as[1] for cell in cells if cell.drawn_as[1] is not None}
+    others = sorted({cell.drawn_as[0] for cell in cells} - COLOURS_OF_AGENTS.keys())
     colours = dict(zip(others, itertools.cycle(COLOURS_OF_OTHERS), strict=False))
 
     def style(cell: Cell) -> tuple[Any, Any]:
-        number = variants[cell.kind].index(settings_text(cell.variant))
-        if cell.num_retries is None or len(retries) > 1 or len(variants[cell.kind]) == 1:
-            own = colours.get(cell.kind) if cell.num_retries is None else None
-            return own or colour_of(cell.kind, cell.num_retries), LINES[number % len(LINES)]
+        kind, num_retries = cell.drawn_as
+        number = variants[kind].index(cell.more)
+        if num_retries is None or len(retries) > 1 or len(variants[kind]) == 1:
+            own = colours.get(kind) if num_retries is None else None
+            return own or colour_of(kind, num_retries), LINES[number % len(LINES)]
         # Many shades are hard to tell apart.
-        dashes = LINES[number % 4] if len(variants[cell.kind]) > 4 else "-"
-        return shade(number, len(variants[cell.kind])), dashes
+        dashes = LINES[number % 4] if len(variants[kind]) > 4 else "-"
+        return shade(number, len(variants[kind])), dashes
 
     return style
 

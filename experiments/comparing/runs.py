@@ -16,8 +16,11 @@ UNFINISHED, DAMAGED = "unfinished", "damaged"
 FINAL_FRACTION = 0.1
 X_AXES = {"env_steps": "env steps", "gradient_steps": "gradient steps", "wall_clock": "wall clock (s)"}
 # What may differ between the seeds of one arm: names (``setting`` is that of values, which count), where records go,
-# when a run gives up, and how it is measured.
-NOT_SETTINGS = ("seed", "experiment", "arm", "agent", "env", "setting", "max_diverged_fraction", *FREE_KEYS)
+# when a run gives up, and how it is measured and drawn.
+NOT_SETTINGS = (
+    *("seed", "experiment", "arm", "agent", "env", "setting", "max_diverged_fraction", "drawn_as", "place"),
+    *FREE_KEYS,
+)
 SAMPLED_RETURN, MEAN_RETURN = "eval/return_stochastic", "eval/return"  # of sampled actions, and of the mean action
 SPEED, MEMBERS = "time/env_steps_per_second", "time/num_members"
 MEASUREMENT = ("eval_seed", "eval_every_env_steps", "num_eval_episodes", "num_eval_retries")
@@ -123,23 +126,31 @@ class Run:
         return self.agent.get("num_retries")
 
     @property
+    def drawn_as(self) -> tuple[str, int | None]:
+        """Agent and M that title and colour are of; a file of curves may tell these and nothing else."""
+        agent = self.config.get("drawn_as") or self.agent
+        return agent["name"], agent.get("num_retries")
+
+    @property
     def base_label(self) -> str:
         """The agent's name, or M."""
-        name = self.agent["name"]
-        if self.num_retries is None:
+        name, num_retries = self.drawn_as
+        if num_retries is None:
             return name.upper()
         return self.retries_label if name == "remac" else f"{name.upper()} {self.retries_label}"
 
     @property
     def agent_title(self) -> str:
         """The agent as people write it, with M or K."""
-        name = AGENT_TITLES.get(self.agent["name"], self.agent["name"])
-        return name if self.num_retries is None else f"{name} {self.retries_label}"
+        agent, num_retries = self.drawn_as
+        name = AGENT_TITLES.get(agent, agent)
+        return name if num_retries is None else f"{name} {self.retries_label}"
 
     @property
     def retries_label(self) -> str:
         """The number of retries: M of actions, as ReMAC's paper has it, or K of episodes."""
-        return f"{'M' if self.agent['name'] == 'remac' else 'K'}={self.num_retries}"
+        name, num_retries = self.drawn_as
+        return f"{'M' if name == 'remac' else 'K'}={num_retries}"
 
     @property
     def experiment(self) -> str | None:
@@ -240,9 +251,23 @@ class Cell:
         return self.runs[0].base_label
 
     @property
+    def drawn_as(self) -> tuple[str, int | None]:
+        """Agent and M that title and colour are of."""
+        return self.runs[0].drawn_as
+
+    @property
+    def more(self) -> str:
+        """What tells it from other arms of its agent and M."""
+        run = self.runs[0]
+        if run.file:
+            named = next((name for name in (run.base_label, run.agent_title) if self.arm.startswith(name)), "")
+            return self.arm.removeprefix(named).strip()
+        return ", ".join(f"{key} {value_text(value)}" for key, value in self.variant.items())
+
+    @property
     def title(self) -> str:
         """The arm in a figure: the agent as people write it, with M or K; the arm's name where it says more."""
-        is_named = self.kind not in AGENT_TITLES or self.variant or self.runs[0].file
+        is_named = self.drawn_as[0] not in AGENT_TITLES or self.more
         return self.arm if is_named else self.runs[0].agent_title
 
     @property
@@ -254,7 +279,8 @@ class Cell:
     def order(self) -> tuple[Any, ...]:
         """What sorts the cells of a task: agents without retries, then by M, then by variant."""
         variant = [value if isinstance(value, int | float) else 0 for value in self.variant.values()]
-        return (self.num_retries is not None, self.kind, self.num_retries or 0, variant, self.arm)
+        (name, num_retries), place = self.drawn_as, self.runs[0].config.get("place", 0)
+        return (num_retries is not None, name, num_retries or 0, variant, place, self.arm)
 
     @property
     def finished(self) -> tuple[Run, ...]:

@@ -1,13 +1,15 @@
-"""Compares runs: ``python -m experiments.plot <directories> [out=<folder>] [x=...] [metric=...] [reference=<arm>]``.
+"""Compares runs: ``python -m experiments.plot <directories> [out=<folder>] [metric=...] [reference=<arm>]``.
 
 Reads run directories, folders that hold some, and CSV files of curves with the columns of the ``curves.csv`` that it
 writes (``exp_name,env_name,seed,metric,env_step,value``, which others publish too), and nothing else. Writes PNG, PDF
 and CSV of every figure that the runs have something for: ``curves`` (learning curves) and ``final`` (values at the end)
 always; ``grid_*`` if a setting besides M varies; ``final_against_*`` for every setting that varies;
 ``updates_against_num_retries``; ``cost`` where N varies; ``paired`` (differences on the same seeds); ``aggregate`` for
-several tasks; ``speed`` for the experiment of that name. Each is declared in a module of
+several tasks; ``speed`` for the experiment of that name; with ``threshold=<number>``, ``reached``, the share of seeds
+of which the first ``metric`` has come so far, by steps. Each is declared in a module of
 ``experiments/comparing/figures``, and so is a new one.
-``metric`` is one or more names of ``metrics.csv``, for example ``actor/entropy,env/forward_velocity``.
+``metric`` is one or more names of ``metrics.csv``, for example ``actor/entropy,env/forward_velocity``; ``x`` is
+``env_steps``, ``gradient_steps`` or ``wall_clock``.
 
 What is left out, and why, is said on stderr. Exit statuses: 0 done, 1 a figure could not be written, 2 bad input (one
 line on stderr).
@@ -17,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparing.comparisons import draw_all, make_look
+from experiments.comparing.comparisons import LOOK, draw_all, make_look
 from experiments.comparing.drawing import save
 from experiments.comparing.loading import load
 from experiments.comparing.runs import X_AXES
@@ -28,7 +30,7 @@ from remac.validation import require_one_of
 
 def main(arguments: Sequence[str]) -> int:
     """Draws the runs that the arguments name, and returns the exit status."""
-    paths, settings = parse(arguments, {"out": ".", "x": "env_steps", "metric": "", "reference": ""})
+    paths, settings = parse(arguments, {"out": ".", **LOOK})
     out = Path(settings["out"])
     require_folder("out", out)
     require_one_of("x", settings["x"], X_AXES)

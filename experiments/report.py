@@ -1,6 +1,7 @@
-"""One page about runs: ``python -m experiments.report <directories> [out=<file>] [x=] [metric=] [reference=]``.
+"""One page about runs: ``python -m experiments.report <directories> [out=<file>] [metric=] [reference=]``.
 
-Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
+Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``
+(which tells the other keys),
 the films of the best and the median run of each task where ``experiments.evaluate`` has made them,
 the claims of ``experiments.claims``, tables of final values, what is missing against the plans (``plan.json``) of the
 sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers under the pointer; tables
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.comparing.claims import Result, check_all
-from experiments.comparing.comparisons import Drawing, draw_all, make_look
+from experiments.comparing.comparisons import LOOK, Drawing, draw_all, make_look
 from experiments.comparing.drawing import own_style
 from experiments.comparing.films import FILM, as_webp, best_and_median
 from experiments.comparing.judgements import FAIL, NOT_ENOUGH, PASS
@@ -48,8 +49,7 @@ class Html(str):
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the page."""
-    defaults = {"out": "report.html", "x": "env_steps", "metric": "", "reference": ""}
-    paths, settings = parse(arguments, defaults)
+    paths, settings = parse(arguments, {"out": "report.html", **LOOK})
     out = Path(settings["out"])
     require_output("out", out)
     require_one_of("x", settings["x"], X_AXES)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compare(paths: Sequence[Path | str], settings: dict[str, str], command: str) -> str:
-    """Reads runs and files of curves, and returns the page; ``settings`` are ``x``, ``metric`` and ``reference``."""
+    """Reads runs and files of curves, and returns the page; ``settings`` are of the keys of ``LOOK``."""
     runs = load(paths, keep_tuning=True)
     look = make_look(runs, settings, command)
     notes = list(runs.notes)

@@ -519,6 +519,28 @@ def test_curves_of_a_file_are_laid_over_those_of_runs(tmp_path, capsys):
         plot.main([str(tmp_path / "wrong.csv"), f"out={tmp_path / 'again'}"])
 
 
+def test_reaching_a_threshold_is_counted_by_seeds(tmp_path, capsys):
+    """Once there is there, also where a seed falls back."""
+    lines = ["exp_name,env_name,seed,metric,env_step,value"]
+    curves = {0: (0, 5, 9, 1), 1: (0, 0, 0, 6), 2: (0, 1, 2, 3), 3: (7, 0, 0, 0)}
+    for seed, values in curves.items():
+        lines += [f"a,Hopper-v4,{seed},return,{10 * step},{value}" for step, value in enumerate(values)]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    given = [str(tmp_path / "a.csv"), f"out={tmp_path}", "metric=eval/return"]
+    assert plot.main([*given, "threshold=5"]) == 0
+    assert {row["seed"]: row["reached_at_env_steps"] for row in read(tmp_path / "reached.csv")} == {
+        **{"0": "10", "1": "30", "2": "", "3": "0"}
+    }
+    look = make_look(load([tmp_path / "a.csv"]), {"metric": "eval/return", "threshold": "5"}, "")
+    (drawing,) = [one for one in draw_all(load([tmp_path / "a.csv"]), look, []) if one.name == "reached"]
+    (line,) = drawing.figure.axes[0].lines
+    at = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))  # the last of equal steps counts
+    assert at == {0: 0.25, 10: 0.5, 30: 0.75}
+    for wrong in ("high", "nan", "inf"):
+        with pytest.raises(InvalidValueError, match=f"threshold={wrong}: must be a number"):
+            plot.main([*given, f"threshold={wrong}"])
+
+
 def test_arms_look_the_same_from_a_table_as_from_their_runs(tmp_path):
     settings = [(1, 1e-8), (1, 1.0), (4, 1e-8), (4, 1.0)]
     for number, (retries, epsilon) in enumerate(settings):

@@ -1,6 +1,7 @@
 """Comparing runs: draws every figure that is declared and has something to show; nothing is read or written here."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
 DEFAULT_METRICS = (SAMPLED_RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
+# How to draw, as people may say it, with what holds where they do not.
+LOOK = {"x": "env_steps", "metric": "", "reference": "", "threshold": ""}
 NO_FINAL_VALUES = "no run has finished: there are no final values"
 
 
 def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
-    """Checks ``metric``, ``x`` and ``reference`` against the runs.
+    """Checks ``metric``, ``x``, ``reference`` and ``threshold``, all but the last against the runs.
 
     Raises:
-        InvalidValueError: If a metric or ``x`` is in no run, or the reference is no arm.
+        InvalidValueError: If a metric or ``x`` is in no run, the reference is no arm, or the threshold no number.
     """
     known = sorted({name for run in runs.used for name in run.metrics})
     if not known:
@@ -46,7 +49,14 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
         raise InvalidValueError("x", x, allowed)
     notes = [f"{file}: has no {x}, left out of curves" for file in dict.fromkeys(run.directory for run in without)]
     runs.notes.extend(notes)
-    return Look(chosen or default_metrics(known), x, reference, command)
+    threshold = settings.get("threshold") or None
+    try:
+        at = None if threshold is None else float(threshold)
+    except ValueError:
+        at = math.nan
+    if at is not None and not math.isfinite(at):
+        raise InvalidValueError("threshold", threshold, "must be a number")
+    return Look(chosen or default_metrics(known), x, reference, at, command)
 
 
 def default_metrics(known: Sequence[str]) -> tuple[str, ...]:

@@ -47,12 +47,14 @@ class Look:
         metrics: What the learning curves show.
         x: One of ``X_AXES``.
         reference: Arm that others are compared with, or None for the first one.
+        threshold: Of the first metric, whose reaching is drawn; or None.
         command: Stands under every figure.
     """
 
     metrics: tuple[str, ...]
     x: str = "env_steps"
     reference: str | None = None
+    threshold: float | None = None
     command: str = ""
 
 

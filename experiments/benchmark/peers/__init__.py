@@ -10,6 +10,7 @@ import os
 import queue
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,8 +79,9 @@ def run(
 
     Returns:
         Rows with steps per second, compilation and prefill not counted, and ``ours_over_peer``, the median over the
-        turns of our rate over the peer's. A peer that does not install or run has its last line of output in ``error``
-        instead.
+        turns of our rate over the peer's; where its script tells them, ``start_seconds``, from starting
+        it the first time to the end of the first gradient steps, our first evaluation included. A peer that does not
+        install or run has its last line of output in ``error`` instead.
     """
     directory = directory or timing.ENVIRONMENTS
     errors = {peer: install(peer, directory / peer) for peer in peers}
@@ -91,14 +93,18 @@ def run(
             continue
         failed = dict(errors)
         rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in compared}}
+        starts: dict[str, float] = {}
         for name in timing.turns(list(rates), repeats):
             if failed.get(name):
                 continue
+            spawned = time.time()
             outcome = _measure(name, directory, comparison, "speed", seconds)
             if isinstance(outcome, str):
                 failed[name] = outcome
             else:
                 rates[name].append(outcome["env_steps_per_second"])
+                if "first_step_at" in outcome:
+                    starts.setdefault(name, outcome["first_step_at"] - spawned)
         for name, measured in rates.items():
             row: Row = {"agent": comparison.agent, "task": comparison.task, "envs": comparison.num_envs}
             row |= {"width": comparison.width, "who": name}
@@ -106,6 +112,7 @@ def run(
                 ratios = np.array(rates["ours"]) / np.array(measured)
                 row |= timing.summary(measured, "env_steps_per_second")
                 row |= timing.summary(ratios.tolist(), "ours_over_peer")
+                row |= {"start_seconds": starts[name]} if name in starts else {}
             rows.append(row | {"error": failed.get(name) or ""})
     return rows
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ if __name__ == "__main__":
     if what == "speed":
         env = envs.make(task, num_envs=num_envs)
         agent, config = settings(agent_name, env, width)
-        print(json.dumps(measure(agent, env, config, 1, float(arguments[0]))))
+        called = time.time()
+        row = measure(agent, env, config, 1, float(arguments[0]))
+        print(json.dumps(row | {"first_step_at": called + row["first_step_seconds"]}))
     else:
         seed, *env_steps = map(int, arguments)
         print(json.dumps(train(agent_name, num_envs, width, task, seed, env_steps)))

@@ -40,11 +40,12 @@ def main() -> None:
     agent = algorithm.replace(eval_callback=lambda *_: ())
     train = jax.jit(lambda state: agent.train(train_state=state)[0], donate_argnums=0)
     state = jax.block_until_ready(train(jax.jit(agent.init_state)(jax.random.PRNGKey(0))))
+    first_step_at = time.time()
     rounds, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < float(seconds):
         state = jax.block_until_ready(train(state))
         rounds += ROUNDS
-    print(json.dumps({"env_steps_per_second": rounds * round_steps / elapsed}))
+    print(json.dumps({"env_steps_per_second": rounds * round_steps / elapsed, "first_step_at": first_step_at}))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Setting:
 
 # Every agent, optimiser, gradient, aggregate and probe, and sizes of one, in pairs with each other.
 EPISODES = {"episode_length": 3, "num_samples": 3, "num_retries": 2, "baseline": "value"}
+WIDE = {"hidden_sizes": (400, 256), "num_critics": 5}
 MEAN, SGD, ONE_CRITIC = {"critic_aggregate": "mean"}, {"actor_optimizer": "sgd"}, {"num_critics": 1}
 SETTINGS = {
     "retries of one": Setting("probe/one_step", options=ONE_CRITIC | {"num_samples": 1, "num_retries": 1}),
@@ -59,6 +60,8 @@ SETTINGS = {
     "PPO": Setting("mujoco/hopper", PPO, {"rollout_length": 2, "num_epochs": 2, "num_minibatches": 2}, 3, 1),
     "OrderGrad": Setting("mujoco/hopper", OrderGrad, EPISODES | {"num_epochs": 2, "num_minibatches": 2}, 6, 1),
     "OrderGrad on the device": Setting("risk/ladder", OrderGrad, EPISODES, 3, 1),
+    "widest": Setting("probe/action", SAC, WIDE | {"batch_size": 512}, 1, 1),
+    "widest of retries": Setting("mujoco/hopper", ReMAC, WIDE | {"batch_size": 256, "critic_norm": "batch"}, 1, 1),
     "Brax": Setting("brax/halfcheetah"),
 }
 

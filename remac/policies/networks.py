@@ -207,7 +207,14 @@ class CriticNetworks(nn.Module):
                 return jax.vmap(lambda layers, norm, action: make_output(layers, norm)(action))(
                     layers, all_norms, actions
                 )
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[output(action) for output in critics])
+            each = [output(action) for output in critics]
+            values, moments = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+            if moments:  # the critics' input is the same; XLA finds that out with some numbers of devices only
+                of_input = each[0][1]["norm_0"]
+                moments["norm_0"] = jax.tree.map(
+                    lambda leaf: jnp.broadcast_to(leaf, (len(each), *leaf.shape)), of_input
+                )
+            return values, moments
 
         if for_actor is not None:
             return _value_with_gradient(lambda piece: for_actor(outputs(piece)[0]), action)

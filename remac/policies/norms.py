@@ -77,7 +77,9 @@ def moved(statistics: PyTree, moments: dict[str, Moments]) -> PyTree:
     after = {"steps": statistics["steps"] + 1}
     for name, values in moments.items():
         for of, value in zip(("mean", "variance"), values, strict=True):
-            after[f"{name}_{of}"] = MOMENTUM * statistics[f"{name}_{of}"] + (1.0 - MOMENTUM) * value
+            before = statistics[f"{name}_{of}"]
+            # One product: of the sum of two XLA rounds either, depending on what it fuses, so on the number of devices.
+            after[f"{name}_{of}"] = before + (1.0 - MOMENTUM) * (value - before)
     return after
 
 

@@ -24,17 +24,15 @@ def reached(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     columns = min(len(runs.tasks), 4)
     figure, axes = new_figure(-(-len(runs.tasks) // columns), columns, panel=(3.2, 2.6))
     for panel, task in zip(axes.flat, runs.tasks, strict=False):
-        for cell in (cell for cell in runs.on(task) if any(metric in run.metrics for run in cell.finished)):
+        cells = [cell for cell in runs.on(task) if any(metric in run.metrics for run in cell.finished)]
+        for width, cell in zip(np.linspace(3.0, 1.2, len(cells)), cells, strict=True):  # lines that coincide are seen
             found = {run.seed: reached_at(run, metric, look.threshold, look.x) for run in cell.finished}
-            times, end = (
-                np.sort(list(found.values())),
-                max(records(run, metric, look.x)[0].max() for run in cell.finished),
-            )
-            times = times[np.isfinite(times)]
+            times = sorted(filter(math.isfinite, found.values()))
+            end = max(records(run, metric, look.x)[0].max(initial=0) for run in cell.finished)
             shares = np.arange(len(times) + 1) / len(found)
             colour, dashes = style(cell)
-            drawn = panel.step([0, *times, end], [*shares, shares[-1]], where="post", color=colour, linestyle=dashes)
-            drawn[0].set_label(readable(cell.title, 40))
+            line = {"color": colour, "linestyle": dashes, "linewidth": width, "label": readable(cell.title, 40)}
+            panel.step([0, *times, end], [*shares, shares[-1]], where="post", **line)
             rows += [
                 {"task": task, "arm": cell.arm, "seed": seed, "metric": metric, "threshold": look.threshold}
                 | {f"reached_at_{look.x}": time if math.isfinite(time) else ""}

@@ -22,9 +22,11 @@ def main() -> None:
     if name == "sac":
         round_steps = num_envs
         settings = {"num_epochs": num_envs, "batch_size": 512, "fill_buffer": 0, "buffer_size": 100_096}
+        settings["hidden_layer_sizes"] = (width, width)
     else:
         round_steps = 128 * num_envs
         settings = {"num_steps": 128, "num_epochs": 10, "num_minibatches": round_steps // 64}
+        settings["agent_kwargs"] = {"hidden_layer_sizes": (width, width)}
     algorithm = getattr(rejax, name.upper()).create(
         env=task,
         env_params={"backend": "generalized"},
@@ -34,7 +36,6 @@ def main() -> None:
         eval_freq=ROUNDS * round_steps,
         skip_initial_evaluation=True,
         normalize_observations=True,
-        agent_kwargs={"hidden_layer_sizes": (width, width)},
         **settings,
     )
     agent = algorithm.replace(eval_callback=lambda *_: ())

@@ -1,11 +1,10 @@
 """One page about runs: ``python -m experiments.report <directories> [out=<file>] [metric=] [reference=]``.
 
-Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``
-(which tells the other keys),
-the films of the best and the median run of each task where ``experiments.evaluate`` has made them,
-the claims of ``experiments.claims``, tables of final values, what is missing against the plans (``plan.json``) of the
-sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers under the pointer; tables
-are sorted by a click on a column and filtered by words of their rows.
+Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
+which tells the other keys, the films of the best and the median run of each task where ``experiments.evaluate`` has
+made them, the claims of ``experiments.claims``, tables of final values, what is missing against the plans
+(``plan.json``) of the sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers
+under the pointer; tables are sorted by a click on a column and filtered by words of their rows.
 
 Exit statuses: 0 done, 2 bad input (one line on stderr).
 """

@@ -358,13 +358,12 @@ BAD = [
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),
     (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=null", "missing 1 required"]),
-    (
-        ["env=gymnasium/gymnasium_tasks:Spaces-v0", "+env.options.which=discrete"],
-        ["env=gymnasium/gymnasium_tasks:Spaces-v0: has actions"],
-    ),
     ([f"env=gymnasium/{ENDLESS}"], ["env.options.episode_length=null: must be given", "has no time limit"]),
     *(
-        (["env=gymnasium/gymnasium_tasks:Spaces-v0", f"+env.options.which={which}"], [f"has {kind}", "must have"])
+        (
+            ["env=gymnasium/gymnasium_tasks:Spaces-v0", f"+env.options.which={which}"],
+            [f"env=gymnasium/gymnasium_tasks:Spaces-v0: has {kind}", "must have"],
+        )
         for which, kind in (
             *(("discrete", "actions"), ("unbounded", "actions"), ("integers", "actions")),
             *(("empty range", "actions"), ("sequence", "observations")),

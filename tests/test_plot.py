@@ -560,6 +560,7 @@ def test_arms_look_the_same_from_a_table_as_from_their_runs(tmp_path):
     both = load([tmp_path / "runs/sac", tmp_path / "runs/curves.csv"]).cells
     style = panels.styles(both)
     assert len({style(cell) for cell in both}) == len(both) == 6, "those of a table beside runs have other dashes"
+    assert len({cell.base_label for cell in both}) == 6, "and names of their own in grids"
 
 
 def test_agents_that_have_no_colour_of_their_own_get_one_each(tmp_path):

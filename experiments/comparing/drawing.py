@@ -105,6 +105,14 @@ def new_figure(
     return figure, axes
 
 
+def new_panels(count: int, columns: int, panel: tuple[float, float]) -> tuple["Figure", list["Axes"]]:
+    """Makes a figure of so many panels, in rows of so many columns, and returns both; see ``new_figure``."""
+    figure, axes = new_figure(-(-count // columns), columns, panel=panel)
+    for left in axes.flat[count:]:
+        left.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
 def label(axes: "Axes", *, title: str = "", x: str = "", y: str = "") -> None:
     """Labels a panel in the size that all panels have; ticks of an axis of steps are 500k and 1M, which fit."""
     if x.endswith(" steps"):

@@ -247,8 +247,8 @@ class Cell:
 
     @property
     def base_label(self) -> str:
-        """The agent's name, or M."""
-        return self.runs[0].base_label
+        """The agent's name, or M; the arm's name where a file of curves tells no more of its settings."""
+        return self.arm if self.runs[0].file else self.runs[0].base_label
 
     @property
     def drawn_as(self) -> tuple[str, int | None]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from experiments.comparing.curve_files import rows_of
 from experiments.comparing.declarations import STATISTIC, Drawing, Look, figure
-from experiments.comparing.drawing import label, legend, new_figure, readable
+from experiments.comparing.drawing import label, legend, new_figure, new_panels, readable
 from experiments.comparing.page import Panel
 from experiments.comparing.panels import (
     FACTOR_LABELS,
@@ -29,17 +29,14 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     tasks = list(dict.fromkeys(cell.task for cell in shown))
     panels = [(task, metric) for task in tasks for metric in look.metrics]
     columns = _columns(len(tasks), len(look.metrics))
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(rows, columns, panel=(3.2, 2.6))
+    figure, axes = new_panels(len(panels), columns, (3.2, 2.6))
     style, shown_panels = styles(shown), list[Panel]()
-    for panel, (task, metric) in zip(axes.flat, panels, strict=False):
+    for panel, (task, metric) in zip(axes, panels, strict=True):
         cells = [cell for cell in shown if cell.task == task]
         lines = draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.title)
         shown_panels.append(Panel(task_title(task), X_AXES[look.x], plain(metric), lines))
         label(panel, title=readable(task_title(task), TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
-    for panel in axes.flat[len(panels) :]:
-        panel.set_visible(False)
-    legend(figure, axes.flat)
+    legend(figure, axes)
     extra = [name for name in ("eval/return", "eval/entropy") if name not in look.metrics]
     what = ", ".join(plain(metric) for metric in look.metrics)
     return Drawing(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from experiments.comparing.declarations import Drawing, Look, figure
-from experiments.comparing.drawing import Row, label, legend, new_figure, readable
+from experiments.comparing.drawing import Row, label, legend, new_panels, readable
 from experiments.comparing.panels import TITLE_WIDTH, plain, records, styles, task_title
 from experiments.comparing.runs import X_AXES, Run, Runs
 
@@ -21,9 +21,8 @@ def reached(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     """Draws the share of seeds of which the first metric has reached the threshold: a panel a task."""
     assert look.threshold is not None
     metric, style, rows = look.metrics[0], styles(runs.cells), list[Row]()
-    columns = min(len(runs.tasks), 4)
-    figure, axes = new_figure(-(-len(runs.tasks) // columns), columns, panel=(3.2, 2.6))
-    for panel, task in zip(axes.flat, runs.tasks, strict=False):
+    figure, axes = new_panels(len(runs.tasks), min(len(runs.tasks), 4), (3.2, 2.6))
+    for panel, task in zip(axes, runs.tasks, strict=True):
         cells = [cell for cell in runs.on(task) if any(metric in run.metrics for run in cell.finished)]
         for width, cell in zip(np.linspace(3.0, 1.2, len(cells)), cells, strict=True):  # lines that coincide are seen
             found = {run.seed: reached_at(run, metric, look.threshold, look.x) for run in cell.finished}
@@ -42,11 +41,9 @@ def reached(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
         panel.grid(alpha=0.3)
         title = readable(task_title(task), TITLE_WIDTH)
         label(panel, title=title, x=X_AXES[look.x], y=f"share of seeds that reached {look.threshold:g}")
-    for panel in axes.flat[len(runs.tasks) :]:
-        panel.set_visible(False)
     if not rows:
         return None
-    legend(figure, axes.flat)
+    legend(figure, axes)
     what = f"{plain(metric)} of at least {look.threshold:g}"
     return Drawing(
         "reached",

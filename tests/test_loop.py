@@ -169,7 +169,7 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     env = make_env(suite)
     config = dataclasses.replace(CONFIG, num_eval_episodes=env.num_envs)
     train(make_agent(env), env, dataclasses.replace(config, total_env_steps=800), jax.random.key(0))
-    trains = re.compile(r"Finished XLA compilation of jit\((learn|_rounds)\)")
+    trains = re.compile(r"Finished XLA compilation of jit\((learn|rounds)\)")
     threads = sorted(record.threadName for record in caplog.records if trains.match(record.getMessage()))
     assert threads == ["MainThread", "compile"], "what trains is compiled beside the first evaluation"
     assert not any(thread.name == "compile" for thread in threading.enumerate())
@@ -177,7 +177,7 @@ def test_one_program_of_each_kind_however_long_the_training(suite, monkeypatch, 
     assert counts == {"act": 2 if suite == "device" else 1, "learn": 2}
     compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
     per_program = {"init_train_state": 1, "reset_metrics": 1} | (
-        {"_rounds": 2, "reset": 1, "_begin": 1, "_steps": 1} if suite == "device" else {"act": 1, "learn": 2, "_act": 1}
+        {"rounds": 2, "reset": 1, "begin": 1, "steps": 1} if suite == "device" else {"act": 1, "learn": 2, "_act": 1}
     )
     assert {name: compiled[name] for name in per_program} == per_program
     # Another training of the kind needs none of them again.
@@ -276,7 +276,8 @@ def test_the_replay_holds_what_happened(suite):
     """Read back after training: each row follows from the one before it in the same environment."""
     env = make_env(suite)
     agents = stack_members([make_agent(env)])
-    running = loop._Loop(agents, env, CONFIG, jax.random.key(0)[None], lambda event: None)
+    running = loop._Loop(agents, env, CONFIG, 1, lambda event: None)
+    running.begin(jax.random.key(0)[None])
     running.run()
     # Of 200 rows it holds the last 150, from place 50 on and round its end; from the seventh on they are whole steps.
     storage = jax.tree.map(

@@ -17,7 +17,7 @@ from experiments.records.run_directory import OutputError
 from experiments.running import jobs as population
 from experiments.running.config import compose_job
 from experiments.running.jobs import run_jobs
-from experiments.running.planning import Outcome, PlannedJob, group_jobs
+from experiments.running.planning import Outcome, PlannedJob, group_jobs, needed_bytes, split_to_fit
 from experiments.running.recorder import Recorder
 from remac.machine import available_bytes, available_cpus
 from remac.training import functions as training
@@ -215,6 +215,24 @@ def test_a_group_is_split_to_fit_the_memory(tmp_path):
     with pytest.raises(InvalidValueError, match="two jobs"):
         run_jobs([jobs[0], jobs[0]])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_program_whose_temporary_arrays_do_not_fit_is_split_as_well(tmp_path, capsys):
+    """By what is known without compiling all fit; each member then still has the values that it has alone."""
+    widths = ("agent.hidden_sizes=[64]", "agent.batch_size=512")
+    jobs = planned(tmp_path, *((*PROBE, *widths, "total_env_steps=80", f"seed={seed}") for seed in range(3)))
+    agents = loop.stack_members([one.job.agent for one in jobs])
+    taken = loop.training_bytes(agents, jobs[0].job.env, jobs[0].job.train_config)
+    known = 3 * needed_bytes(jobs[0].job)
+    assert known < 0.9 * taken
+    memory_gib = (known + taken) / 2 / 2**30
+    assert group_jobs(jobs, memory_gib) == [[0, 1, 2]]
+    assert split_to_fit(jobs, [0, 1, 2], 2 * taken / 2**30) == [[0, 1, 2]]
+    assert [one.status for one in run_jobs(jobs, memory_gib=memory_gib)] == ["finished"] * 3
+    assert "going on with 2 + 1, one program after the other" in capsys.readouterr().err
+    for one in jobs:
+        assert summary(one.directory)["status"] == "finished" and len(values(one.directory)) > 10
 
 
 @pytest.mark.slow

@@ -29,8 +29,9 @@ def running(request):
     env = envs.make("probe/truncation", num_envs=8)
     options = {"hidden_sizes": (8, 8), "batch_size": 16}
     agents = [request.param.create(env.observation_size, env.action_size, **options) for _ in range(2)]
-    keys = jax.random.split(jax.random.key(0), 2)
-    return loop._Loop(stack_members(agents), env, CONFIG, keys, lambda event: None)
+    running = loop._Loop(stack_members(agents), env, CONFIG, 2, lambda event: None)
+    running.begin(jax.random.split(jax.random.key(0), 2))
+    return running
 
 
 def test_the_replay_is_never_copied(running):

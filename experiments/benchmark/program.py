@@ -1,8 +1,9 @@
 """Suite ``program``: what an accelerator would run, compiled for a named card without having one.
 
 A program is bound by its number of kernels where the arrays are small, so kernels are what is counted: those of one
-gradient step of all members together, of one action, and of one step of the environments. JAX's CUDA plugin, which
-brings the compiler, is installed from the package index into a folder of its own unless it is there.
+gradient step of all members together, of one action, of one step of the environments, of a whole round of the protocol
+(a step and 128 gradient steps), and of one step of an evaluation. JAX's CUDA plugin, which brings the compiler, is
+installed from the package index into a folder of its own unless it is there.
 
 ``python -m experiments.benchmark.program <program> <agent of suite update, or task> <members>`` prints one row.
 """
@@ -18,18 +19,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 import envs
+from agents import ReMAC
 from envs.device import DeviceEnvironment
+from envs.quiet import quietly
 from experiments.benchmark import timing, update
 from experiments.comparing.drawing import Row
+from remac.training import evaluation
 from remac.training import functions as training
-from remac.training.loop import stack_members
+from remac.training.agent import Agent
+from remac.training.loop import rounds, stack_members
+from remac.types import Key
 
 PLUGIN = "jax-cuda13-plugin[with-cuda]"
 NUM_UPDATES = 128
@@ -63,12 +69,13 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
     """Compiles every program, each in a process of its own.
 
     Args:
-        size: ``small`` takes the gradient steps of one member, and of 40 of SAC and of ReMAC.
+        size: ``small`` takes the gradient steps of one member, and of 40 of SAC and of ReMAC. Playground's rows are
+            there where Playground is.
         repeats: Not used: nothing is timed but compilation.
         directory: Where the plugin is installed.
 
     Returns:
-        Rows with ``kernels`` (of a gradient step, an action or an environment step of all members together), of them
+        Rows with ``kernels`` (of what the row is of, all members together), of them
         ``products`` (those that keep float32: ``float32_products``), ``reductions`` and ``copies``; ``in_<part>``, what
         of our code they come from (``PARTS``; of those that XLA made itself: ``in_rest``); ``temporary_mib`` and
         ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for the
@@ -82,8 +89,12 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         ("protocol", "remac 8,4", 160),
         ("act", "sac", 1),
         ("step", "brax/halfcheetah", 1),
-        ("brax_step", "brax/halfcheetah", 1),
+        ("suite_step", "brax/halfcheetah", 1),
+        ("round", "brax/halfcheetah", 1),
+        ("evaluation", "brax/halfcheetah", 1),
     ]
+    if importlib.util.find_spec("mujoco_playground") is not None:
+        cases += [(name, "playground/CheetahRun", 1) for name in ("step", "suite_step", "round", "evaluation")]
     rows = []
     for name, subject, members in timing.turns(cases if size == "full" else small, 1):
         row: Row = {"program": name, "of": subject, "members": members}
@@ -123,7 +134,9 @@ def main(name: str, subject: str, num_members: int) -> None:
         "protocol": functools.partial(_learn, capacity=PROTOCOL_CAPACITY),
         "act": _act,
         "step": _step,
-        "brax_step": _brax_step,
+        "suite_step": _suite_step,
+        "round": _round,
+        "evaluation": _evaluation,
     }
     jax.default_backend = lambda: "gpu"
     function, arguments, donated, loop_length = makes[name](subject, num_members)
@@ -184,31 +197,65 @@ def _training(
     return agents, state, jax.eval_shape(make_steps, state)
 
 
+def _environments(task: str) -> tuple[DeviceEnvironment, jax.ShapeDtypeStruct]:
+    """Returns the protocol's number of environments, and their actions as shapes."""
+    env = envs.make(task, num_envs=update.NUM_ENVS)
+    assert isinstance(env, DeviceEnvironment)
+    return env, jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
+
+
 def _step(task: str, num_members: int) -> Made:
-    env = envs.make(task, num_envs=update.NUM_ENVS)
-    state = jax.eval_shape(env.reset, jax.random.key(0))
-    action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
-    return env.step, (state, action), (0,), 1
+    env, action = _environments(task)
+    return env.step, (jax.eval_shape(env.reset, jax.random.key(0)), action), (0,), 1
 
 
-def _brax_step(task: str, num_members: int) -> Made:
-    """Brax's own step, without resets, time limits and statistics."""
-    from envs.brax import BraxTask
-    from envs.quiet import quietly
-
-    env = envs.make(task, num_envs=update.NUM_ENVS)
-    assert isinstance(env, DeviceEnvironment) and isinstance(env.task, BraxTask)
-    brax = env.task.env
+def _suite_step(task: str, num_members: int) -> Made:
+    """Brax's or Playground's own step, without resets, time limits and statistics."""
+    env, action = _environments(task)
+    theirs = cast(Any, env.task).env
     keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.split(jax.random.key(0), update.NUM_ENVS)))
     with quietly():
-        state = jax.eval_shape(jax.vmap(brax.reset), keys)
-    action = jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
+        state = jax.eval_shape(jax.vmap(theirs.reset), keys)
 
     def step(state: Any, action: jax.Array) -> Any:
         with quietly():
-            return jax.vmap(brax.step)(state, action)
+            return jax.vmap(theirs.step)(state, action)
 
     return step, (state, action), (0,), 1
+
+
+def _round(task: str, num_members: int) -> Made:
+    env, _ = _environments(task)
+    agents, keys = _agents_on(env, num_members)
+    init = functools.partial(
+        training.init_train_state,
+        observation_size=env.observation_size,
+        action_size=env.action_size,
+        num_envs=env.num_envs,
+        replay_capacity=update.CAPACITY,
+        metric_names=env.metric_names,
+    )
+    state, env_keys = jax.eval_shape(init, agents, keys)
+    env_state = jax.eval_shape(functools.partial(training.reset, env=env), env_keys)
+    function = functools.partial(rounds, env=env, num_updates=NUM_UPDATES)
+    return function, (agents, state, env_state, jax.ShapeDtypeStruct((), "int32")), (1, 2), 1
+
+
+def _evaluation(task: str, num_members: int) -> Made:
+    env, _ = _environments(task)
+    env = env.for_evaluation(env.num_envs)
+    agents, keys = _agents_on(env, num_members)
+    policies = jax.eval_shape(lambda: agents.policy(jax.vmap(lambda agent, key: agent.init(key))(agents, keys)))
+    state, episodes = jax.eval_shape(lambda: evaluation.begin(training.reset(keys, env=env)))
+    number = jax.ShapeDtypeStruct((), "int32")
+    function = functools.partial(evaluation.steps, env=env)
+    return function, (policies, keys[0], state, episodes, number, number), (), 1
+
+
+def _agents_on(env: DeviceEnvironment, num_members: int) -> tuple[Agent, Key]:
+    """Returns ReMAC's agents of the protocol, and a key for each."""
+    agent = ReMAC.create(env.observation_size, env.action_size, hidden_sizes=(64, 64), batch_size=512)
+    return stack_members([agent] * num_members), jax.random.split(jax.random.key(0), num_members)
 
 
 def kernels(text: str, loop_length: int = 1) -> collections.Counter[str]:

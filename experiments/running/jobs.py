@@ -19,7 +19,14 @@ from experiments.records.checkpoints import UnusableError
 from experiments.records.files import find_damage, finished_summary
 from experiments.records.loggers import make_logger
 from experiments.records.run_directory import OutputError, RunDirectory
-from experiments.running.planning import Outcome, PlannedJob, group_jobs, require_own_directories, structure
+from experiments.running.planning import (
+    Outcome,
+    PlannedJob,
+    group_jobs,
+    require_own_directories,
+    split_to_fit,
+    structure,
+)
 from experiments.running.recorder import Recorder
 from experiments.running.resume import align, find_start
 from experiments.running.tables import announcement, report, table
@@ -56,18 +63,24 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
     waiting = [index for index in range(len(planned)) if index not in outcomes]
     if waiting:
         to_run = _with_starts([planned[index] for index in waiting])
-        parts = group_jobs(to_run, memory_gib)
-        groups = [[to_run[place] for place in part] for part in parts]
-        runs = _open_directories(groups[0])  # before anything is said: another process may have come first
-        print("\n".join(announcement(group) for group in groups), flush=True)
+        groups = group_jobs(to_run, memory_gib)
+        jobs_of = [[to_run[place] for place in group] for group in groups]
+        runs = _open_directories(jobs_of[0])  # before anything is said: another process may have come first
+        print("\n".join(map(announcement, jobs_of)), flush=True)
         bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
         try:
-            for part, group in zip(parts, groups, strict=True):
-                results, runs = _run_part(group, runs, bar, is_only=len(parts) == 1), []
-                gc.collect()  # a training is part of reference cycles, and the next needs its memory
-                outcomes |= zip([waiting[place] for place in part], results, strict=True)
+            for group in groups:
+                parts = split_to_fit(to_run, group, memory_gib)
+                for part in parts:
+                    opened, runs = runs[: len(part)], runs[len(part) :]
+                    is_only = len(groups) == len(parts) == 1
+                    results = _run_part([to_run[place] for place in part], opened, bar, is_only=is_only)
+                    gc.collect()  # a training is part of reference cycles, and the next needs its memory
+                    outcomes |= zip([waiting[place] for place in part], results, strict=True)
         finally:
             bar.close()
+            for run in runs:
+                run.close()
     in_order = [outcomes[index] for index in range(len(planned))]
     print(table(planned, in_order) if len(planned) > 1 else report(planned[0], in_order[0]), flush=True)
     return in_order

@@ -1,5 +1,6 @@
 """Which jobs there are, where they go, and which of them are one program."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,16 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.console.messages import warn
 from experiments.records.checkpoints import SavedTraining
 from experiments.records.run_directory import require_unused
 from experiments.running.config import Job, available_memory_bytes
 from experiments.running.resume import require_resumable
 from remac.training.functions import structure_of
-from remac.training.loop import round_bytes
+from remac.training.loop import round_bytes, stack_members, training_bytes
 from remac.types import PyTree
 from remac.validation import InvalidValueError, require_number
 
-# What is left for the working memory of the programs, which is not known before they are compiled.
+# What is left of the devices' memory for evaluations, and on the CPU, where members take turns with them, for the
+# temporary arrays of the program that trains.
 MEMORY_SHARE = 0.8
 
 
@@ -98,6 +101,34 @@ def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -
         num_parts = -(-len(group) // max(memory // needed, 1))
         parts += [[int(index) for index in part] for part in np.array_split(group, num_parts)]
     return parts
+
+
+def split_to_fit(planned: Sequence[PlannedJob], group: list[int], memory_gib: float | None = None) -> list[list[int]]:
+    """Splits a program once more if by the compiler's account it takes too much memory; compiles it for that.
+
+    Args:
+        planned: The jobs.
+        group: Indices of those of one program, as ``group_jobs`` has found them.
+        memory_gib: As in ``run_jobs``.
+
+    Returns:
+        Indices of the jobs of each program, in order.
+    """
+    if len(group) == 1 or (memory_gib is None and jax.default_backend() == "cpu"):
+        return [group]
+    first, memory, taken = planned[group[0]].job, _memory_bytes(memory_gib), 0
+    with contextlib.suppress(Exception):  # fails again, and is told, where the program is used
+        agents = stack_members([planned[index].job.agent for index in group])
+        taken = training_bytes(agents, first.env, first.train_config)
+    if taken <= memory:
+        return [group]
+    num_parts = min(-(-taken // memory), len(group))
+    parts = [[int(index) for index in part] for part in np.array_split(group, num_parts)]
+    warn(
+        f"{len(group)} members take {taken / 2**30:.3g} GiB, temporary arrays included, of {memory / 2**30:.3g} GiB; "
+        f"going on with {' + '.join(str(len(part)) for part in parts)}, one program after the other"
+    )
+    return [piece for part in parts for piece in split_to_fit(planned, part, memory_gib)]
 
 
 def structure(job: Job) -> Any:

@@ -61,8 +61,8 @@ class Evaluator:
             # With as many environments as the training has, the training's own program.
             self._reset = split.program(reset, (SPLIT,), SPLIT, env=env, group_size=num_retries)
             # Episodes start within a program: made outside, they would differ in sharding and compile a second one.
-            self._begin = split.program(_begin, (SPLIT,), SPLIT)
-            self._rollout = split.program(_steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
+            self._begin = split.program(begin, (SPLIT,), SPLIT)
+            self._rollout = split.program(steps, (SPLIT, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, env=env)
 
     def __call__(self, policies: Policy, key: Key, pacer: Pacer) -> dict[str, np.ndarray]:
         """Evaluates all members; returns metrics `eval/...`, `[P]` each. Arguments are those of ``episodes``."""
@@ -114,7 +114,7 @@ class Evaluator:
         return episodes
 
 
-def _begin(env_state: EnvState) -> tuple[EnvState, Outcomes]:
+def begin(env_state: EnvState) -> tuple[EnvState, Outcomes]:
     """Gives both action modes the starts `[P, E]`."""
 
     def twice(leaf: Array) -> Array:
@@ -124,7 +124,7 @@ def _begin(env_state: EnvState) -> tuple[EnvState, Outcomes]:
     return both, _start(both, jnp)
 
 
-def _steps(
+def steps(
     policies: Policy,
     action_key: Key,
     env_state: EnvState,
@@ -134,6 +134,17 @@ def _steps(
     *,
     env: Environment,
 ) -> tuple[EnvState, Outcomes]:
+    """Makes steps of an evaluation in environments on the device, one act and step each.
+
+    Args:
+        policies: Leaves `[P, ...]`.
+        action_key: The same for all members and steps.
+        env_state: Leaves `[P, 2, E, ...]`, of the mean action and of sampled ones.
+        episodes: What came of them until now, `[P, 2, E]`.
+        first_step: Of the episodes, from 0.
+        num_steps: A number on the device.
+        env: Static.
+    """
     env_step = getattr(env, "step_to_the_end", env.step)
 
     def body(step: Array, carry: tuple[EnvState, Outcomes]) -> tuple[EnvState, Outcomes]:

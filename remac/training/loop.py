@@ -329,20 +329,45 @@ def train_population(
         MisfitError: If ``start`` is not of such a training.
     """
     config.validate(env.num_envs, agents.experience)
-    loop = _Loop(agents, env, config, keys, callback or (lambda event: None))
+    loop = _Loop(agents, env, config, keys.shape[0], callback or (lambda event: None))
+    loop.begin(keys)
     if start is not None:
         loop.restore(start)
     return loop.run()
 
 
+def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> int:
+    """Compiles the program that trains a population, and returns the memory that it takes by the compiler's account.
+
+    Nothing is allocated. With programs kept on disk, the training finds this one there.
+
+    Args:
+        agents: Leaves `[P, ...]`, see ``stack_members``.
+        env: Training environments of one member.
+        config: How long and how often; with gradient steps.
+
+    Returns:
+        Bytes on all devices in use: arguments, among them the replay, results that are not written over them, and
+        temporary arrays.
+    """
+    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(agents)[0]))
+    loop = _Loop(agents, env, config, keys.shape[0], lambda event: None)
+    memory = loop.lowered(keys).compile().memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return (held + memory.temp_size_in_bytes) * loop.split.num_devices
+
+
 class _Loop:
-    """State of a training under way; ``run`` drives it.
+    """State of a training under way; ``begin`` makes it, ``run`` drives it.
 
     What changes, and so what a training can be continued from, is what ``snapshot`` returns. ``evaluations`` and
     ``failures`` are those of this process.
     """
 
-    def __init__(self, agents: Agent, env: Environment, config: TrainConfig, keys: Key, callback: Callback) -> None:
+    def __init__(
+        self, agents: Agent, env: Environment, config: TrainConfig, num_members: int, callback: Callback
+    ) -> None:
         self.env, self.config, self.callback = env, config, callback
         self.rounds_done, self.evaluated_round, self.resumed_round = 0, -1, 0
         self.evaluations: list[Evaluation] = []
@@ -354,11 +379,11 @@ class _Loop:
         self.env_steps_per_round = env_steps_of_round(env, agents.experience)
         self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
         self.total_rounds = config.num_rounds(self.env_steps_per_round)
-        self.split = split = MemberSplit(keys.shape[0])
+        self.split = split = MemberSplit(num_members)
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split, config.num_eval_retries)
-        init = split.program(
+        self._init = split.program(
             init_train_state,
             (SPLIT, SPLIT),
             (self.state_split, SPLIT),
@@ -368,13 +393,22 @@ class _Loop:
             replay_capacity=config.replay_rows,
             metric_names=env.metric_names,
         )
-        self.state, env_keys = init(self.agents, split.place(keys))
-        begin = split.program(reset, (SPLIT,), SPLIT, env=env, group_size=1) if env.on_device else env.reset
-        self.env_state: EnvState = begin(env_keys)
+        self._reset = split.program(reset, (SPLIT,), SPLIT, env=env, group_size=1) if env.on_device else env.reset
         self.run_rounds = self._rounds_on_device if env.on_device else self._rounds_on_host
         self._act = split.program(act, (SPLIT, SPLIT, SPLIT, SPLIT), SPLIT)
         self._split_keys = split.program(_split_keys, (SPLIT,), SPLIT)
         self._reset_metrics = split.program(reset_metrics, (SPLIT,), SPLIT)
+
+    def begin(self, keys: Key) -> None:
+        """Makes the members' first state from a key each `[P]`, and starts their environments."""
+        self.state, env_keys = self._init(self.agents, self.split.place(keys))
+        self.env_state: EnvState = self._reset(env_keys)
+
+    def lowered(self, keys: Key) -> jax.stages.Lowered:
+        """Lowers the program that trains without allocating a state; ``begin`` is not needed for it."""
+        self.state, env_keys = jax.eval_shape(self._init, self.agents, self.split.place(keys))
+        self.env_state = jax.eval_shape(self._reset, env_keys) if self.env.on_device else self.env.reset(keys[:1])
+        return self._lower_training()
 
     @property
     def rounds_that_count(self) -> int:
@@ -527,7 +561,7 @@ class _Loop:
         """Returns the program of many rounds, for suites on the device."""
         both = (self.state_split, SPLIT)
         return self.split.program(
-            _rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
+            rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
         )
 
     def _evaluate(self) -> None:
@@ -609,9 +643,19 @@ def _split_keys(keys: Key) -> tuple[Key, Key]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _rounds(
+def rounds(
     agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
 ) -> tuple[TrainState, EnvState]:
+    """Makes rounds in environments on the device: one act and step for each step of a round, and then ``learn``.
+
+    Args:
+        agents: Leaves `[P, ...]`.
+        state: Before the rounds; donate it.
+        env_state: Leaves `[P, E, ...]`; donate it.
+        num_rounds: A number on the device, so that rounds of every number are one program.
+        env: Static.
+        num_updates: As in ``learn``.
+    """
     length, group_size = agents.experience.steps_per_round, agents.experience.group_size
 
     def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:

@@ -5,6 +5,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from experiments.console.loading import say_importing
 from experiments.console.messages import escape_what_cannot_be_written
 from experiments.console.signals import end_at_once_on_interrupt
 
@@ -12,6 +13,7 @@ escape_what_cannot_be_written()  # here, since not every program comes by a comm
 # ``python -m experiments.<command>``, or ``remac <command>``, is being loaded, which takes seconds.
 if sys.argv[:1] == ["-m"] or Path(sys.argv[0]).name == "remac":
     end_at_once_on_interrupt()
+    say_importing()
 
 
 class _OwnPackages:

@@ -174,3 +174,16 @@ def test_commands_can_print_anything_in_ascii(tmp_path, settings):
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"mean \xb1 standard deviation" in done.stdout
+
+
+def test_a_terminal_is_told_that_a_command_is_being_imported():
+    """The first thing that a person sees, and nothing of it stays; with no terminal there is no such word."""
+    command = [sys.executable, "-m", "experiments.plot", "nowhere"]
+    reader, writer = os.openpty()
+    outcome = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer)
+    first, *_, last = os.read(reader, 4096).decode().rstrip("\r\n").split("\r")
+    os.close(writer)
+    os.close(reader)
+    assert outcome.returncode == 2
+    assert first == "importing" and "nowhere" in last and "importing" not in last
+    assert b"importing" not in subprocess.run(command, capture_output=True).stderr

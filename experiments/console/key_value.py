@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.console.loading import imported
 from experiments.console.messages import file_error, leave
 from experiments.console.pipes import outlive_readers
 from experiments.console.signals import raise_on_interrupt
@@ -117,6 +118,7 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
     With ``--help`` it prints the docstring of the command's module.
     """
+    imported()
     outlive_readers()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules[main.__module__].__doc__)

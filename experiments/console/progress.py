@@ -1,6 +1,7 @@
 """Progress: env steps, their rate, the time left, and the latest return and entropy."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ class ProgressBar:
             total=total_env_steps,
             unit="step",
             bar_format=_BAR if self._is_terminal else _LINE,
-            dynamic_ncols=True,
+            dynamic_ncols=_has_width(sys.stderr),
             smoothing=0.1,
             desc="compiling",
         )
@@ -164,6 +165,13 @@ class _Unfailing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _has_width(stream: Any) -> bool:
+    """Whether a bar can be as wide as the terminal: one that does not know its width would be shown nothing."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    return True
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs import SimulatorError
 from experiments.console.key_value import split_folders
+from experiments.console.loading import imported
 from experiments.console.messages import file_error, leave
 from experiments.console.pasting import as_path, key_of, override, pasted
 from experiments.console.pipes import outlive_readers
@@ -59,6 +60,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str
         task: Takes the composed configuration; what it returns is the score that sweepers see.
         folders_key: The key that folders are meant for which are given without one.
     """
+    imported()
     outlive_readers()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_help(config_name, sys.modules[task.__module__].__doc__ or ""))

@@ -13,6 +13,7 @@ from experiments.benchmark import program as program_suite
 from experiments.benchmark.profile import own_times
 from experiments.benchmark.timing import busy_share, device_trace, kernel_summary
 from experiments.benchmark.update import update_flops
+from experiments.records.provenance import provenance
 from remac.validation import InvalidValueError
 
 
@@ -58,6 +59,7 @@ def test_suites_write_what_they_print(suite, tmp_path, capsys):
     out = tmp_path / "new" / "result.json"
     benchmark.main([f"suite={suite}", "size=small", "repeats=1", f"out={out}"])
     written = json.loads(out.read_text())
+    assert written["commit"] == provenance()["commit"]
     assert written["machine"]["cores"] >= 1 and written["command"].startswith("python -m experiments.benchmark suite=")
     printed = capsys.readouterr().out
     for row in written["rows"]:

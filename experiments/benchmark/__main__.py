@@ -38,6 +38,7 @@ from experiments.benchmark import (
 )
 from experiments.comparing.drawing import Row, own_style, save
 from experiments.console.key_value import command_of, exit_with, parse, require_file
+from experiments.records.provenance import provenance
 from experiments.running.hydra_main import use_all_cpus
 from experiments.running.jax_settings import require_usable_jax
 from remac.files import write_whole
@@ -126,7 +127,8 @@ def main(arguments: Sequence[str]) -> None:
     print(", ".join(f"{name} {value}" for name, value in before.items() if value != ""))
     print(table(rows))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": command_of("experiments.benchmark", arguments), "machine": before, "rows": rows}
+    command, commit = command_of("experiments.benchmark", arguments), provenance()["commit"]
+    content = {"command": command, "commit": commit, "machine": before, "rows": rows}
     write_whole(settings.out, (json.dumps(content, indent=2) + "\n").encode())
     print(settings.out)
     if settings.suite in PICTURES:

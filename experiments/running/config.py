@@ -293,9 +293,8 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         **{name: plain[name] for name in names & plain.keys()},
         checkpoint_every_env_steps=plain["checkpoint"]["every_env_steps"],
     )
-    if plain["checkpoint"]["every_env_steps"] is not None:
-        require_int("checkpoint.every_env_steps", plain["checkpoint"]["every_env_steps"], 1)
-    train_config.validate(env.num_envs, agent.experience)
+    with _named("", checkpoint_every_env_steps="checkpoint.every_env_steps"):
+        train_config.validate(env.num_envs, agent.experience)
     of_round = env_steps_of_round(env, agent.experience)
     if train_config.num_prefill_rounds(of_round) >= train_config.num_rounds(of_round):
         total = f"total_env_steps={plain['total_env_steps']}"

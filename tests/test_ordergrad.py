@@ -187,7 +187,8 @@ def test_the_gradient_is_unbiased(baseline):
 # --- rounds of episodes -------------------------------------------------------------------------------------------
 
 
-SUITES = ["mujoco/reacher", "probe/action", "risk/ladder", "risk/hopper", "dmc/finger-turn_easy", "gymnasium/Pendulum-v1"]
+RISKS = ["risk/ladder", "risk/hopper"]
+SUITES = ["mujoco/reacher", "probe/action", *RISKS, "dmc/finger-turn_easy", "gymnasium/Pendulum-v1"]
 COMPILED = ["brax/reacher", "playground/PendulumSwingup"]
 
 

@@ -168,8 +168,8 @@ class ActorCritic(BaseAgent):
         policy_key, critic_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, 1, self.action_size))
-        policy = PolicyParameters(self.policy_network).init(policy_key, observation)
-        critics = self.critic_networks.init(critic_key, observation, action)
+        policy = PolicyParameters(self.policy_network).init(policy_key, self.of_policy(observation))
+        critics = self.critic_networks.init(critic_key, self.of_critics(observation), action)
         return AgentState(
             policy=policy,
             critics=critics,
@@ -194,7 +194,7 @@ class ActorCritic(BaseAgent):
         self, state: AgentState, key: Key, observation: Array, *, deterministic: bool = False
     ) -> tuple[Array, tuple[()]]:
         """Chooses actions `[B, action_dim]` at raw observations `[B, obs_dim]`, without extras. The key is consumed."""
-        return self.policy(state)(observation, None if deterministic else key), ()
+        return self.policy(state)(self.of_policy(observation), None if deterministic else key), ()
 
     def update(self, state: AgentState, key: Key, experience: Transition) -> tuple[AgentState, Metrics]:
         """Makes one gradient step per network that is due.
@@ -274,7 +274,7 @@ class ActorCritic(BaseAgent):
         Args:
             state: After the actor's step.
             key: Consumed.
-            next_observation: Normalised, `[B, obs_dim]`.
+            next_observation: Normalised, what the policy sees of it, `[B, obs_dim]`.
 
         Returns:
             Actions `[1, B, action_dim]` and their log-probabilities `[1, B]`.
@@ -300,7 +300,8 @@ class ActorCritic(BaseAgent):
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
             variables = state.policy | {"params": params}
-            distribution, moved = self.policy_network.apply_in_training(variables, batch.observation)
+            observation = self.of_policy(batch.observation)
+            distribution, moved = self.policy_network.apply_in_training(variables, observation)
             loss, metrics = self.actor_loss(distribution, state, key, batch)
             return loss, (metrics, moved)
 
@@ -319,8 +320,9 @@ class ActorCritic(BaseAgent):
 
     def update_critics(self, state: AgentState, key: Key, batch: Transition) -> tuple[AgentState, Metrics]:
         """Makes the critics' gradient step towards r + gamma * discount * V(s')."""
-        head, next_observation = self.value_head, batch.next_observation
-        next_action, log_prob = self.next_action(state, key, next_observation)
+        head = self.value_head
+        observation, next_observation = self.of_critics(batch.observation), self.of_critics(batch.next_observation)
+        next_action, log_prob = self.next_action(state, key, self.of_policy(batch.next_observation))
 
         def make_target(next_outputs: Array) -> tuple[Array, Metrics]:
             def backup(q_value: Array) -> Array:
@@ -336,14 +338,12 @@ class ActorCritic(BaseAgent):
             critics = state.critics | {"params": params}
             moved: PyTree = {}
             if self.has_target_networks:
-                outputs = outputs_of(self.critic_networks, critics, batch.observation, batch.action[None])[:, 0]
+                outputs = outputs_of(self.critic_networks, critics, observation, batch.action[None])[:, 0]
                 (wanted, metrics) = target
             else:
-                observation = jnp.concatenate([batch.observation, next_observation])
+                both = jnp.concatenate([observation, next_observation])
                 action = jnp.concatenate([batch.action[None], next_action], axis=1)
-                joint, moved = self.critic_networks.apply(
-                    critics, observation, action, training=True, mutable=[STATISTICS]
-                )
+                joint, moved = self.critic_networks.apply(critics, both, action, training=True, mutable=[STATISTICS])
                 outputs, next_outputs = jnp.split(joint[:, 0], 2, axis=1)
                 wanted, metrics = make_target(next_outputs)
             metrics = metrics | {"critic/q_mean": jnp.mean(head.values(outputs))}
@@ -374,7 +374,7 @@ class ActorCritic(BaseAgent):
 
     def q_values(self, critics: PyTree, observation: Array, action: Array) -> Array:
         """Returns the critics' values `[C, N, B]` of actions `[N, B, action_dim]` at normalised observations."""
-        return self.value_head.values(outputs_of(self.critic_networks, critics, observation, action))
+        return self.value_head.values(outputs_of(self.critic_networks, critics, self.of_critics(observation), action))
 
     def actor_values(
         self, state: AgentState, observation: Array, action: Array, aggregate: Aggregate | None = None
@@ -391,6 +391,7 @@ class ActorCritic(BaseAgent):
         def for_actor(outputs: Array) -> Array:
             return (aggregate or self.aggregate)(self.value_head.values(outputs))
 
+        observation = self.of_critics(observation)
         return outputs_of(self.critic_networks, state.critics, observation, action, for_actor=for_actor)
 
     @property

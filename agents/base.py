@@ -57,10 +57,13 @@ class BaseAgent(_Agent):
     Attributes:
         observation_size: obs_dim.
         action_size: action_dim.
+        policy_observation_size: How many numbers of an observation, its first, the policy sees; the others are for
+            critics alone. None: both see all.
     """
 
     observation_size: int = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
+    policy_observation_size: int | None = struct.field(pytree_node=False, default=None)
 
     if TYPE_CHECKING:
 
@@ -74,7 +77,9 @@ class BaseAgent(_Agent):
     TRAINING: ClassVar[dict[str, Any]] = {}
 
     @classmethod
-    def create(cls, observation_size: int, action_size: int, **given: Any) -> Self:
+    def create(
+        cls, observation_size: int, action_size: int, *, policy_observation_size: int | None = None, **given: Any
+    ) -> Self:
         """Builds an agent after checking every hyperparameter; numbers become strongly typed scalars.
 
         Raises:
@@ -82,7 +87,11 @@ class BaseAgent(_Agent):
         """
         require_int("observation_size", observation_size, 1)
         require_int("action_size", action_size, 1)
-        values = {"observation_size": observation_size, "action_size": action_size}
+        values: dict[str, Any] = {"observation_size": observation_size, "action_size": action_size}
+        if policy_observation_size is not None:
+            most = (observation_size - 1, "observation_size - 1")
+            require_int("policy_observation_size", policy_observation_size, 1, *most)
+        values |= {"policy_observation_size": policy_observation_size}
         values = cls.make_fields(values | check(cls, given))
         declared = hyperparameters(cls)
         for field in dataclasses.fields(cls):
@@ -120,14 +129,23 @@ class BaseAgent(_Agent):
         return state.replace(normalizer=normalization.update(state.normalizer, observation))
 
     def policy(self, state: Any) -> Policy:
-        """Returns the policy by itself."""
+        """Returns the policy by itself; it takes what ``of_policy`` gives."""
+        size, normalizer = self.policy_observation_size, state.normalizer
         return Policy(
             parameters=state.policy,
-            normalizer=state.normalizer,
-            observation_size=self.observation_size,
+            normalizer=normalizer if size is None else normalization.of_first(normalizer, size),
+            observation_size=size or self.observation_size,
             network=self.policy_network,
             normalize_observations=self.normalize_observations,
         )
+
+    def of_policy(self, observation: Array) -> Array:
+        """Returns what the policy sees of observations `[..., obs_dim]`; of its own part, all."""
+        return observation if self.policy_observation_size is None else observation[..., : self.policy_observation_size]
+
+    def of_critics(self, observation: Array) -> Array:
+        """Returns what critics see of observations `[..., obs_dim]`."""
+        return observation if self.policy_observation_size is None else observation[..., self.policy_observation_size :]
 
     def _normalize(self, state: Any, observation: Array) -> Array:
         if not self.normalize_observations:

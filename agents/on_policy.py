@@ -131,11 +131,11 @@ class OnPolicyAgent(BaseAgent):
         """Starts parameters, optimiser and statistics. The key is consumed."""
         policy_key, value_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
-        policy = PolicyParameters(self.policy_network).init(policy_key, observation)
+        policy = PolicyParameters(self.policy_network).init(policy_key, self.of_policy(observation))
         scales = {"mean": self.head_scale, "log_std": self.head_scale if self.state_dependent_std else 0.0}
         for head, scale in scales.items():
             policy["params"][head]["kernel"] = scale * policy["params"][head]["kernel"]
-        value = self.value_network.init(value_key, observation)
+        value = self.value_network.init(value_key, self.of_critics(observation))
         return OnPolicyState(
             policy=policy,
             value=value,
@@ -155,7 +155,7 @@ class OnPolicyAgent(BaseAgent):
         Returns:
             The actions, and of each its value before tanh and its log-probability.
         """
-        distribution = self.policy(state).distribution(observation)
+        distribution = self.policy(state).distribution(self.of_policy(observation))
         assert isinstance(distribution, TanhGaussian)
         pre_tanh = distribution.mean if deterministic else distribution.sample_pre_tanh(key)
         return jnp.tanh(pre_tanh), {"pre_tanh": pre_tanh, "log_prob": distribution.log_prob(pre_tanh[None])[0]}
@@ -193,7 +193,7 @@ class OnPolicyAgent(BaseAgent):
         if not self.state_dependent_std:  # its weights begin as 0 and stay so
             log_std = policy["log_std"]
             policy = policy | {"log_std": log_std | {"kernel": jax.lax.stop_gradient(log_std["kernel"])}}
-        distribution = self.policy_network.apply({"params": policy}, batch["observation"])
+        distribution = self.policy_network.apply({"params": policy}, self.of_policy(batch["observation"]))
         log_ratio = cast(TanhGaussian, distribution).log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
         ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)
         clipped = jnp.clip(ratio, 1.0 - self.clip_range, 1.0 + self.clip_range)
@@ -208,7 +208,7 @@ class OnPolicyAgent(BaseAgent):
         loss = actor_loss - self.entropy_weight * metrics["actor/entropy"]
         if "target" not in batch:
             return loss, metrics
-        values = outputs_of(self.value_network, {"params": value}, batch["observation"])
+        values = outputs_of(self.value_network, {"params": value}, self.of_critics(batch["observation"]))
         value_loss = jnp.mean(batch["weight"] * (values - batch["target"]) ** 2)
         metrics |= {"critic/loss": value_loss, "critic/value_mean": jnp.mean(batch["weight"] * values)}
         return loss + self.value_weight * value_loss, metrics

@@ -106,7 +106,7 @@ class OrderGrad(OnPolicyAgent):
         if self.baseline == "none":
             return {"observation": observation, "advantage": scale * counts * coefficients}, metrics
         target = jnp.broadcast_to(self.num_samples * coefficients, counts.shape)
-        expected = outputs_of(self.value_network, state.value, observation)
+        expected = outputs_of(self.value_network, state.value, self.of_critics(observation))
         advantage = length * counts * (target - expected)
         if self.sign_certificate is not None:
             radius = self._radii(state, observation, target - expected)
@@ -123,5 +123,5 @@ class OrderGrad(OnPolicyAgent):
         # With ones in the place of the last layer the network gives what goes into it.
         ones = {"value": {"kernel": jnp.eye(width), "bias": jnp.zeros((width,))}}
         network = self.value_network.clone(num_outputs=width, precision="highest")
-        features = outputs_of(network, {"params": params | ones}, observation)
+        features = outputs_of(network, {"params": params | ones}, self.of_critics(observation))
         return radii(advantage, 1.0 + jnp.sum(features**2, axis=-1))  # the bias' feature is 1

@@ -34,7 +34,9 @@ class PPO(OnPolicyAgent):
         """Returns observations, generalised advantages, and what the value function learns towards, `[T, E, ...]`."""
         observation = self._normalize(state, experience.observation)
         next_observation = self._normalize(state, experience.next_observation)
-        value, next_value = (outputs_of(self.value_network, state.value, at) for at in (observation, next_observation))
+        value, next_value = (
+            outputs_of(self.value_network, state.value, self.of_critics(at)) for at in (observation, next_observation)
+        )
         advantage = generalized_advantages(
             experience.reward,
             experience.discount,

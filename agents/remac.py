@@ -173,6 +173,7 @@ class ReMAC(StochasticActorCritic):
         ones = {f"kernel{last}": jnp.broadcast_to(jnp.eye(width), (num_critics, width, width))}
         ones[f"bias{last}"] = jnp.zeros((num_critics, width))
         networks = self.critic_networks.clone(num_outputs=width, precision="highest")
+        observation = self.of_critics(observation)
         features = outputs_of(networks, {**state.critics, "params": params | ones}, observation, action)
         features = jnp.concatenate([features, jnp.ones_like(features[..., :1])], axis=-1)
         weights = jnp.concatenate([kernel[..., 0], bias], axis=-1)

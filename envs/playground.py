@@ -6,6 +6,7 @@ Playground's training wrappers has a part.
 | | |
 |---|---|
 | observation | the task's; where it has several by name, ``state``, or the one that the option ``observation`` names |
+| critics' observation | the same, or the one that ``critic_observation`` names, such as ``privileged_state`` |
 | action | [-1, 1], as Playground's tasks take them |
 | reward | the task's; with ``action_repeat``, the sum over the control steps |
 | termination | where the task says so; of the DeepMind Control tasks none does, but for one that breaks down |
@@ -23,7 +24,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -111,16 +112,23 @@ class PlaygroundTask:
         env: An environment of Playground.
         observation: The name of what the policy sees, where observations have names.
         action_repeat: Control steps that an action is held for.
+        critic_observation: The name of what critics see, which then follows what the policy sees; None: the same.
     """
 
     env: Any
     observation: str
     action_repeat: int = 1
+    critic_observation: str | None = None
 
     @functools.cached_property
     def observation_size(self) -> int:
         """obs_dim."""
-        return self._observed(self._layout[0].unflatten(self._layout[1])).shape[0]
+        return jax.eval_shape(self._observed, self._layout[0].unflatten(self._layout[1])).shape[0]
+
+    @functools.cached_property
+    def of_policy(self) -> "PlaygroundTask":
+        """The task without what critics alone see; always the same one, since programs are compiled for it."""
+        return self if self.critic_observation is None else dataclasses.replace(self, critic_observation=None)
 
     @property
     def action_size(self) -> int:
@@ -171,8 +179,10 @@ class PlaygroundTask:
             state = self.env.step(self.state(physics), action)
         return self._own(state), state.reward
 
-    def _observed(self, state: Any) -> Any:
-        return state.obs[self.observation] if isinstance(state.obs, dict) else state.obs
+    def _observed(self, state: Any) -> Array:
+        if self.critic_observation is None:
+            return _named(state, self.observation)
+        return jnp.concatenate([_named(state, self.observation), _named(state, self.critic_observation)])
 
     @functools.cached_property
     def _reset(self) -> Callable[[Array], Any]:
@@ -200,6 +210,15 @@ class PlaygroundEnvironment(DeviceEnvironment):
 
     task: PlaygroundTask
     action_repeat: int = 1
+
+    @property
+    def policy_observation_size(self) -> int | None:
+        """How many numbers of an observation, its first, the policy sees; None where critics see no others."""
+        return None if self.task.critic_observation is None else self.task.of_policy.observation_size
+
+    def for_evaluation(self, num_envs: int) -> Self:
+        """Returns the same task with another number of environments, no staggering, and nothing for critics alone."""
+        return dataclasses.replace(super().for_evaluation(num_envs), task=self.task.of_policy)
 
     @property
     def dt(self) -> float:
@@ -245,6 +264,7 @@ def make(
     stagger_first_episodes: bool = False,
     impl: str = "jax",
     observation: str = "state",
+    critic_observation: str | None = None,
     action_repeat: int | None = None,
     episode_length: int | None = None,
     renew_starts_every: int = 16,
@@ -258,6 +278,8 @@ def make(
         stagger_first_episodes: See ``DeviceEnvironment``.
         impl: What simulates: ``jax``, or on an NVIDIA GPU ``warp``.
         observation: What the policy sees of a task that has observations by name.
+        critic_observation: What critics see of it; by default the same. The policy needs only its own once it is
+            trained.
         action_repeat: Control steps that an action is held for; by default the task's. As in ``envs.dmc``, an env step
             is a control step.
         episode_length: Time limit in control steps, a multiple of ``action_repeat``; by default the task's.
@@ -294,8 +316,10 @@ def make(
         # Some tasks count for themselves.
         with config.unlocked():
             config.update(impl=impl, episode_length=limit, action_repeat=action_repeat)
-        episode = PlaygroundTask(registry.load(task, config), observation, action_repeat)
-        _check_observation(episode, task)
+        env = registry.load(task, config)
+        of_critics = None if critic_observation == observation else critic_observation
+        episode = PlaygroundTask(env, observation, action_repeat, of_critics)
+        _check_observations(episode, task)
     return PlaygroundEnvironment(
         f"playground/{task}",
         episode,
@@ -330,7 +354,7 @@ def _configure(config: Any, task: str, options: dict[str, Any]) -> None:
     config.lock()
     for option, value in options.items():
         if option not in config:
-            own = {"observation", "renew_starts_every", "stagger_first_episodes"}
+            own = {"observation", "critic_observation", "renew_starts_every", "stagger_first_episodes"}
             known = ", ".join(sorted({*config} | own))
             allowed = f"playground/{task} has no such option; its options are {known}"
             raise InvalidValueError(option, value, allowed)
@@ -343,12 +367,19 @@ def _configure(config: Any, task: str, options: dict[str, Any]) -> None:
         raise InvalidValueError("vision", True, "policies see vectors here; must be false")
 
 
-def _check_observation(episode: PlaygroundTask, task: str) -> None:
+def _named(state: Any, name: str) -> Any:
+    """Returns an observation of a state of Playground by its name, if it has several."""
+    return state.obs[name] if isinstance(state.obs, dict) else state.obs
+
+
+def _check_observations(episode: PlaygroundTask, task: str) -> None:
     structure, leaves, _ = episode._layout
-    seen = structure.unflatten(leaves).obs
-    names = sorted(seen) if isinstance(seen, dict) else ["state"]
-    require_one_of("observation", episode.observation, names)
-    if episode._observed(structure.unflatten(leaves)).ndim != 1:
-        raise InvalidValueError(
-            "observation", episode.observation, f"of playground/{task} is no vector; policies see vectors"
-        )
+    state = structure.unflatten(leaves)
+    names = sorted(state.obs) if isinstance(state.obs, dict) else ["state"]
+    for option in ("observation", "critic_observation"):
+        name = getattr(episode, option)
+        if name is None:
+            continue
+        require_one_of(option, name, names)
+        if _named(state, name).ndim != 1:
+            raise InvalidValueError(option, name, f"of playground/{task} is no vector; policies see vectors")

@@ -112,6 +112,8 @@ class Environment(Protocol):
 
     An environment may have an ``action_repeat`` as well: how many env steps its ``step`` counts as, 1 without it; and
     an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
+    With a ``policy_observation_size`` that is not None, the first so many numbers of an observation are what the policy
+    sees, and the others what critics see, which the environments of ``for_evaluation`` leave out.
     One on the device may have a ``step_to_the_end(state, action)``: ``step`` for evaluations, which do not look at what
     follows the first episode.
     """

@@ -14,7 +14,12 @@ import envs
 from agents import SAC
 from envs import dmc, playground
 from envs.quiet import quietly
+from experiments.evaluate import evaluate
+from experiments.export import observations
+from experiments.records.run_directory import RunDirectory
 from experiments.running.config import compose_job
+from experiments.running.saved_runs import load_run
+from remac.policies.policy import save_policy
 from remac.training.loop import TrainConfig, stack_members, train_population
 from remac.types import Environment
 from remac.validation import InvalidValueError
@@ -104,6 +109,43 @@ def test_observations_by_name_time_limits_and_metrics():
 
 
 @pytest.mark.usefixtures("reach")
+def test_critics_may_see_another_observation_which_evaluations_leave_out():
+    env = playground.make("Reach", num_envs=3, critic_observation="privileged_state")
+    assert (env.observation_size, env.policy_observation_size) == (2 + 4, 2)
+    state = env.reset(jax.random.key(0))
+    state = env.step(state, jnp.full((3, 2), 0.5))
+    assert (state.final_observation[:, 4:] != 0).all(), "the goal, which the policy does not see"
+    np.testing.assert_array_equal(state.final_observation, np.c_[np.full((3, 4), 0.5), state.final_observation[:, 4:]])
+    evaluation = env.for_evaluation(3)
+    assert (evaluation.observation_size, evaluation.policy_observation_size) == (2, None)
+    assert evaluation == env.for_evaluation(3), "or its programs are compiled again"
+    seen = evaluation.reset(jax.random.key(0)).observation
+    np.testing.assert_array_equal(seen, env.reset(jax.random.key(0)).observation[:, :2])
+    same = playground.make("Reach", num_envs=3, critic_observation="state")
+    assert (same.observation_size, same.policy_observation_size) == (2, None)
+
+
+@pytest.mark.usefixtures("reach")
+def test_a_run_with_such_critics_is_evaluated_and_exported_by_what_its_policy_sees(monkeypatch, tmp_path):
+    monkeypatch.setattr(playground, "TASKS", ("Reach",))
+    job = compose_job(
+        [
+            "env=playground/Reach",
+            "env.options.critic_observation=privileged_state",
+            "agent=td3",
+            "agent.hidden_sizes=[4]",
+        ]
+    )
+    assert (job.agent.observation_size, job.agent.policy_observation_size) == (6, 2)
+    RunDirectory(tmp_path, job.config).close()
+    save_policy(job.agent.policy(jax.jit(job.agent.init)(jax.random.key(0))), tmp_path / "policy", env_steps=8)
+    run = load_run(tmp_path)
+    metrics, _ = evaluate(run, 4, 1, 0)
+    assert metrics["eval/episode_length"] == 12 and np.isfinite(metrics["eval/return"])
+    assert observations(run.env, run.policy).shape[1] == 2
+
+
+@pytest.mark.usefixtures("reach")
 def test_an_action_that_is_repeated_is_that_many_control_steps():
     once, many = (playground.make("Reach", num_envs=2, action_repeat=repeat) for repeat in (1, 4))
     assert (many.episode_length, many.action_repeat, many.dt) == (3, 4, 4 * once.dt)
@@ -126,8 +168,10 @@ def test_an_action_that_is_repeated_is_that_many_control_steps():
     [
         ({"impl": "cuda"}, "impl=cuda: must be one of jax, warp"),
         ({"impl": "warp"}, "impl=warp: needs an NVIDIA GPU; must be jax"),
-        ({"observation": "sate"}, "observation=sate: must be one of privileged_state, state, view"),
+        ({"observation": "sate"}, "observation=sate: must be one of state, privileged_state, view"),
         ({"observation": "view"}, "observation=view: .* vectors"),
+        ({"critic_observation": "sate"}, "critic_observation=sate: must be one of state, privileged_state, view"),
+        ({"critic_observation": "view"}, "critic_observation=view: .* vectors"),
         ({"action_repeat": 5}, "action_repeat=5: must divide the time limit of 12 control steps"),
         ({"episode_length": 0}, "episode_length=0: must be an integer of at least 1"),
         ({"noise": {"levl": 1.0}}, "noise={'levl': 1.0}: playground/Reach does not take this"),

@@ -286,7 +286,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     if "episode_length" in hyperparameters and hyperparameters["episode_length"] is None:
         hyperparameters["episode_length"] = env.episode_length
     with _named("agent."):
-        agent = agent_class.create(env.observation_size, env.action_size, **hyperparameters)
+        of_policy = getattr(env, "policy_observation_size", None)
+        sizes = (env.observation_size, env.action_size)
+        agent = agent_class.create(*sizes, policy_observation_size=of_policy, **hyperparameters)
 
     names = {spec.name for spec in dataclasses.fields(TrainConfig)}
     train_config = TrainConfig(

@@ -91,7 +91,7 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
         task: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text())["env"]
         own = {"suite": task["suite"], "task": task["task"], "options": task["options"]}
         if not options:
-            env = make_environment(own, 1, kept)
+            env = make_environment(own, 1, kept).for_evaluation(1)  # without what critics alone see
     except InvalidValueError:  # of the environment: a package that is missing, for example
         raise
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -100,7 +100,7 @@ def load_run(directory: Path, which: str = "last", options: Mapping[str, Any] | 
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.parameters)):
         raise InvalidValueError("run", directory, f"{directory / folder} holds parameters that are not finite")
     if options:
-        env = make_environment(own | {"options": own["options"] | options}, 1, kept)
+        env = make_environment(own | {"options": own["options"] | options}, 1, kept).for_evaluation(1)
     for name, has, takes in (
         ("observations", env.observation_size, policy.observation_size),
         ("actions", env.action_size, policy.network.action_size),

@@ -43,6 +43,14 @@ def init(size: int) -> RunningStatistics:
     return RunningStatistics(jnp.zeros((), jnp.int32), zeros, zeros, zeros, zeros)
 
 
+def of_first(statistics: RunningStatistics, size: int) -> RunningStatistics:
+    """Returns those of the first ``size`` dimensions."""
+    first = {
+        name: getattr(statistics, name)[..., :size] for name in ("mean", "sum_squares", "mean_rest", "sum_squares_rest")
+    }
+    return dataclasses.replace(statistics, **first)
+
+
 def update(statistics: RunningStatistics, observation: Array) -> RunningStatistics:
     """Takes in a batch of observations `[B, obs_dim]`.
 

@@ -329,6 +329,9 @@ def train_population(
         MisfitError: If ``start`` is not of such a training.
     """
     config.validate(env.num_envs, agents.experience)
+    sizes = [getattr(one, "policy_observation_size", None) for one in (agents, env)]
+    if sizes[0] != sizes[1]:
+        raise InvalidValueError("policy_observation_size", sizes[0], f"must be {sizes[1]}, which is the environment's")
     loop = _Loop(agents, env, config, keys.shape[0], callback or (lambda event: None))
     loop.begin(keys)
     if start is not None:

@@ -7,6 +7,11 @@ actions is brought back to any such state, bit for bit, in as many steps as its 
 Whether it is such a one is tried on the first steps of an episode when it is made. Where it is not, ``restored`` begins
 new episodes.
 
+An environment that saves its state, by ``get_state()`` and ``set_state(state)`` of its own or of a wrapper, has that in
+``EnvState.physics`` and not the actions, and goes on from there. The state is a NumPy array of always the same type and
+shape, without Python objects, and holds all that coming steps depend on: random number generators, for example, but no
+time limit of Gymnasium's. Whether it does is tried as well.
+
 Actions in [-1, 1] are scaled to the range of the environment. Observations of any space that has a flat form (Dict,
 Tuple, Discrete, images) are flattened as ``gymnasium.spaces.flatten`` does. Numbers and truth values in the ``info`` of
 each of the first steps are ``metric_names``; where one is missing later, or is not finite, it counts as 0.
@@ -32,6 +37,7 @@ from envs.gymnasium_simulators import (
     BEGIN,
     IDLE,
     MAX_SEED,
+    RESTORE,
     STEP,
     Flat,
     Recipe,
@@ -39,7 +45,11 @@ from envs.gymnasium_simulators import (
     Sizes,
     Slots,
     Workers,
+    form_of,
     is_number,
+    restore_state,
+    saved_state,
+    saves_state,
     told,
 )
 from envs.quiet import quiet_mujoco
@@ -62,12 +72,14 @@ class Episodes(NamedTuple):
         next_seed: What the one after it will be reset with, `[..., E]` int64.
         actions: Those of the episode so far, and zeros or, in a state that is not the latest, later ones,
             `[..., E, episode_length, action_dim]` float32. Without a second axis if the environment does not repeat
-            itself.
+            itself, or saves its state.
+        state: The environment's own, `[..., E, S]` uint8; S is 0 if it saves none.
     """
 
     seed: np.ndarray
     next_seed: np.ndarray
     actions: np.ndarray
+    state: np.ndarray
 
 
 def make(
@@ -130,6 +142,7 @@ class GymnasiumEnvironment:
         on_device: False.
         metric_names: Sorted.
         repeats: Whether an episode was the same, to the bit, with the same seed and actions.
+        saves: Whether the environment saves its state, from which an episode went on the same, to the bit.
         dt: Time between two frames, in seconds, by the environment's ``render_fps``.
     """
 
@@ -145,7 +158,6 @@ class GymnasiumEnvironment:
             allowed = f"must be given, as +env.options.episode_length=<steps>: {recipe.env_id} has no time limit"
             raise InvalidValueError("episode_length", None, allowed)
         self.episode_length = recipe.episode_length or env.spec.max_episode_steps
-        self._recipe = recipe
         self.dt = 1 / (env.metadata.get("render_fps") or _DEFAULT_FPS)
         self._render_modes = tuple(env.metadata.get("render_modes", ()))
         _require_spaces(recipe.name, env)
@@ -154,10 +166,15 @@ class GymnasiumEnvironment:
         with told(self.name, "trying it"), quiet_mujoco():
             first, names = _try(env, self.action_size)
             again, _ = _try(env, self.action_size)
+            offers = saves_state(env)
+            form = _try_saving(env, self.action_size) if offers else None
             env.close()
+        self._recipe = dataclasses.replace(recipe, state_form=form)
+        self.saves, self._saves_in_vain = form is not None, offers and form is None
         self.metric_names = tuple(sorted(names))
         self.observation_size = first.shape[1] - 1
         self.repeats = first.tobytes() == again.tobytes()
+        self._num_logged = self.episode_length if self.repeats and not self.saves else 0
         self._simulators: Simulators | Workers | None = None
         self._slots: Slots | None = None
         self._latest: Episodes | None = None
@@ -165,12 +182,18 @@ class GymnasiumEnvironment:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before training on it, a line each."""
-        if self.repeats:
-            return ()
-        return (
-            f"{self.name} does not repeat itself from a seed: the same command gives other numbers, and a run that is "
-            "resumed begins new episodes (all else goes on where it was)",
-        )
+        remarks = []
+        if self._saves_in_vain:
+            remarks.append(f"{self.name}: after its set_state steps are not those after get_state, so neither is used")
+        if not self.repeats:
+            resumed = (
+                "goes on with its episodes" if self.saves else "begins new episodes (all else goes on where it was)"
+            )
+            remarks.append(
+                f"{self.name} does not repeat itself from a seed: the same command gives other numbers, and a run that "
+                f"is resumed {resumed}"
+            )
+        return tuple(remarks)
 
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggering."""
@@ -216,8 +239,8 @@ class GymnasiumEnvironment:
         next_seed, _, keys = self._draw_seeds(keys)
         slots.command[:], slots.seed[:] = BEGIN, seed
         self._run()
-        logged = self.episode_length if self.repeats else 0
-        physics = Episodes(seed, next_seed, np.zeros((count, logged, self.action_size), np.float32))
+        actions = np.zeros((count, self._num_logged, self.action_size), np.float32)
+        physics = Episodes(seed, next_seed, actions, slots.state.copy())
         counts = counts if self._stagger else np.zeros_like(counts)
         return self._returned(lead, host.beginning(physics, slots.observation.copy(), keys, counts, self.metric_names))
 
@@ -243,7 +266,7 @@ class GymnasiumEnvironment:
         truncation = (slots.truncation | slots.last) & ~termination
         ended = np.flatnonzero(termination | truncation)
         actions, key = np.reshape(state.physics.actions, (count, -1, self.action_size)), np.reshape(state.key, (-1, 2))
-        if self.repeats:  # in place: of earlier states these are beyond the end
+        if self._num_logged:  # in place: of earlier states these are beyond the end
             actions[np.arange(count), episode_length - 1] = action
         if ended.size:
             actions, seed, next_seed, key = actions.copy(), seed.copy(), next_seed.copy(), key.copy()
@@ -252,7 +275,7 @@ class GymnasiumEnvironment:
         return self._returned(
             lead,
             EnvState(
-                physics=Episodes(seed, next_seed, actions),
+                physics=Episodes(seed, next_seed, actions, slots.state.copy()),
                 observation=slots.observation.copy(),
                 reward=reward,
                 termination=termination,
@@ -270,9 +293,9 @@ class GymnasiumEnvironment:
     def restored(self, state: EnvState) -> EnvState:
         """Brings the environments to a state that is not the latest, such as one of another process.
 
-        They are reset with the seeds of the running episodes, and make the actions since. An episode that does not come
-        to the observation in the state, to the bit, is given up for a new one; of all, if the environment does not
-        repeat itself.
+        Those that save their state are set to it. Others are reset with the seeds of the running episodes, and make the
+        actions since. An episode that does not come to the observation in the state, to the bit, is given up for a new
+        one; of all, if the environment does not repeat itself.
 
         Returns:
             The state, but for the episodes given up.
@@ -283,7 +306,12 @@ class GymnasiumEnvironment:
         lead, count = state.reward.shape, state.reward.size
         slots = self._opened(count)
         flat = jax.tree.map(lambda array: np.array(array).reshape(count, *array.shape[len(lead) :]), state)
-        seed, next_seed, actions = flat.physics
+        seed, next_seed, actions, saved = flat.physics
+        if self.saves:
+            slots.command[:], slots.seed[:] = RESTORE, seed
+            slots.state[:], slots.observation[:] = saved, flat.observation
+            self._run()
+            return self._returned(lead, flat)
         lengths = np.where(flat.termination | flat.truncation, 0, flat.episode_length)
         lost = np.full(count, not self.repeats)
         if self.repeats:
@@ -347,7 +375,9 @@ class GymnasiumEnvironment:
         if self._slots is not None and len(self._slots.command) == count:
             return self._slots
         self.close()
-        sizes = Sizes(count, self.observation_size, self.action_size, len(self.metric_names))
+        dtype, shape = self._recipe.state_form or ("u1", (0,))
+        of_state = math.prod(shape) * np.dtype(dtype).itemsize
+        sizes = Sizes(count, self.observation_size, self.action_size, len(self.metric_names), of_state)
         if self._num_processes:
             self._simulators = Workers(self._recipe, self.metric_names, sizes, min(self._num_processes, count))
             self._slots = self._simulators.slots
@@ -476,3 +506,31 @@ def _try(env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
         if termination or truncation:
             break
     return np.array(rows, np.float64), names or set()
+
+
+def _try_saving(env: Any, action_size: int) -> tuple[str, tuple[int, ...]] | None:
+    """Tries whether an episode goes on the same from the state that an environment saved.
+
+    Returns:
+        Type and shape of the state; None if it does not, or the state is no array of numbers or bytes.
+    """
+    flat, actions = Flat(env), np.random.default_rng(1).uniform(-1, 1, (_TRIED_STEPS, action_size)).astype(np.float32)
+
+    def steps() -> bytes:
+        rows = []
+        for action in flat.actions(actions):
+            observation, reward, termination, truncation, _ = env.step(action)
+            rows.append([*flat.observation(observation), reward, termination, truncation])
+            if termination or truncation:
+                break
+        return np.array(rows, np.float64).tobytes()
+
+    env.reset(seed=0)
+    env.step(flat.actions(actions)[0])
+    state = saved_state(env)
+    if state.dtype.hasobject:
+        return None
+    first = steps()
+    env.reset(seed=1)
+    restore_state(env, state.copy())
+    return form_of(state) if steps() == first else None

@@ -28,7 +28,7 @@ import numpy as np
 from envs import SimulatorError
 from envs.quiet import quiet_mujoco
 
-IDLE, BEGIN, STEP = 0, 1, 2
+IDLE, BEGIN, STEP, RESTORE = 0, 1, 2, 3
 MAX_SEED = 2**31 - 1
 _MAX_STARTS = 100
 _CLOSE_SECONDS = 5.0
@@ -45,6 +45,7 @@ class Recipe:
         import_module: A module that registers the id when it is imported, or None.
         episode_length: Time limit in steps; None for the registered one.
         huge: Observations and rewards beyond this are those of a simulation that broke down.
+        state_form: Type and shape of the state that the environment saves, or None.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Recipe:
     import_module: str | None
     episode_length: int | None
     huge: float
+    state_form: tuple[str, tuple[int, ...]] | None = None
 
     def make(self, **options: Any) -> Any:
         """Makes one environment; the options go before the recipe's own.
@@ -88,7 +90,7 @@ class Slots(NamedTuple):
     """One row for each of the ``count`` environments.
 
     Attributes:
-        command: ``IDLE``, ``BEGIN`` or ``STEP``, `[count]` int8.
+        command: ``IDLE``, ``BEGIN``, ``STEP`` or ``RESTORE``, `[count]` int8.
         seed: Of the episode that begins, now or when the running one has ended, `[count]` int64.
         action: In [-1, 1], `[count, action_dim]` float32.
         last: Whether the episode ends with this step in any case, `[count]` bool.
@@ -99,6 +101,7 @@ class Slots(NamedTuple):
         truncation: Whether the environment has truncated the episode, `[count]` bool.
         diverged: As in ``remac.types.EnvState``, `[count]` bool.
         metrics: Numbers of the step's ``info``; 0 for those that are missing or not finite, `[count, M]` float32.
+        state: Bytes of the state that the environment saves, `[count, S]` uint8, none if it saves none.
     """
 
     command: np.ndarray
@@ -112,6 +115,7 @@ class Slots(NamedTuple):
     truncation: np.ndarray
     diverged: np.ndarray
     metrics: np.ndarray
+    state: np.ndarray
 
     @classmethod
     def over(cls, buffer: Any, sizes: "Sizes") -> "Slots":
@@ -129,23 +133,25 @@ class Slots(NamedTuple):
 
     @staticmethod
     def _layout(sizes: "Sizes") -> list[tuple[Any, tuple[int, ...]]]:
-        count, of_observation, of_action, num_metrics = sizes
+        count, of_observation, of_action, num_metrics, of_state = sizes
         number, truth, observations = (
             (np.float32, (count,)),
             (np.bool_, (count,)),
             (np.float32, (count, of_observation)),
         )
         begins = [(np.int8, (count,)), (np.int64, (count,)), (np.float32, (count, of_action)), truth]
-        return [*begins, observations, observations, number, truth, truth, truth, (np.float32, (count, num_metrics))]
+        ends = [number, truth, truth, truth, (np.float32, (count, num_metrics)), (np.uint8, (count, of_state))]
+        return [*begins, observations, observations, *ends]
 
 
 class Sizes(NamedTuple):
-    """Sizes of the arrays: rows, obs_dim, action_dim and the number of metrics M."""
+    """Sizes of the arrays: rows, obs_dim, action_dim, the number of metrics M and the bytes of a state S."""
 
     rows: int
     observation: int
     action: int
     metrics: int
+    state: int
 
 
 class Simulators:
@@ -190,6 +196,11 @@ class Simulators:
             slots.observation[going_on] = slots.final_observation[going_on]
             with told(self._recipe.name, "reset"):
                 self._begin(np.flatnonzero(over | (slots.command == BEGIN)))
+            if self._recipe.state_form is not None:
+                with told(self._recipe.name, "restoring its state"):
+                    self._restore(np.flatnonzero(slots.command == RESTORE))
+                with told(self._recipe.name, "saving its state"):
+                    self._save(np.flatnonzero(slots.command != IDLE))
 
     def close(self) -> None:
         """Closes the environments, whatever they say."""
@@ -219,6 +230,19 @@ class Simulators:
                     break
             else:
                 raise ValueError(f"{_MAX_STARTS} starts in a row are not finite, or beyond {self._recipe.huge:g}")
+
+    def _save(self, rows: np.ndarray) -> None:
+        for row in rows:
+            state = saved_state(self.envs[row])
+            if (form := form_of(state)) != self._recipe.state_form:
+                raise ValueError(f"get_state gives {form}, and gave {self._recipe.state_form} before")
+            self._slots.state[row] = np.frombuffer(state.tobytes(), np.uint8)
+
+    def _restore(self, rows: np.ndarray) -> None:
+        dtype, shape = self._recipe.state_form or ("", ())
+        for row in rows:
+            self.envs[row].reset(seed=int(self._slots.seed[row]))  # wrappers step nothing that was never reset
+            restore_state(self.envs[row], self._slots.state[row].copy().view(dtype).reshape(shape))
 
     def _is_sound(self, values: np.ndarray) -> np.ndarray:
         return (np.abs(values) < self._recipe.huge).all(axis=-1)
@@ -349,6 +373,26 @@ class Flat:
         actions = actions.reshape(-1, *space.shape).astype(np.float64)
         # By rounding they may be just outside, which some environments refuse.
         return np.clip(self._centre + self._scale * actions, self._low, self._high).astype(space.dtype)
+
+
+def saves_state(env: Any) -> bool:
+    """Whether an environment, or what is wrapped around it, has ``get_state()`` and ``set_state(state)``."""
+    return env.has_wrapper_attr("get_state") and env.has_wrapper_attr("set_state")
+
+
+def saved_state(env: Any) -> np.ndarray:
+    """Returns all that an environment's coming steps depend on, in an array that its next steps leave alone."""
+    return np.array(env.get_wrapper_attr("get_state")())
+
+
+def restore_state(env: Any, state: np.ndarray) -> None:
+    """Brings an environment, which has been reset, to a state."""
+    env.get_wrapper_attr("set_state")(state)
+
+
+def form_of(state: np.ndarray) -> tuple[str, tuple[int, ...]]:
+    """Returns type and shape."""
+    return state.dtype.str, state.shape
 
 
 def is_number(value: Any) -> bool:

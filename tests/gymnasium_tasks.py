@@ -63,6 +63,27 @@ class Walk(gymnasium.Env):
         return {"position": self.position.copy(), "phase": self.steps % 3}
 
 
+class Saved(Walk):
+    """A walk that saves its state; ``forgets`` leaves out what it draws from."""
+
+    def __init__(self, forgets=False, **options):
+        super().__init__(**options)
+        self.forgets = forgets
+
+    def get_state(self):
+        words = self.np_random.bit_generator.state["state"]
+        words = [words[name].to_bytes(16) for name in ("state", "inc")]
+        return np.frombuffer(b"".join([self.position.tobytes(), bytes([self.steps]), *words]), np.uint8)
+
+    def set_state(self, state):
+        content = state.tobytes()
+        self.position, self.steps = np.frombuffer(content[:16]), content[16]
+        if not self.forgets:
+            own = self.np_random.bit_generator.state
+            own["state"] = {name: int.from_bytes(content[at : at + 16]) for name, at in (("state", 17), ("inc", 33))}
+            self.np_random.bit_generator.state = own
+
+
 class Spaces(Walk):
     """A walk with other spaces, by name; it is never begun."""
 
@@ -81,5 +102,6 @@ class Spaces(Walk):
 
 
 gymnasium.register("Walk-v0", Walk, max_episode_steps=10)
+gymnasium.register("Saved-v0", Saved, max_episode_steps=10)
 gymnasium.register("tests/Endless-v0", Walk)
 gymnasium.register("Spaces-v0", Spaces, max_episode_steps=10)

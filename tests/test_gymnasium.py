@@ -251,6 +251,40 @@ def test_another_process_goes_on_bit_for_bit(vectorization):
     env.close()
 
 
+@both
+@pytest.mark.parametrize("event", ["noise", "terminate"])
+def test_an_environment_that_saves_its_state_goes_on_from_it(event, vectorization):
+    """Also where its episodes are no functions of their seeds: to their ends. What it would repeat is not kept."""
+    saved = "gymnasium_tasks:Saved-v0"
+    env = make(saved, event=event, at=7, vectorization=vectorization)
+    assert env.saves and env.repeats == (event == "terminate")
+    assert (
+        not env.remarks if env.repeats else env.remarks[0].endswith("a run that is resumed goes on with its episodes")
+    )
+    actions = actions_of(env, 20, 2)
+    states = rollout(env, env.reset(jax.random.split(jax.random.key(0), 2)), actions)
+    assert states[0].physics.actions.size == 0
+    for step in (0, 4, 7, 12):
+        other = make(saved, event=event, at=7)
+        again = other.restored(states[step])
+        assert_equal(again, states[step])
+        until = 20 if env.repeats else 10 * (step // 10 + 1) - 1
+        assert until - step >= 2
+        for action, expected in zip(actions[step:until], states[step + 1 : until + 1], strict=True):
+            again = other.step(again, action)
+            assert_equal(again, expected)
+    env.close()
+
+
+def test_a_state_that_brings_no_episode_back_is_not_used():
+    env = make("gymnasium_tasks:Saved-v0", forgets=True)
+    assert not env.saves and env.repeats and "set_state" in env.remarks[0]
+    states = rollout(env, env.reset(jax.random.key(0)), actions_of(env, 4))
+    other = make("gymnasium_tasks:Saved-v0", forgets=True)
+    assert_equal(other.restored(states[3]), states[3])
+    assert not make("HalfCheetah-v5").saves and not make("HalfCheetah-v5").remarks, "whose set_state is another"
+
+
 def test_only_the_latest_state_is_stepped():
     env = make()
     state = env.reset(jax.random.key(0))

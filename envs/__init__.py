@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SUITES = ("brax", "dmc", "gymnasium", "mujoco", "playground", "probe", "risk")
 # Those whose tasks cannot be listed: any name may be one, and the suite's ``make`` refuses what is none.
 OPEN_SUITES = ("gymnasium",)
+DEFAULT_SUITE = "mujoco"  # of sweeps that name none; its tasks are shown without it
 LIST = "python -m experiments.suites"  # the command that lists all
 
 _LIKE, _MOST_CLOSE = 0.6, 4
@@ -78,6 +79,15 @@ def alternatives(name: str, *suites: str) -> str:
     close = sorted(like, key=likeness, reverse=True)[:_MOST_CLOSE]
     told = f"close to it are {', '.join(close)}; " if close else ""
     return f"{told}{LIST}{f' suite={suites[0]}' if len(suites) == 1 else ''} lists all"
+
+
+def ways_to_step(name: str) -> tuple[dict[str, str], ...]:
+    """Returns the options by which an environment can be stepped in different ways, one empty if there is one way.
+
+    They are the values of ``vectorization`` that the suite's module names in ``VECTORIZATIONS``.
+    """
+    ways = getattr(_module(name.partition("/")[0]), "VECTORIZATIONS", ())
+    return tuple({"vectorization": way} for way in ways) or ({},)
 
 
 def lacks(name: str) -> str | None:

@@ -32,7 +32,6 @@ from experiments.running.planning import PlannedJob, require_own_directories
 from remac.files import write_whole
 from remac.validation import InvalidValueError, require_number, require_one_of
 
-DEFAULT_SUITE = "mujoco"
 # Keys of a run that the sweep decides itself.
 OWN_KEYS = ("env", "seed", "arm", "experiment", "hydra.run.dir")
 
@@ -156,7 +155,7 @@ def _suite(config: DictConfig) -> str:
     """Returns the suite that is asked for, or the preset's."""
     tasks = config.experiment.tasks
     if config.suite is None:
-        return DEFAULT_SUITE if DEFAULT_SUITE in tasks else next(iter(tasks))
+        return envs.DEFAULT_SUITE if envs.DEFAULT_SUITE in tasks else next(iter(tasks))
     require_one_of("suite", config.suite, envs.SUITES)
     return config.suite
 

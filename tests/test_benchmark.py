@@ -92,6 +92,7 @@ def test_trainings_are_timed(suite, tmp_path):
         (["update"], "no such key"),
         (["suite=peers", "peers=cleanrl"], "peers=cleanrl: must be one of sbx"),
         (["suite=update", "peers=sbx"], "is for suite=peers only"),
+        (["suite=environment", "tasks=mujoco/chess"], "tasks=mujoco/chess: must be one of mujoco/"),
         (["suite=accelerator"], "needs an accelerator"),
         (["suite=accelerator", "members=40,41"], "members=41: must be one of 1, 10, 40, 160"),
         (["suite=update", "out=tests/test_benchmark.py/x.json"], "is a file"),

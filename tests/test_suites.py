@@ -31,6 +31,11 @@ def test_the_command_lists_every_task_by_what_it_lacks(monkeypatch, capsys):
     assert capsys.readouterr().out == "gymnasium/<id>: whatever is registered\n"
 
 
+def test_what_can_be_stepped_in_several_ways_says_so():
+    assert envs.ways_to_step("gymnasium/Pendulum-v1") == ({"vectorization": "sync"}, {"vectorization": "processes"})
+    assert envs.ways_to_step("probe/action") == ({},)
+
+
 @pytest.mark.parametrize(
     ("name", "close"),
     [

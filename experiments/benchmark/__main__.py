@@ -4,15 +4,14 @@ Prints a table and writes it as JSON, with the machine in it. Columns named ``_m
 one before them, a median. Exit statuses: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 Suites: ``update`` (one gradient step, against the FLOPs that it needs), ``profile`` (where its time goes),
-``environment``, ``dmc`` (DeepMind Control's tasks beside dm_control and EnvPool), ``train`` (end to end), ``start`` (to
-the first gradient step), ``checkpoint`` (the share of time that saving takes), ``estimators`` (against sorting),
-``population`` (members against time), ``growth`` (time and memory by members, jobs, transitions, and runs that are
-compared, with a picture; ``kinds=population,report`` chooses among them), ``peers`` (other libraries, installed from
-the package index; ``peers=sbx,rejax`` chooses among them), ``returns`` (PPO's after 1,000,000 env steps, and its
-seconds, beside Stable-Baselines3's),
-``accelerator`` (members, XLA's settings, precision and a whole training of the protocol, on a GPU;
-``parts=speed,learning,protocol`` chooses among them, ``members=40,160`` among the sizes), ``program`` (what a GPU
-would run, compiled without one).
+``environment`` (``tasks=mujoco/hopper,brax/ant`` chooses among them), ``dmc`` (DeepMind Control's tasks beside
+dm_control and EnvPool), ``train`` (end to end), ``start`` (to the first gradient step), ``checkpoint`` (the share of
+time that saving takes), ``estimators`` (against sorting), ``population`` (members against time), ``growth`` (time and
+memory by members, jobs, transitions, and runs that are compared, with a picture; ``kinds=population,report`` chooses
+among them), ``peers`` (other libraries, installed from the package index; ``peers=sbx,rejax`` chooses among them),
+``returns`` (PPO's after 1,000,000 env steps, and its seconds, beside Stable-Baselines3's), ``accelerator`` (members,
+XLA's settings, precision and a whole training of the protocol, on a GPU; ``parts=speed,learning,protocol`` chooses
+among them, ``members=40,160`` among the sizes), ``program`` (what a GPU would run, compiled without one).
 """
 
 import json
@@ -71,6 +70,7 @@ CHOICES: dict[str, tuple[str, Collection[str]]] = {
     "parts": ("accelerator", accelerator.PARTS),
     "members": ("accelerator", accelerator.MEMBERS),
     "kinds": ("growth", growth.GROWTHS),
+    "tasks": ("environment", environment.TASKS),
 }
 
 

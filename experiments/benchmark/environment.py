@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,24 +18,23 @@ from remac.types import Environment, EnvState
 TASKS = (
     *("mujoco/half_cheetah", "mujoco/hopper", "mujoco/ant", "mujoco/humanoid"),
     *("brax/halfcheetah", "brax/ant", "probe/action", "gymnasium/HalfCheetah-v5", "gymnasium/Pendulum-v1"),
+    *("gymnasium/BipedalWalker-v3", "gymnasium/gymnasium_robotics:FetchReachDense-v4"),
 )
-VECTORIZATIONS = ("sync", "processes")  # of Gymnasium's
 SECONDS = 1.0
 
 
-def run(size: str, repeats: int) -> list[Row]:
+def run(size: str, repeats: int, tasks: Sequence[str] = TASKS) -> list[Row]:
     """Times tasks by number of environments and of members."""
-    tasks = TASKS if size == "full" else ("probe/action", "mujoco/reacher")
+    tasks = tasks if size == "full" else ("probe/action", "mujoco/reacher")
     shapes = ((128, 1), (128, 4), (16, 1)) if size == "full" else ((2, 1),)
     measures: dict[str, Callable[[], float]] = {}
     rows: dict[str, Row] = {}
     for task, (num_envs, num_members) in itertools.product(tasks, shapes):
-        if task.startswith("brax/") and (num_envs, num_members) != shapes[0]:
-            continue  # half a minute of compilation each
-        for vectorization in VECTORIZATIONS if task.startswith("gymnasium/") else (None,):
-            options = {} if vectorization is None else {"vectorization": vectorization}
+        for options in envs.ways_to_step(task):
             env = envs.make(task, num_envs=num_envs, **options)
-            told = f"{task} {vectorization}" if vectorization else task
+            if env.on_device and (num_envs, num_members) != shapes[0]:
+                continue  # half a minute of compilation each, where the physics is Brax's
+            told = " ".join([task, *options.values()])
             name = f"{told}, {num_envs} envs, {num_members} members"
             measures[name] = make_measurement(env, num_members, SECONDS if size == "full" else 0.01)
             rows[name] = {"task": told, "envs": num_envs, "members": num_members}

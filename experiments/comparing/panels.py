@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import envs
 from experiments.comparing.drawing import (
     COLOURS_OF_AGENTS,
     COLOURS_OF_OTHERS,
@@ -76,7 +77,7 @@ def task_title(task: str) -> str:
     path, *options = task.split(" ", 1)
     suite, _, name = path.partition("/")
     words = [word[:1].upper() + word[1:] for word in name.split("_")]
-    shown = "".join(words) if suite == "mujoco" else f"{name} ({suite})" if name else path
+    shown = "".join(words) if suite == envs.DEFAULT_SUITE else f"{name} ({suite})" if name else path
     return " ".join([shown, *options])
 
 

@@ -57,6 +57,6 @@ if __name__ == "__main__":
     setup(
         packages=[*find_packages(include=["remac*"]), *(f"remac.{name}" for name in moved)],
         package_dir={f"remac.{name}": name for name in (*MOVED, "conf")},
-        package_data={"": ["*.yaml"], "remac": ["py.typed"], "remac.experiments.comparing": ["page_parts/*"]},
+        package_data={"": ["*.yaml"], "remac": ["py.typed"], "remac.experiments.comparing": ["page_parts/*", "*.csv"]},
         cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     )

@@ -36,5 +36,6 @@ def on_page_markdown(markdown, page, config, files):
 @functools.lru_cache(maxsize=1)  # while it is served
 def _report(tables, changed):
     metric = "eval/return,actor/gaussian_entropy,actor/pre_tanh_std"
-    command = command_of("experiments.report", [*tables, f"metric={metric}"])
-    return report.compare(tables, {"metric": metric}, command)
+    settings = {"metric": metric, "published": "true"}
+    command = command_of("experiments.report", [*tables, *("=".join(setting) for setting in settings.items())])
+    return report.compare(tables, settings, command)

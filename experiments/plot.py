@@ -8,6 +8,9 @@ always; ``grid_*`` if a setting besides M varies; ``final_against_*`` for every 
 several tasks; ``speed`` for the experiment of that name; with ``threshold=<number>``, ``reached``, the share of seeds
 of which the first ``metric`` has come so far, by steps. Each is declared in a module of
 ``experiments/comparing/figures``, and so is a new one.
+``published=true`` draws in grey what others have published (``published_returns.csv``: SAC, CrossQ, SimbaV2, FlashSAC
+and XQC on tasks of MuJoCo and DeepMind Control, each with its source), or a file's with the same columns, at up to as
+many env steps; it is of the mean action (``eval/return``).
 ``metric`` is one or more names of ``metrics.csv``, for example ``actor/entropy,env/forward_velocity``; ``x`` is
 ``env_steps``, ``gradient_steps`` or ``wall_clock``.
 

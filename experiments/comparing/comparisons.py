@@ -1,5 +1,6 @@
 """Comparing runs: draws every figure that is declared and has something to show; nothing is read or written here."""
 
+import csv
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -11,21 +12,23 @@ from experiments.comparing.declarations import Draw, Drawing, Look
 from experiments.comparing.drawing import caption, own_style
 from experiments.comparing.figures import find
 from experiments.comparing.panels import ENTROPY, GAUSSIAN_ENTROPY, STD, floor_of_std
+from experiments.comparing.published import TABLE, PublishedCurve, known_on, read_published
 from experiments.comparing.runs import MEAN_RETURN, SAMPLED_RETURN, X_AXES, Run, Runs, as_ranges
 from experiments.console.messages import one_line
 from remac.validation import InvalidValueError, require_one_of
 
 DEFAULT_METRICS = (SAMPLED_RETURN, ENTROPY, GAUSSIAN_ENTROPY, STD)
 # How to draw, as people may say it, with what holds where they do not.
-LOOK = {"x": "env_steps", "metric": "", "reference": "", "threshold": ""}
+LOOK = {"x": "env_steps", "metric": "", "reference": "", "threshold": "", "published": "false"}
 NO_FINAL_VALUES = "no run has finished: there are no final values"
 
 
 def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
-    """Checks ``metric``, ``x``, ``reference`` and ``threshold``, all but the last against the runs.
+    """Checks ``metric``, ``x``, ``reference``, ``threshold`` and ``published``, the first three against the runs.
 
     Raises:
-        InvalidValueError: If a metric or ``x`` is in no run, the reference is no arm, or the threshold no number.
+        InvalidValueError: If a metric or ``x`` is in no run, the reference is no arm, the threshold no number, or
+            ``published`` no table of returns.
     """
     known = sorted({name for run in runs.used for name in run.metrics})
     if not known:
@@ -56,14 +59,48 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
         at = math.nan
     if at is not None and not math.isfinite(at):
         raise InvalidValueError("threshold", threshold, "must be a number")
-    return Look(chosen or default_metrics(known), x, reference, at, command)
+    published = _published(settings.get("published", "false"))
+    metrics = chosen or default_metrics(known, is_of_mean=bool(published))
+    if published and (lacking := "; ".join(filter(None, (_unlike_published(metrics, x), _untold(runs, published))))):
+        runs.notes.append(f"published: {lacking}")
+    return Look(metrics, x, reference, at, published, command)
 
 
-def default_metrics(known: Sequence[str]) -> tuple[str, ...]:
-    """Returns what is shown where no metric is asked for: at least one, if any is known."""
+def _published(value: str) -> list[PublishedCurve]:
+    """Reads the table that is asked for: none, ours, or a file's."""
+    if value == "false":
+        return []
+    path = TABLE if value == "true" else Path(value)
+    try:
+        return read_published(path)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise InvalidValueError("published", value, f"{reason}; must be true, false or a table of returns") from None
+
+
+def _unlike_published(metrics: Sequence[str], x: str) -> str:
+    """Says why no curve can have published returns beside it."""
+    if MEAN_RETURN not in metrics:
+        return f"they are the mean action's, which metric={MEAN_RETURN} draws"
+    return "" if x == "env_steps" else "they are known by env steps alone"
+
+
+def _untold(runs: Runs, published: Sequence[PublishedCurve]) -> str:
+    """Says on which tasks none is known for the steps that were trained."""
+    without = [task for task in runs.tasks if not any(known_on(task, runs.on(task), published))]
+    return f"none is known, at as few steps, on {', '.join(without)}" if without else ""
+
+
+def default_metrics(known: Sequence[str], *, is_of_mean: bool = False) -> tuple[str, ...]:
+    """Returns what is shown where no metric is asked for: at least one, if any is known.
+
+    Args:
+        known: What the runs have.
+        is_of_mean: Whether returns are the mean action's and not those of sampled actions, if the runs have both.
+    """
     chosen = tuple(name for name in DEFAULT_METRICS if name in known)
-    if SAMPLED_RETURN not in known and MEAN_RETURN in known:
-        chosen = (MEAN_RETURN, *chosen)
+    if MEAN_RETURN in known and (is_of_mean or SAMPLED_RETURN not in known):
+        chosen = (MEAN_RETURN, *(name for name in chosen if name != SAMPLED_RETURN))
     return chosen or tuple(known[:1])
 
 

@@ -58,12 +58,12 @@ def read_runs(path: Path) -> list[Run]:
             raise ValueError(f"is no table of curves, it has no column {', '.join(missing)}")
         for number, row in enumerate(reader, 2):
             try:
-                arm, env_name, name = (_text(row, column) for column in ("exp_name", "env_name", "metric"))
+                arm, env_name, name = (read_text(row, column) for column in ("exp_name", "env_name", "metric"))
                 metric = MEAN_RETURN if name in _RETURNS else name
-                seed, env_step = _whole(row, "seed"), _whole(row, "env_step")
-                others = [_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
-                record: Record = (env_step, others[0], others[1], metric, _number(row, "value"))
-                num_retries = _whole(row, "num_retries") if row.get("num_retries") else None
+                seed, env_step = read_whole(row, "seed"), read_whole(row, "env_step")
+                others = [read_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
+                record: Record = (env_step, others[0], others[1], metric, read_number(row, "value"))
+                num_retries = read_whole(row, "num_retries") if row.get("num_retries") else None
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
@@ -80,28 +80,31 @@ def read_runs(path: Path) -> list[Run]:
     ]
 
 
-def _text(row: dict[str, str | None], column: str) -> str:
+def read_text(row: dict[str, str | None], column: str) -> str:
+    """Returns what a row has in a column; raises ValueError if that is nothing."""
     if not (value := (row[column] or "").strip()):
         raise ValueError(f"{column} is empty")
     return value
 
 
-def _number(row: dict[str, str | None], column: str) -> float:
+def read_number(row: dict[str, str | None], column: str) -> float:
+    """Returns a row's number; raises ValueError if it has none."""
     try:
         return float(row[column] or "")
     except ValueError:
         raise ValueError(f"{column} must be a number, not {row[column]!r}") from None
 
 
-def _whole(row: dict[str, str | None], column: str) -> int:
-    value = _number(row, column)
+def read_whole(row: dict[str, str | None], column: str) -> int:
+    """Returns a row's number of steps, seeds or the like; raises ValueError if it is none."""
+    value = read_number(row, column)
     if not (value.is_integer() and value >= 0):
         raise ValueError(f"{column} must be a whole number of at least 0, not {row[column]!r}")
     return int(value)
 
 
 def _run(known: dict[str, Any], arm: str, env_name: str, seed: int, status: str, records: list[Record]) -> Run:
-    suite, _, task = _task(env_name).rpartition("/")
+    suite, _, task = task_of(env_name).rpartition("/")
     config = {
         "agent": {"name": arm},
         "env": {"suite": suite, "task": task},
@@ -112,7 +115,8 @@ def _run(known: dict[str, Any], arm: str, env_name: str, seed: int, status: str,
     return Run(Path(known["file"]), config, {}, {"status": status}, make_series(records))
 
 
-def _task(env_name: str) -> str:
+def task_of(env_name: str) -> str:
+    """Returns the task that others call so; ``read_runs`` says how it is found."""
     if "/" in env_name:
         return env_name
     if match := re.fullmatch(r"(\w+)-v\d+", env_name):

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from experiments.comparing.drawing import Row
 from experiments.comparing.page import Panel
+from experiments.comparing.published import PublishedCurve
 from experiments.comparing.runs import Runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
 STATISTIC = "interquartile mean over seeds with its 95% bootstrap interval"
+SMALL_PRINT = f"{STATISTIC}; thin lines and dots are single seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Drawing:
     figure: "Picture"
     rows: list[Row]
     metrics: Sequence[str]
-    statistic: str = f"{STATISTIC}; thin lines and dots are single seeds"
+    statistic: str = SMALL_PRINT
     panels: Sequence[Panel] = ()
 
 
@@ -48,6 +50,7 @@ class Look:
         x: One of ``X_AXES``.
         reference: Arm that others are compared with, or None for the first one.
         threshold: Of the first metric, whose reaching is drawn; or None.
+        published: Returns of others, which are drawn beside.
         command: Stands under every figure.
     """
 
@@ -55,6 +58,7 @@ class Look:
     x: str = "env_steps"
     reference: str | None = None
     threshold: float | None = None
+    published: Sequence[PublishedCurve] = ()
     command: str = ""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from experiments.comparing.curve_files import rows_of
-from experiments.comparing.declarations import STATISTIC, Drawing, Look, figure
+from experiments.comparing.declarations import SMALL_PRINT, STATISTIC, Drawing, Look, figure
 from experiments.comparing.drawing import label, legend, new_figure, new_panels, readable
 from experiments.comparing.page import Panel
 from experiments.comparing.panels import (
@@ -17,7 +17,8 @@ from experiments.comparing.panels import (
     styles,
     task_title,
 )
-from experiments.comparing.runs import X_AXES, Cell, Runs
+from experiments.comparing.published import PublishedCurve, draw_published, known_on, sources_of
+from experiments.comparing.runs import MEAN_RETURN, X_AXES, Cell, Runs
 
 MOST_LINES = 10
 
@@ -29,24 +30,33 @@ def curves(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     tasks = list(dict.fromkeys(cell.task for cell in shown))
     panels = [(task, metric) for task in tasks for metric in look.metrics]
     columns = _columns(len(tasks), len(look.metrics))
-    figure, axes = new_panels(len(panels), columns, (3.2, 2.6))
-    style, shown_panels = styles(shown), list[Panel]()
+    beside = look.published if MEAN_RETURN in look.metrics and look.x == "env_steps" else ()
+    figure, axes = new_panels(len(panels), columns, (3.9 if beside else 3.2, 2.6))
+    style, shown_panels, theirs = styles(shown), list[Panel](), list[PublishedCurve]()
+    if beside:
+        figure.set_layout_engine("constrained", w_pad=0.1)  # between their names and the next panel
     for panel, (task, metric) in zip(axes, panels, strict=True):
         cells = [cell for cell in shown if cell.task == task]
         lines = draw_curves(panel, cells, metric, look.x, style, lambda cell: cell.title)
+        if metric == MEAN_RETURN and (known := known_on(task, cells, beside)):
+            lines += draw_published(panel, known)
+            theirs += known
         shown_panels.append(Panel(task_title(task), X_AXES[look.x], plain(metric), lines))
         label(panel, title=readable(task_title(task), TITLE_WIDTH), x=X_AXES[look.x], y=metric_label(metric))
     legend(figure, axes)
     extra = [name for name in ("eval/return", "eval/entropy") if name not in look.metrics]
     what = ", ".join(plain(metric) for metric in look.metrics)
+    sources = sources_of(theirs)
     return Drawing(
         "curves",
         "Learning curves",
         f"Curves of {what} against {X_AXES[look.x]} on {', '.join(tasks)}, a line each for "
-        f"{', '.join(dict.fromkeys(cell.title for cell in shown))}: {STATISTIC}; thin lines are single seeds.",
+        f"{', '.join(dict.fromkeys(cell.title for cell in shown))}: {STATISTIC}; thin lines are single seeds"
+        f"{sources and f'; {sources}'}.",
         figure,
         rows_of(runs.cells, (*look.metrics, *extra), look.x),
         look.metrics,
+        f"{SMALL_PRINT}{sources and f'; {sources}'}",
         panels=shown_panels,
     )
 

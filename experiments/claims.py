@@ -21,7 +21,8 @@ of several equal arms would be above each of them by selection alone.
 
 Only arms that share all settings but the agent's are compared: of each task the longest training that has finished.
 Where several arms fit (one M and epsilon, but other settings of the agent too), the one counts that deviates least from the task's
-values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e.
+values and from the protocol's N: 16 for M = 8 and 8 below, and 16 for every M in b and e. Tables of curves, which tell
+neither epsilon nor N, are named and not judged.
 
 Exit statuses: 0 done, whatever the verdicts; 2 bad input (one line on stderr).
 """  # noqa: E501

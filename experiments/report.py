@@ -2,9 +2,9 @@
 
 Writes one HTML file (``report.html``) that needs no other file and no network: the figures of ``experiments.plot``,
 which tells the other keys, the films of the best and the median run of each task where ``experiments.evaluate`` has
-made them, the claims of ``experiments.claims``, tables of final values, what is missing against the plans
-(``plan.json``) of the sweeps among the directories, and what ran, on what, with which seeds. Curves tell the numbers
-under the pointer; tables are sorted by a click on a column and filtered by words of their rows.
+made them, the claims of ``experiments.claims``, each with the figures that it rests on, tables of final values, what is
+missing against the plans (``plan.json``) of the sweeps among the directories, and what ran, on what, with which seeds.
+Curves tell the numbers under the pointer; tables are sorted by a click on a column and filtered by words of their rows.
 
 Exit statuses: 0 done, 2 bad input (one line on stderr).
 """
@@ -85,7 +85,7 @@ def write_page(
         ("summary", "Summary", _summary(runs)),
         ("figures", "Figures", "".join(map(_figure, drawings))),
         *([("films", "Films", films)] if (films := _films(runs)) else []),
-        ("claims", "Claims", _claims(results)),
+        ("claims", "Claims", _claims(results, drawings)),
         ("tables", "Final values", _tables(runs, metrics)),
         ("missing", "What is missing", _missing(runs, notes)),
         ("ran", "What ran, and on what", _what_ran(runs, command)),
@@ -200,7 +200,7 @@ def _missing(runs: Runs, notes: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _claims(results: Sequence[Result]) -> str:
+def _claims(results: Sequence[Result], drawings: Sequence[Drawing]) -> str:
     tasks = list(dict.fromkeys(task for result in results for task in result.tasks))
     rows = [
         (
@@ -208,14 +208,15 @@ def _claims(results: Sequence[Result]) -> str:
             result.claim.statement,
             *(_verdict(result.tasks[task].verdict) if task in result.tasks else "" for task in tasks),
             _verdict(result.verdict),
+            Html(", ".join(_figures_of(result, drawings)[:1]) or "none"),
         )
         for result in results
     ]
     parts = [
-        _table("", ("claim", "", *tasks, "all tasks"), rows),
+        _table("", ("claim", "", *tasks, "all tasks", "figure"), rows),
         "<p>Judged per task; over all tasks one failure fails a claim, except where it says most tasks. Other metrics "
         "stand beside and decide nothing.</p>",
-        *map(_claim, results),
+        *(_claim(result, _figures_of(result, drawings)) for result in results),
     ]
     text = "".join(parts)
     if all(judgement.verdict == NOT_ENOUGH for result in results for judgement in result.tasks.values()):
@@ -224,7 +225,14 @@ def _claims(results: Sequence[Result]) -> str:
     return text
 
 
-def _claim(result: Result) -> str:
+def _figures_of(result: Result, drawings: Sequence[Drawing]) -> list[str]:
+    """Returns links to the figures that show what decides a claim: final values first, against M before others."""
+    shown = [drawing for drawing in drawings if result.claim.metric in drawing.metrics]
+    shown.sort(key=lambda drawing: ("against_num_retries" not in drawing.name, "final" not in drawing.name))
+    return [f'<a href="#figure-{escape(one.name)}">{escape(one.title)}</a>' for one in shown]
+
+
+def _claim(result: Result, figures: Sequence[str]) -> str:
     """Returns what a claim rests on, folded away."""
     claim, rows, comments = result.claim, [], []
     for task, judgement in result.tasks.items():
@@ -238,11 +246,14 @@ def _claim(result: Result) -> str:
                 for value in one.values
             ]
             comments.append((task, what, _verdict(one.verdict), one.comment, one.unsure()))
+    seen = (
+        f"In the figures: {', '.join(figures)}" if figures else f"No figure here shows it; metric={claim.metric} does"
+    )
     held_zero = "differences on the same seeds whose 95% interval holds 0"
     return (
         f'<details id="claim-{escape(claim.name)}"><summary>{escape(f"{claim.name}. {claim.statement}")}: '
         f"{_verdict(result.verdict)}</summary>"
-        f"<p>Decided on <code>{escape(claim.metric)}</code>, {escape(claim.window)}.</p>"
+        f"<p>Decided on <code>{escape(claim.metric)}</code>, {escape(claim.window)}. {seen}.</p>"
         + _table("", ("task", "by", "verdict", "why", held_zero), comments)
         + _table("", ("task", "of", "M", "arm", "seeds", "mean", "standard deviation"), rows)
         + "</details>"

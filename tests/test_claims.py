@@ -209,6 +209,22 @@ def test_arms_that_train_differently_are_not_compared(tmp_path, top):
     assert check(tmp_path / "short", "a").verdict == (NOT_ENOUGH if top else PASS)
 
 
+def test_tables_of_curves_do_not_tell_enough_and_do_not_stand_in_the_way(tmp_path):
+    """They are longer than the runs, and have arms of the same names."""
+    write_sweep(tmp_path / "runs", arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0)))
+    rows = [f"ReMAC M=4,{task},{seed},actor/entropy,100000,9" for task in ("Hopper-v4", "Ant-v4") for seed in (0, 1)]
+    (tmp_path / "theirs.csv").write_text("\n".join(["exp_name,env_name,seed,metric,env_step,value", *rows]))
+    (result, *_) = check_all(load([tmp_path / "runs", tmp_path / "theirs.csv"]))
+    assert [(task, one.verdict) for task, one in result.tasks.items()] == [
+        ("mujoco/ant", NOT_ENOUGH),
+        ("mujoco/hopper", PASS),
+    ]
+    untold = "not judged, since a table of curves tells neither epsilon nor N: ReMAC M=4 (theirs)"
+    missing = "fewer than 2 finished seeds with this metric: M=1, M=2, M=4, M=8"
+    assert result.tasks["mujoco/ant"].comment == f"{missing}; {untold}"
+    assert result.tasks["mujoco/hopper"].comment.startswith(untold)
+
+
 def test_what_decides_and_what_stands_beside_are_printed(tmp_path, capsys):
     chosen = arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0))
     for arm in chosen:

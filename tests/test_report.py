@@ -209,6 +209,61 @@ def test_claims_that_nothing_judges_are_folded_away(tmp_path):
     assert "a. At epsilon 1e-8" in texts["one"] and re.search("pass|fail", texts["two"])
 
 
+def test_claims_lead_to_the_figures_that_they_rest_on(tmp_path):
+    arms = [{"retries": m, "final": FINAL | {"actor/raises_std": 0.5, "actor/grad_norm": 1.0}} for m in (1, 2)]
+    write_sweep(tmp_path / "runs", arms, seeds=(1, 2))
+    report.main([str(tmp_path / "runs"), f"out={tmp_path / 'r.html'}", "metric=actor/entropy"])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    links = {
+        name: re.findall('href="#(figure-[^"]*)"', found)
+        for name, found in re.findall(r'<details id="claim-([^"]*)">.*?<p>(.*?)</p>', text)
+    }
+    of_entropy = ["final_against_num_retries", "final", "curves", "paired"]
+    assert links["a"] == links["c"] == [f"figure-{name}" for name in of_entropy]
+    assert links["e"] == links["f (gradient)"] == ["figure-updates_against_num_retries"]
+    assert links["b"] == [] and "No figure here shows it; metric=actor/pre_tanh_std does" in text
+    assert {link for found in links.values() for link in found} <= set(Page(text).ids)
+    matrix = text[text.index('<section id="claims">') :]
+    row = matrix[matrix.index("#claim-a") :].partition("</tr>")[0]
+    assert '<a href="#figure-final_against_num_retries">' in row
+
+
+def test_names_that_are_html_are_shown_as_text(browser, tmp_path):
+    """Of arms, tasks, seeds' folders, files, machines, commands, reasons, methods that others have published."""
+    evil = "<script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
+    named = evil.replace("/", "")  # as a file may be called
+    provenance = {"command": [evil, evil], "commit": evil, "versions": {evil: evil}, "machine": {"system": evil}}
+    for seed, status in ((1, "finished"), (2, "finished"), (3, "stopped")):
+        top = {"arm": evil, "experiment": evil, "env": {"suite": "mujoco", "task": "hopper", "options": {evil: evil}}}
+        settings = {"retries": 4, "final": FINAL | {"eval/return": 1.0}, "status": status, "reason": evil, "top": top}
+        write_run(tmp_path / named / str(seed), seed=seed, provenance=provenance, actor_optimizer=evil, **settings)
+    table = tmp_path / f"{named}.csv"
+    table.write_text(f'exp_name,env_name,seed,metric,env_step,value\n"{evil}","dmc/{evil}",0,return,1000,1\n')
+    published = tmp_path / f"{named}_published.csv"
+    columns = "env_name,method,env_steps,seeds,interquartile_mean,source"
+    published.write_text(f'{columns}\n"dmc/{evil}","{evil}",100,1,1,"{evil}"\n')
+    plan = {"experiment": evil, "suite": evil, "scale": evil, "command": [evil]}
+    planned = {"directory": evil, "task": evil, "arm": evil, "seed": 0}
+    (tmp_path / named / "plan.json").write_text(json.dumps(plan | {"runs": [planned]}))
+    given = [str(tmp_path / named), str(table), f"published={published}", f"out={tmp_path / 'r.html'}"]
+    report.main([*given, f"reference={evil}", "metric=eval/return"])
+    browser.open(tmp_path / "r.html")
+    found = browser.run("""
+      await until(() => document.querySelectorAll(".panel canvas").length >= 2);
+      for (const details of document.querySelectorAll("details")) details.open = true;
+      const images = [...document.images].map(image => image.src.slice(0, 5));
+      const curves = document.querySelectorAll("script.curves").length;
+      return [document.title, curves, document.scripts.length, [...new Set(images)], document.body.innerText,
+        [...document.querySelectorAll("figure")].map(figure => figure.innerText).join(" ")];
+    """)
+    title, num_curves, num_scripts, images, text, figures = found
+    assert "taken" not in title.replace(evil, "") and images == ["data:"]
+    assert num_scripts == num_curves + 1
+    for name in (evil, named, f"{evil}, published", str(table)):
+        assert name in text
+    assert f"{evil}, published" in figures
+
+
 def test_runs_that_have_not_finished_make_no_empty_curves(tmp_path):
     write_run(tmp_path / "runs/0", final=FINAL, status=None)
     write_run(tmp_path / "runs/1", task="mujoco/swimmer", final=FINAL)

@@ -66,10 +66,11 @@ class Result:
 
 def check_all(runs: Runs) -> list[Result]:
     """Judges every claim on every task, among arms that train alike."""
+    names = runs.tasks
     runs, left_out = comparable(runs)
     results = []
     for claim in CLAIMS:
-        tasks = {task: claim.judge(runs, task, claim.metric, WINDOWS[claim.window]) for task in runs.tasks}
+        tasks = {task: claim.judge(runs, task, claim.metric, WINDOWS[claim.window]) for task in names}
         for task, note in left_out.items():
             comment = "; ".join(filter(None, (tasks[task].comment, note)))
             tasks[task] = dataclasses.replace(tasks[task], comment=comment)
@@ -77,7 +78,7 @@ def check_all(runs: Runs) -> list[Result]:
             task: {
                 (metric, window): claim.judge(runs, task, metric, WINDOWS[window]) for metric, window in claim.beside
             }
-            for task in runs.tasks
+            for task in names
         }
         results.append(Result(claim, _overall([one.verdict for one in tasks.values()], claim.most), tasks, beside))
     return results

@@ -116,14 +116,18 @@ def comparable(runs: Runs) -> tuple[Runs, dict[str, str]]:
     """Keeps of each task the arms that share all settings but the agent's; the longest finished training counts.
 
     A training that no arm has finished on ``FEWEST_SEEDS`` seeds counts only if there is no other. An agent of rollouts
-    has other rounds; it is compared where everything but those is shared.
+    has other rounds; it is compared where everything but those is shared. A table of curves tells no settings.
 
     Returns:
         The runs, and for each task that lost some what was left out.
     """
     kept, left_out = [], {}
     for task in runs.tasks:
-        cells = list(runs.on(task))
+        cells = [cell for cell in runs.on(task) if not cell.runs[0].file]
+        if untold := [cell.arm for cell in runs.on(task) if cell.runs[0].file]:
+            left_out[task] = f"not judged, since a table of curves tells neither epsilon nor N: {', '.join(untold)}"
+        if not cells:
+            continue
         replaying = [cell for cell in cells if not _is_of_rollouts(cell)]
         groups: dict[str, list[Cell]] = {}
         for cell in replaying or cells:
@@ -136,7 +140,8 @@ def comparable(runs: Runs) -> tuple[Runs, dict[str, str]]:
         kept += [cell for cell in cells if id(cell) in same]
         if others := [cell for cell in cells if id(cell) not in same]:
             arms = ", ".join(cell.arm for cell in others)
-            left_out[task] = f"left out, since they train differently: {arms}"
+            differently = f"left out, since they train differently: {arms}"
+            left_out[task] = "; ".join(filter(None, (left_out.get(task), differently)))
     return dataclasses.replace(runs, cells=kept), left_out
 
 

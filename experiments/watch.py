@@ -1,23 +1,29 @@
-"""Shows a run or a sweep while it is going: ``python -m experiments.watch <directory> [port=8008] [metric=] [x=]``.
+"""Shows a run or a sweep while it is going: ``python -m experiments.watch <directory> [follow=true] [port=8008]``.
 
 Serves one page to this machine's browsers, at the address that it prints, until it is interrupted. The page draws the
 curves of every arm, and how far its runs have come, from the files in the directory, and again when there is more in
 them; nothing else is needed, no account and no network. Runs may come, end and go, or not be there yet. A line is the
 interquartile mean over the seeds that have come so far, its band goes from the lowest to the highest.
 
+``follow=true`` serves no page, and shows in the terminal one progress line for all runs below the directory, whichever
+processes and machines train them: env steps, their rate, the time left, and how many runs have finished or failed. It
+ends when all that a sweep has planned (``plan.json``) has, and else when it is interrupted.
+
 | key | default | meaning |
 |---|---|---|
+| `follow` | `false` | `true`: one line in the terminal, and no page |
 | `port` | 8008 | where the page is; 0 takes one that is free |
 | `metric` | return, entropy, deviation | names of ``metrics.csv`` to begin with; unknown ones are left out |
 | `x` | `env_steps` | or `gradient_steps`, or `wall_clock` |
 
-Of another machine: ``ssh -L 8008:127.0.0.1:8008 <machine>``, then open the address here. Exit statuses: 2 bad input
-(one line on stderr), 130 interrupted.
+Of another machine: ``ssh -L 8008:127.0.0.1:8008 <machine>``, then open the address here. Exit statuses: 0 all that was
+planned has ended, 2 bad input (one line on stderr), 130 interrupted.
 """
 
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,9 +36,11 @@ from experiments.comparing.page import html_page, plain_panels
 from experiments.comparing.runs import X_AXES
 from experiments.console.key_value import exit_with, parse
 from experiments.console.messages import one_line
+from experiments.console.progress import ProgressBar
 from remac.validation import InvalidValueError, require_one_of
 
 HOST = "127.0.0.1"
+POLL_SECONDS, SHARE = 2.0, 0.1  # of the time, at most, that reading takes: runs need the processor
 BODY = f"""<header><h1>Runs</h1></header>
 <main><p class="state" id="state" role="status">reading</p>
 <p><label>Metric <select id="metric"></select></label> <label>against <select id="x"></select></label></p>
@@ -44,19 +52,43 @@ BODY = f"""<header><h1>Runs</h1></header>
 
 def main(arguments: Sequence[str]) -> None:
     """Serves the page until it is interrupted."""
-    paths, settings = parse(arguments, {"port": "8008", "metric": "", "x": "env_steps"})
+    paths, settings = parse(arguments, {"follow": "false", "port": "8008", "metric": "", "x": "env_steps"})
     if len(paths) > 1:
         raise InvalidValueError("directories", " ".join(paths), "must be one, the folder that holds them all")
     directory = Path(paths[0])
     if not directory.is_dir():
         raise InvalidValueError("directory", directory, "is no folder" if directory.exists() else "does not exist")
     require_one_of("x", settings["x"], X_AXES)
+    require_one_of("follow", settings["follow"], ("false", "true"))
+    if settings["follow"] == "true":
+        follow(directory)
+        return
     port = settings["port"]
     if not (port.isascii() and port.isdigit() and int(port) < 2**16):
         raise InvalidValueError("port", port, "must be a whole number from 0 to 65535")
     with make_server(directory, int(port), settings["metric"], settings["x"]) as server:
         print(f"http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()
+
+
+def follow(directory: Path) -> None:
+    """Shows in the terminal how far the runs of a folder have come together, until all that was planned has ended."""
+    following, bar, has_read = Following(directory), ProgressBar(0, name=directory.name), False
+    try:
+        while True:
+            begun = time.monotonic()
+            following.read()
+            now = following.progress()
+            bar.set_total(now.total_env_steps)
+            (bar.update if has_read else bar.skip_to)(now.env_steps)
+            bar.phase(now.words)
+            has_read |= not following.is_behind
+            if now.has_ended:
+                return
+            if not following.is_behind:
+                time.sleep(max(POLL_SECONDS, (time.monotonic() - begun) / SHARE))
+    finally:
+        bar.close()
 
 
 def make_server(directory: Path, port: int, metric: str = "", x: str = "env_steps") -> ThreadingHTTPServer:

@@ -403,7 +403,10 @@ def test_other_launchers_run_a_sweep(launcher, tmp_path):
         "-m", f"hydra/launcher={launcher}", *settings, *PROBE, "seed=0,1", f"hydra.sweep.dir={sweep}", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert [summary(run)["status"] for run in sorted(sweep.glob("?_*"))] == ["finished"] * 2
+    runs = sorted(sweep.glob("?_*"))
+    assert [summary(run)["status"] for run in runs] == ["finished"] * 2
+    if launcher == "joblib":  # the other's processes write to files
+        assert all(f"\n{run.name}: training" in done.stderr for run in runs)
 
 
 def test_limits_come_from_the_cgroup(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import logging
+import multiprocessing
 import os
 import re
 import subprocess
@@ -141,6 +142,24 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys):
     assert 3 + 20 + 35 <= len(lines) <= 3 + 20 + 45
     assert lines[0].startswith("compiling   0% 0/1000 env steps [") and lines[1].startswith("training   0%")
     assert lines[-1].startswith("training 100% 1000/1000 env steps [")
+
+
+def test_processes_that_share_a_terminal_write_lines_with_their_names(monkeypatch):
+    """As those of Hydra's joblib launcher do, whose bars would be drawn over each other."""
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "LokyProcess-1")
+    bar = ProgressBar(100, name="0_sac")
+    bar.update(40)
+    bar.phase("training")
+    print("said")
+    bar.close()
+    assert "\r" not in terminal.text
+    assert [line.partition("/100 env")[0] for line in terminal.lines[:-1]] == [
+        "0_sac: compiling   0% 0",
+        "0_sac: training  40% 40",
+        "said",
+        "0_sac: training  40% 40",
+    ]
 
 
 class Broken(io.StringIO):

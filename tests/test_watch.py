@@ -1,9 +1,11 @@
 """Runs that are going are shown in a real browser, from what is appended to their files."""
 
+import io
 import json
 import os
 import shutil
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_runs import write_run
+from waiting import DEADLINE_SECONDS, wait_until
 
 from experiments import watch
 from experiments.comparing.following import Following, make_running_line
@@ -135,6 +138,33 @@ def test_a_line_is_about_the_seeds_that_have_come_so_far():
     assert low == [0, 10, 20, None, None] and high == [0, 30, 60, None, None]
 
 
+def test_one_line_is_about_all_runs(tmp_path, monkeypatch):
+    """Whoever trains them; it ends with what was planned, of which one fails."""
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "SHARE", 1.0)
+    planned = [{"directory": str(seed), "task": "t", "arm": "b", "seed": seed} for seed in (1, 2, 3)]
+    (tmp_path / "plan.json").write_text(json.dumps({"experiment": "e", "runs": planned}))
+    going = threading.Thread(target=watch.follow, args=(tmp_path,), daemon=True)
+    going.start()
+    wait_until(lambda: "0/3 runs finished" in stream.getvalue())
+    half = {"final": FINAL, "steps": range(0, 501, 100), "top": {"total_env_steps": 1000}}
+    write_run(tmp_path / "1", seed=1, status=None, **half)
+    write_run(tmp_path / "2", seed=2, final=FINAL)
+    wait_until(lambda: "1/3 runs finished" in stream.getvalue())
+    write_run(tmp_path / "3", seed=3, status="stopped", **half)
+    wait_until(lambda: "1/3 runs finished, 1 failed" in stream.getvalue())
+    assert going.is_alive()
+    shutil.rmtree(tmp_path / "1")
+    write_run(tmp_path / "1", seed=1, final=FINAL)
+    going.join(DEADLINE_SECONDS)
+    lines = stream.getvalue().splitlines()
+    assert not going.is_alive() and all(line.startswith(f"{tmp_path.name}: ") for line in lines)
+    of_three = next(line for line in lines if "1/3 runs finished " in line)
+    assert "50% 1500/3000 env steps" in of_three, "the third is planned"
+    assert "2/3 runs finished, 1 failed 100% 2500/2500 env steps" in lines[-1], "the third makes no more"
+
+
 @pytest.fixture
 def serve():
     servers = []
@@ -233,7 +263,8 @@ def test_bad_input_is_one_line(tmp_path, run_module):
             (["runs", "port=65536"], "port=65536"),
             (["runs", f"port={port}"], f"port={port}: cannot be had"),
             (["runs", "x=time"], "x=time: must be one of env_steps"),
-            (["runs", "every=3"], "no such key; there are port="),
+            (["runs", "follow=yes"], "follow=yes: must be one of false, true"),
+            (["runs", "every=3"], "no such key; there are"),
         ):
             status, out, err = run_module("watch", *arguments)
             assert (status, out, len(err.splitlines())) == (2, "", 1) and words in err, err

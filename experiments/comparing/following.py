@@ -5,7 +5,7 @@ import dataclasses
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,22 @@ class _Followed:
     def series(self, metric: str) -> Series | None:
         rows = self.columns.get(metric)
         return None if rows is None else series_of(np.array(rows).reshape(-1, 4))
+
+
+class Progress(NamedTuple):
+    """How far the runs of a folder have come.
+
+    Attributes:
+        env_steps: Of all runs together.
+        total_env_steps: What these will be at the end.
+        words: How many runs have finished, and failed.
+        has_ended: Whether there is a plan and as many runs as it has have ended.
+    """
+
+    env_steps: int
+    total_env_steps: int
+    words: str
+    has_ended: bool
 
 
 def _stamp(directory: Path) -> tuple[Any, ...]:
@@ -138,6 +154,20 @@ class Following:
         planned = f" of {self._planned} planned" if self._planned else ""
         plural = "" if len(self._followed) == 1 and not planned else "s"
         return f"{self._directory}: {len(self._followed)}{planned} run{plural}: {states}"
+
+    def progress(self) -> Progress:
+        """Returns how far all runs together have come; planned ones that are not there yet are taken to be as long."""
+        states, env_steps, totals = Counter[str](), 0, list[int]()
+        for followed in self._followed.values():
+            run, steps = followed.run, followed.env_steps
+            # What has ended early makes no more steps.
+            totals.append(steps if run.summary else max(steps, int(run.config.get("total_env_steps") or 0)))
+            env_steps += steps
+            states["finished" if run.status == FINISHED else "failed" if run.summary else "going"] += 1
+        count, failed = max(self._planned, len(totals)), states["failed"]
+        total = sum(totals) + (count - len(totals)) * max(totals, default=0)
+        words = f"{states['finished']}/{count} runs finished{f', {failed} failed' if failed else ''}"
+        return Progress(env_steps, total, words, 0 < self._planned <= states["finished"] + failed)
 
     def rows(self) -> list[list[str]]:
         """Returns the rows of a table: task, arm, finished seeds, seeds going, how far, and what is wrong."""

@@ -1,6 +1,7 @@
 """Progress: env steps, their rate, the time left, and the latest return and entropy."""
 
 import contextlib
+import multiprocessing
 import os
 import sys
 import threading
@@ -20,21 +21,24 @@ _BAR, _LINE = "{desc} {percentage:3.0f}%|{bar}| " + _NUMBERS, "{desc} {percentag
 class ProgressBar:
     """Progress on standard error: on a terminal a bar, elsewhere a line now and then, and for what is done first.
 
-    A thread refreshes it, so that it moves also while programs compile. What Python writes meanwhile to a standard
-    stream that is a terminal comes above the bar, line by line. The steps of all members count. Where standard error
-    cannot be written to, nothing happens.
+    Processes that a launcher has started may share one terminal, on which each would draw over the others' bars; they
+    write lines as well. A thread refreshes it, so that it moves also while programs compile. What Python writes
+    meanwhile to a standard stream that is a terminal comes above the bar, line by line. The steps of all members count.
+    Where standard error cannot be written to, nothing happens.
     """
 
-    def __init__(self, total_env_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total_env_steps: int, clock: Callable[[], float] = time.monotonic, name: str = "") -> None:
         """Starts at 0.
 
         Args:
             total_env_steps: The end.
             clock: In seconds; decides when a line is due.
+            name: Begins every line, since several processes may write to one place.
         """
+        self._prefix = f"{name}: " if name else ""
         self._clock, self._begin = clock, clock()
         self._stream, self._made = _Unfailing(sys.stderr), contextlib.ExitStack()
-        self._is_terminal = _is_terminal(sys.stderr)
+        self._is_terminal = _is_terminal(sys.stderr) and multiprocessing.current_process().name == "MainProcess"
         self._bar = tqdm(
             file=self._stream if self._is_terminal else _Unfailing(None),
             total=total_env_steps,
@@ -63,6 +67,10 @@ class ProgressBar:
     def update(self, env_steps: int) -> None:
         """Moves to a number of env steps."""
         self._bar.update(min(env_steps, self._bar.total) - self._bar.n)
+
+    def set_total(self, total_env_steps: int) -> None:
+        """Moves the end, where more turns out to be to do, or less."""
+        self._bar.total = total_env_steps
 
     def skip_to(self, env_steps: int) -> None:
         """Moves to a number of env steps that say nothing of the rate, nor does the time until now.
@@ -111,7 +119,7 @@ class ProgressBar:
     def _write_line(self) -> None:
         now = self._clock()
         self._due = now + max(LINE_SECONDS, LINE_SHARE * (now - self._begin))
-        self._stream.write(f"{self._bar}\n")
+        self._stream.write(f"{self._prefix}{self._bar}\n")
         self._stream.flush()
 
     def _refresh_regularly(self) -> None:

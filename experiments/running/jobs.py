@@ -67,7 +67,8 @@ def run_jobs(planned: Sequence[PlannedJob], *, memory_gib: float | None = None) 
         jobs_of = [[to_run[place] for place in group] for group in groups]
         runs = _open_directories(jobs_of[0])  # before anything is said: another process may have come first
         print("\n".join(map(announcement, jobs_of)), flush=True)
-        bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run))
+        name = to_run[0].directory.name if len(to_run) == 1 else f"{to_run[0].sweep}, {len(to_run)} runs"
+        bar = ProgressBar(sum(one.job.train_config.total_env_steps for one in to_run), name=name)
         try:
             for group in groups:
                 parts = split_to_fit(to_run, group, memory_gib)

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def follow(directory: Path) -> None:
     """Shows in the terminal how far the runs of a folder have come together, until all that was planned has ended."""
-    following, bar, has_read = Following(directory), ProgressBar(0, name=directory.name), False
+    following, bar, has_read = Following(directory), ProgressBar(0, name=directory.name, phase="reading"), False
     try:
         while True:
             begun = time.monotonic()

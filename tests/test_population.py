@@ -406,7 +406,7 @@ def test_other_launchers_run_a_sweep(launcher, tmp_path):
     runs = sorted(sweep.glob("?_*"))
     assert [summary(run)["status"] for run in runs] == ["finished"] * 2
     if launcher == "joblib":  # the other's processes write to files
-        assert all(f"\n{run.name}: training" in done.stderr for run in runs)
+        assert all(f"{run.name}: drawing 100%" in done.stderr for run in runs)
 
 
 def test_limits_come_from_the_cgroup(tmp_path):

@@ -27,13 +27,21 @@ class ProgressBar:
     Where standard error cannot be written to, nothing happens.
     """
 
-    def __init__(self, total_env_steps: int, clock: Callable[[], float] = time.monotonic, name: str = "") -> None:
+    def __init__(
+        self,
+        total_env_steps: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "",
+        phase: str = "compiling",
+    ) -> None:
         """Starts at 0.
 
         Args:
             total_env_steps: The end.
             clock: In seconds; decides when a line is due.
             name: Begins every line, since several processes may write to one place.
+            phase: The word for what is going on first.
         """
         self._prefix = f"{name}: " if name else ""
         self._clock, self._begin = clock, clock()
@@ -46,7 +54,7 @@ class ProgressBar:
             bar_format=_BAR if self._is_terminal else _LINE,
             dynamic_ncols=_has_width(sys.stderr),
             smoothing=0.1,
-            desc="compiling",
+            desc=phase,
         )
         if self._is_terminal:
             for stream in (sys.stdout, sys.stderr):
@@ -54,7 +62,7 @@ class ProgressBar:
                     self._made.enter_context(self._above(stream))
         self._told: set[str] = set()
         self._last_words = ""
-        self.phase("compiling")
+        self.phase(phase)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh_regularly, daemon=True, name="progress")
         self._thread.start()

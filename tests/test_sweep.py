@@ -53,6 +53,7 @@ GRIDS = {
     "budget": {(m, n) for m in (2, 4) for n in (2, 4, 8, 16, 32) if m <= n},
     "gradient_length": {(1, 16, e, "own") for e in (1e-8, 0.1)}
     | {(8, 16, e, length) for e in (1e-8, 0.1) for length in ("own", "mean")},
+    "tune_sac": set(),
     "tune_learning_rate": {(m, samples_of(m), rate) for m in RETRIES for rate in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)},
 }
 VARIED = {
@@ -73,7 +74,9 @@ OTHERS = {  # agents beside ReMAC
     "sparse": {"sac", "td3"},
     "speed": {"sac"},
     "published": {"sac"},
+    "tune_sac": {"sac"},
 }
+NUM_OTHERS = {"tune_sac": 16}  # where these have several arms
 
 
 @pytest.fixture
@@ -113,8 +116,8 @@ def test_preset_is_the_protocols_grid(make_plan, name):
     }
     assert grid == GRIDS[name]
     others = OTHERS.get(name, set())
-    assert len(runs) == len(GRIDS[name]) + len(others)
-    assert {agent["name"] for agent in agents.values()} == {main} | others
+    assert len(runs) == len(GRIDS[name]) + NUM_OTHERS.get(name, len(others))
+    assert {agent["name"] for agent in agents.values()} == ({main} if grid else set()) | others
     for run in runs:
         assert run.job.config["experiment"] == name
         if "actor_adam_epsilon" not in VARIED.get(name, []):

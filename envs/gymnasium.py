@@ -52,12 +52,14 @@ from envs.gymnasium_simulators import (
     saves_state,
     told,
 )
+from envs.gymnasium_vector import Vectors
 from envs.quiet import quiet_mujoco
 from remac.machine import available_cpus
 from remac.types import HUGE, AnyArray, EnvState, Key
 from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
 
 VECTORIZATIONS = ("sync", "processes")
+OWN_VECTORIZATION = "vector_entry_point"  # of some ids alone
 INSTALL = "pip install -c constraints.txt -e '.[gymnasium]'"
 _OF_EXTRA = ("gymnasium_robotics", "box2d")  # what that brings, as messages name it
 _TRIED_STEPS = 8
@@ -101,7 +103,8 @@ def make(
         stagger_first_episodes: As in ``envs.mujoco.make``.
         episode_length: Time limit in steps; by default the registered one.
         vectorization: ``sync`` steps all environments in this process, ``processes`` in worker processes. What comes of
-            it is the same.
+            it is the same. ``vector_entry_point`` steps them as the id's own vector environments do, see
+            ``envs.gymnasium_vector``.
         num_processes: Worker processes; by default one per CPU that the process may use.
         import_module: A module that registers the id when it is imported.
         **options: Keyword arguments of ``gymnasium.make``.
@@ -114,16 +117,20 @@ def make(
     require_bool("stagger_first_episodes", stagger_first_episodes)
     if episode_length is not None:
         require_int("episode_length", episode_length, 1)
-    require_one_of("vectorization", vectorization, VECTORIZATIONS)
+    require_one_of("vectorization", vectorization, (*VECTORIZATIONS, OWN_VECTORIZATION))
     if num_processes is not None:
         require_int("num_processes", num_processes, 1)
-        if vectorization == "sync":
+        if vectorization != "processes":
             raise InvalidValueError("num_processes", num_processes, "needs vectorization=processes")
     if "max_episode_steps" in options:
         raise InvalidValueError("max_episode_steps", options["max_episode_steps"], "is set by episode_length")
     recipe = Recipe(f"gymnasium/{task}", task, options, import_module, episode_length, HUGE)
-    processes = 0 if vectorization == "sync" else num_processes or available_cpus()
-    return GymnasiumEnvironment(recipe, num_envs, stagger_first_episodes, processes)
+    processes = (num_processes or available_cpus()) if vectorization == "processes" else 0
+    is_own = vectorization == OWN_VECTORIZATION
+    if is_own and stagger_first_episodes:
+        allowed = f"must be false with vectorization={OWN_VECTORIZATION}, whose episodes cannot be cut short"
+        raise InvalidValueError("stagger_first_episodes", stagger_first_episodes, allowed)
+    return GymnasiumEnvironment(recipe, num_envs, stagger_first_episodes, processes, is_own)
 
 
 class GymnasiumEnvironment:
@@ -148,12 +155,17 @@ class GymnasiumEnvironment:
 
     on_device = False
 
-    def __init__(self, recipe: Recipe, num_envs: int, stagger_first_episodes: bool, num_processes: int) -> None:
-        """See ``make``; with no processes, environments are in this one."""
+    def __init__(
+        self, recipe: Recipe, num_envs: int, stagger_first_episodes: bool, num_processes: int, is_own: bool = False
+    ) -> None:
+        """See ``make``; with no processes, environments are in this one, the id's own vector environments or not."""
         require_int("num_envs", num_envs, 1)
         self.name, self.num_envs = recipe.name, num_envs
-        self._stagger, self._num_processes = stagger_first_episodes, num_processes
+        self._stagger, self._num_processes, self._is_own = stagger_first_episodes, num_processes, is_own
         env = _made(recipe)
+        if is_own and env.spec.vector_entry_point is None:
+            allowed = f"{recipe.env_id} has no vector entry point; must be one of {', '.join(VECTORIZATIONS)}"
+            raise InvalidValueError("vectorization", OWN_VECTORIZATION, allowed)
         if recipe.episode_length is None and env.spec.max_episode_steps is None:
             allowed = f"must be given, as +env.options.episode_length=<steps>: {recipe.env_id} has no time limit"
             raise InvalidValueError("episode_length", None, allowed)
@@ -166,7 +178,7 @@ class GymnasiumEnvironment:
         with told(self.name, "trying it"), quiet_mujoco():
             first, names = _try(env, self.action_size)
             again, _ = _try(env, self.action_size)
-            offers = saves_state(env)
+            offers = saves_state(env) and not is_own
             form = _try_saving(env, self.action_size) if offers else None
             env.close()
         self._recipe = dataclasses.replace(recipe, state_form=form)
@@ -174,8 +186,8 @@ class GymnasiumEnvironment:
         self.metric_names = tuple(sorted(names))
         self.observation_size = first.shape[1] - 1
         self.repeats = first.tobytes() == again.tobytes()
-        self._num_logged = self.episode_length if self.repeats and not self.saves else 0
-        self._simulators: Simulators | Workers | None = None
+        self._num_logged = self.episode_length if self.repeats and not self.saves and not is_own else 0
+        self._simulators: Simulators | Workers | Vectors | None = None
         self._slots: Slots | None = None
         self._latest: Episodes | None = None
 
@@ -185,6 +197,8 @@ class GymnasiumEnvironment:
         remarks = []
         if self._saves_in_vain:
             remarks.append(f"{self.name}: after its set_state steps are not those after get_state, so neither is used")
+        if self._is_own:
+            remarks.append(f"{self.name}, by its vector entry point: a run that is resumed begins new episodes")
         if not self.repeats:
             resumed = (
                 "goes on with its episodes" if self.saves else "begins new episodes (all else goes on where it was)"
@@ -210,7 +224,7 @@ class GymnasiumEnvironment:
             raise RuntimeError(f"{self.name} has no render mode rgb_array, which a film needs; it has {modes}")
         options = {**self._recipe.options, "render_mode": "rgb_array"}
         recipe = dataclasses.replace(self._recipe, options=options)
-        return self._changed(num_envs=1, _stagger=False, _recipe=recipe, _num_processes=0)
+        return self._changed(num_envs=1, _stagger=False, _recipe=recipe, _num_processes=0, _is_own=False)
 
     def _changed(self, **changes: Any) -> Self:
         other = copy.copy(self)
@@ -227,8 +241,12 @@ class GymnasiumEnvironment:
                 an environment that draws from that seed is then the same for all of them.
 
         Raises:
+            InvalidValueError: Starts are to be the same, and the environment chooses them.
             SimulatorError: An environment raised an exception.
         """
+        if self._is_own and group_size > 1:
+            allowed = f"must be 1 with vectorization={OWN_VECTORIZATION}, whose starts cannot be chosen"
+            raise InvalidValueError("episodes from each start", group_size, allowed)
         lead, words = host.draw_keys(key, self.num_envs)
         keys = words.view(np.uint64)
         slots, count = self._opened(len(keys)), len(keys)
@@ -313,8 +331,8 @@ class GymnasiumEnvironment:
             self._run()
             return self._returned(lead, flat)
         lengths = np.where(flat.termination | flat.truncation, 0, flat.episode_length)
-        lost = np.full(count, not self.repeats)
-        if self.repeats:
+        lost = np.full(count, not self._num_logged)
+        if self._num_logged:
             slots.command[:], slots.seed[:], slots.last[:] = BEGIN, seed, False
             self._run()
             for step in range(lengths.max(initial=0)):
@@ -383,6 +401,9 @@ class GymnasiumEnvironment:
             self._slots = self._simulators.slots
         else:
             self._slots = Slots.over(bytearray(Slots.num_bytes(sizes)), sizes)
+            if self._is_own:
+                self._simulators = Vectors(self._recipe, self.metric_names, self._slots, self.num_envs)
+                return self._slots
             self._simulators = Simulators(self._recipe, self.metric_names, self._slots, 0, count)
         return self._slots
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import traceback
 import types
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,21 @@ class Recipe:
                 disable_env_checker=True,
                 **{**self.options, **options},
             )
+
+    def make_vector(self, num_envs: int) -> Any:
+        """Makes environments side by side by the id's own vector entry point.
+
+        Raises:
+            Exception: Whatever ``gymnasium.make_vec`` and the environment raise.
+        """
+        import gymnasium
+
+        limit = {} if self.episode_length is None else {"max_episode_steps": self.episode_length}
+        with quiet_mujoco(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*AutoresetMode metadata")  # ``Vectors`` asks for it
+            self.register()
+            mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+            return gymnasium.make_vec(self.env_id, num_envs, vectorization_mode=mode, **{**self.options, **limit})
 
     def register(self) -> None:
         """Imports what registers the id.

@@ -20,7 +20,7 @@ class Walk(gymnasium.Env):
         {"position": spaces.Box(-np.inf, np.inf, (2,), np.float64), "phase": spaces.Discrete(3)}
     )
 
-    def __init__(self, render_mode=None, event=None, at=3, period=4):
+    def __init__(self, render_mode=None, event=None, at=3, period=4, mode=None):
         self.render_mode, self.event, self.at, self.period = render_mode, event, at, period
 
     def reset(self, *, seed=None, options=None):
@@ -47,6 +47,7 @@ class Walk(gymnasium.Env):
         if now and self.event == "huge":
             reward = 1e11
         terminated = bool(now and self.event in ("terminate", "both"))
+        terminated |= self.event == "wander" and self.position[0] > 1
         truncated = bool(now and self.event in ("truncate", "both"))
         info = {"x": self.position[0], "far": bool(abs(self.position[0]) > 1), "text": "no number", "two": np.ones(2)}
         if self.event == "odd info" and self.steps > 8:
@@ -102,6 +103,15 @@ class Spaces(Walk):
 
 
 gymnasium.register("Walk-v0", Walk, max_episode_steps=10)
+
+
+def walks(num_envs, max_episode_steps, mode="SAME_STEP", **options):
+    """A vector entry point, with each mode of resetting."""
+    makes = [lambda: gymnasium.wrappers.TimeLimit(Walk(**options), max_episode_steps)] * num_envs
+    return gymnasium.vector.SyncVectorEnv(makes, autoreset_mode=gymnasium.vector.AutoresetMode[mode])
+
+
+gymnasium.register("Walks-v0", Walk, vector_entry_point=walks, max_episode_steps=10, kwargs={"mode": "SAME_STEP"})
 gymnasium.register("Saved-v0", Saved, max_episode_steps=10)
 gymnasium.register("tests/Endless-v0", Walk)
 gymnasium.register("Spaces-v0", Spaces, max_episode_steps=10)

@@ -27,6 +27,7 @@ from experiments.running.config import compose_job
 from experiments.running.tables import announcement
 from remac.training.loop import Checkpoint, TrainConfig, train
 from remac.types import Environment
+from remac.validation import InvalidValueError
 
 WALK, ENDLESS = "gymnasium_tasks:Walk-v0", "gymnasium_tasks:tests/Endless-v0"
 TESTS = Path(__file__).parent
@@ -285,6 +286,65 @@ def test_a_state_that_brings_no_episode_back_is_not_used():
     assert not make("HalfCheetah-v5").saves and not make("HalfCheetah-v5").remarks, "whose set_state is another"
 
 
+WALKS = "gymnasium_tasks:Walks-v0"
+
+
+@pytest.mark.parametrize(
+    ("mode", "event"),
+    [("SAME_STEP", "wander"), ("DISABLED", "wander"), ("NEXT_STEP", None), ("DISABLED", "nan")],
+)
+def test_an_own_vector_entry_point_is_a_plain_loop(mode, event):
+    """Whichever mode it resets in: true last observations, no step that is a reset, metrics of every step."""
+    env = make(WALKS, vectorization="vector_entry_point", mode=mode, event=event)
+    keys, actions = jax.random.split(jax.random.key(0), 2), actions_of(env, 25, 2)
+    states = rollout(env, env.reset(keys), actions)
+    plain = [gymnasium.make(WALKS, disable_env_checker=True, event=event) for _ in range(6)]
+    for number, one in enumerate(plain):
+        one.reset(seed=int(states[0].physics.seed[number // 3, 0]) + number % 3)  # as SyncVectorEnv seeds them
+    ended = 0
+    for before, state, action in zip(states, states[1:], actions, strict=False):
+        for number, one in enumerate(plain):
+            row = divmod(number, 3)
+            observation, reward, terminated, truncated, info = one.step(Flat(one).actions(np.float32(action[row]))[0])
+            if event == "nan" and not np.isfinite(one.unwrapped.position).all():
+                assert state.diverged[row] and state.termination[row] and state.reward[row] == 0
+                np.testing.assert_array_equal(state.final_observation[row], before.observation[row])
+                terminated = True
+            else:
+                np.testing.assert_array_equal(state.final_observation[row], flattened(one, observation))
+                assert (state.termination[row], state.truncation[row]) == (terminated, truncated)
+                assert state.reward[row] == np.float32(reward) and state.metrics["x"][row] == np.float32(info["x"])
+            if terminated or truncated:
+                ended += 1
+                observation, _ = one.reset()
+                np.testing.assert_array_equal(state.observation[row], flattened(one, observation))
+    assert ended >= 12
+    assert_equal(rollout(env, env.reset(keys), actions)[-1], states[-1])
+    alone = rollout(env, env.reset(keys[1]), actions[:, 1])[-1]
+    assert_equal(alone.replace(physics=None), jax.tree.map(lambda array: array[1], states[-1].replace(physics=None)))
+
+
+def test_what_a_vector_entry_point_cannot_do_is_said():
+    env = make(WALKS, vectorization="vector_entry_point", mode="NEXT_STEP", event="wander")
+    with pytest.raises(envs.SimulatorError, match="an episode ends before the others"):
+        rollout(env, env.reset(jax.random.key(0)), actions_of(env, 25))
+    broken = make(WALKS, vectorization="vector_entry_point", event="nan")
+    with pytest.raises(envs.SimulatorError, match="an episode breaks down and goes on"):
+        rollout(broken, broken.reset(jax.random.key(0)), actions_of(env, 25))
+    with pytest.raises(InvalidValueError, match=r"episodes from each start=3: must be 1"):
+        env.reset(jax.random.key(0), 3)
+    assert env.repeats and env.remarks == (
+        f"gymnasium/{WALKS}, by its vector entry point: a run that is resumed begins new episodes",
+    )
+    state = env.reset(jax.random.key(0))
+    with pytest.warns(UserWarning, match="3 of 3 episodes could not be resumed"):
+        again = make(WALKS, vectorization="vector_entry_point").restored(state)
+    assert not np.isin(again.observation[:, -2:], state.observation[:, -2:]).any()
+    silent = make("phys2d/Pendulum-v0", vectorization="vector_entry_point")
+    with pytest.raises(envs.SimulatorError, match="does not say how it resets itself"):
+        silent.reset(jax.random.key(0))
+
+
 def test_only_the_latest_state_is_stepped():
     env = make()
     state = env.reset(jax.random.key(0))
@@ -389,6 +449,15 @@ BAD = [
     (["env=gymnasium/Pendulum-v1", "+env.options.gravity=1"], ["env.options.gravity=1: Pendulum-v1 does not take"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.episode_length=0"], ["env.options.episode_length=0", "at least 1"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.vectorization=gpu"], ["vectorization=gpu", "sync, processes"]),
+    (
+        ["env=gymnasium/Pendulum-v1", "+env.options.vectorization=vector_entry_point"],
+        ["vectorization=vector_entry_point: Pendulum-v1 has no vector entry point; must be one of sync, processes"],
+    ),
+    (
+        [f"env=gymnasium/{WALKS}", "+env.options.vectorization=vector_entry_point",
+         "env.options.stagger_first_episodes=true"],
+        ["stagger_first_episodes=true: must be false with vectorization=vector_entry_point"],
+    ),
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),
     (["env=gymnasium/gymnasium_tasks:Spaces-v0"], ["env.options.which=null", "missing 1 required"]),

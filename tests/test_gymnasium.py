@@ -373,13 +373,13 @@ def test_an_episode_that_cannot_be_repeated_begins_anew(event):
     np.testing.assert_array_equal(after.episode_length, np.where(lost, 1, 5))
 
 
-def trained(event, saved, start=None):
+def trained(event, saved, start=None, env_id=WALK):
     """Nothing is learned, and so nothing of it is compiled."""
     config = TrainConfig(
         total_env_steps=48, prefill_env_steps=48, eval_every_env_steps=24, num_eval_episodes=2,
         checkpoint_every_env_steps=20,
     )  # fmt: skip
-    env = make(num_envs=4, event=event, episode_length=9)
+    env = make(env_id, num_envs=4, event=event, episode_length=9)
     agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(4,), batch_size=4, num_steps=3)
 
     def callback(event):
@@ -398,15 +398,15 @@ def given_up():
         return whole, trained("noise", saved, saved[0]), saved
 
 
-@pytest.mark.parametrize("event", fast_are(1, ["noise", None]))
-def test_a_training_is_resumed(event, given_up):
+@pytest.mark.parametrize("how", fast_are(1, ["given up", "by its actions", "by its state"]))
+def test_a_training_is_resumed(how, given_up):
     whole, resumed, _ = given_up
-    if event is None:
-        saved = []
-        whole = trained(event, saved)
-        resumed = trained(event, [], saved[0])
+    if how != "given up":
+        saved, env_id = [], WALK if how == "by its actions" else "gymnasium_tasks:Saved-v0"
+        whole = trained(None, saved, env_id=env_id)
+        resumed = trained(None, [], saved[0], env_id)
     assert [one.env_steps for one in resumed] == [24, 48]
-    if event is None:
+    if how != "given up":
         for one, other in zip(whole[1:], resumed, strict=True):
             assert one.metrics.keys() == other.metrics.keys() and "env/far" in one.metrics
             assert_equal(one.metrics, other.metrics)

@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from envs import device
+from envs import components, device
+from envs.components import Component, Components
 from envs.device import DeviceEnvironment
 from envs.quiet import quietly
 from remac.types import Array, Key, Metrics
@@ -71,6 +72,39 @@ class BraxTask:
     def action_size(self) -> int:
         """action_dim."""
         return self.env.action_size
+
+    @property
+    def components(self) -> Components | None:
+        """What the numbers of observations and actions are; of Brax's own tasks, whatever the backend."""
+        model, name = self.env.sys.mj_model, type(self.env).__name__
+        place, velocity = components.positions(model), components.velocities(model)
+        num_hidden = {"Halfcheetah": 1, "Hopper": 1, "Walker2d": 1, "Reacher": 0, "Pusher": 0}.get(name, 2)
+        if name in ("Hopper", "Walker2d"):  # Brax puts the torso's height there
+            place[1] = Component("x/torso_z", "m")
+        shown = place[num_hidden if getattr(self.env, "_exclude_current_positions_from_observation", True) else 0 :]
+        if name in ("Halfcheetah", "Hopper", "Walker2d", "Swimmer", "Ant"):
+            observation = [*shown, *velocity]
+        elif name in ("Humanoid", "HumanoidStandup"):
+            links = self.env.sys.link_names
+            inertia = [f"i{row}{column}" for row in "xyz" for column in "xyz"]
+            of_link = [*((part, "kg m^2") for part in inertia), ("mass", "kg")]
+            moving = [*((f"v{axis}", "m/s") for axis in "xyz"), *((f"w{axis}", "rad/s") for axis in "xyz")]
+            observation = [*shown, *velocity]
+            observation += [Component(f"com_inertia/{link}_{part}", unit) for link in links for part, unit in of_link]
+            observation += [Component(f"com_velocity/{link}_{part}", unit) for link in links for part, unit in moving]
+            observation += components.actuator_forces(model)
+        elif name == "Reacher":
+            turned = [one for form in ("cos({})", "sin({})") for one in components.renamed(place[:2], form, "1")]
+            tip = components.vector("xd/fingertip", 2, "m/s")
+            observation = [*turned, *place[2:], *tip, *components.vector("fingertip-target")]
+        elif name == "Pusher":
+            bodies = (one for body in ("tips_arm", "object", "goal") for one in components.vector(f"x/{body}"))
+            observation = [*place[:7], *velocity[:7], *bodies]
+        else:
+            return None
+        # Of these Brax scales an action of 1 to the highest control.
+        scales = model.actuator_ctrlrange[:, 1] if name in ("Humanoid", "HumanoidStandup", "Pusher") else None
+        return Components(observation, components.controls(model, scales))
 
     def start(self, key: Key) -> tuple[Any, Array]:
         """Draws a start."""

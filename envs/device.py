@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import jax
 import jax.numpy as jnp
 
+from envs.components import Components
 from remac.types import HUGE, AnyArray, Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
 
@@ -138,6 +139,11 @@ class DeviceEnvironment:
     def action_size(self) -> int:
         """action_dim."""
         return self.task.action_size
+
+    @property
+    def components(self) -> Components | None:
+        """What the numbers of observations and actions are, if the task has such an attribute."""
+        return getattr(self.task, "components", None)
 
     @functools.cached_property
     def metric_names(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ import mujoco
 import numpy as np
 
 from envs import host
+from envs.components import Components, controls, numbered
 from envs.mujoco_rendering import Renderer
 from envs.quiet import silence_mujoco
 from remac.machine import available_cpus
@@ -227,6 +228,15 @@ class DMCEnvironment:
         self.observation_size = sum(np.size(part) for part in first.task.get_observation(first.physics).values())
         self._measure = _MEASURED.get(domain)
         self.metric_names = () if self._measure is None else (self._measure[0],)
+
+    @property
+    def components(self) -> Components:
+        """What the numbers of observations and actions are; dm_control names the former, and gives no units."""
+        with self._threads:
+            physics, task = self._worker(0).physics, self._worker(0).task
+            observed = {name: np.size(part) for name, part in task.get_observation(physics).items()}
+            action = controls(physics.model.ptr)
+        return Components([one for name, size in observed.items() for one in numbered(name, size)], action)
 
     def for_evaluation(self, num_envs: int) -> "DMCEnvironment":
         """Returns the same task with another number of environments and no staggered starts.

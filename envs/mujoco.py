@@ -27,6 +27,7 @@ import mujoco
 import numpy as np
 
 from envs import host
+from envs.components import Components, controls
 from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task
@@ -165,6 +166,11 @@ class MujocoEnvironment:
             option = "reset_noise_scale" if hasattr(self.task, "reset_noise_scale") else "xml_file"
             allowed = f"must give starts with observations below {HUGE:g}"
             raise InvalidValueError(option, getattr(self.task, option), allowed)
+
+    @property
+    def components(self) -> Components:
+        """What the numbers of observations and actions are."""
+        return Components(self.task.components(self.model), controls(self.model))
 
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggered starts.

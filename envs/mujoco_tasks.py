@@ -69,6 +69,15 @@ from typing import Any, ClassVar, NamedTuple
 import mujoco
 import numpy as np
 
+from envs.components import (
+    Component,
+    actuator_forces,
+    of_bodies,
+    positions,
+    renamed,
+    vector,
+    velocities,
+)
 from remac.validation import InvalidValueError, require_int, require_number, require_one_of
 
 Range = tuple[float, float]
@@ -158,6 +167,10 @@ class Task:
         """Observation, `[B, obs_dim]`."""
         raise NotImplementedError
 
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        """What its numbers are, obs_dim of them."""
+        raise NotImplementedError
+
     def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         """What a step with forward velocity `[B]` came to."""
         raise NotImplementedError
@@ -194,6 +207,10 @@ class _Runner(_NoisyStart):
         first = self.num_current_positions if self.exclude_current_positions_from_observation else 0
         limit = self.max_observed_velocity
         return np.concatenate([readings.qpos[:, first:], np.clip(readings.qvel, -limit, limit)], axis=1)
+
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        first = self.num_current_positions if self.exclude_current_positions_from_observation else 0
+        return [*positions(model)[first:], *velocities(model)]
 
     def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         cost = self.ctrl_cost_weight * _sum_of_squares(readings.ctrl)
@@ -341,6 +358,10 @@ class Ant(_Upright):
         forces = self._contact_forces(readings)[:, 1:].reshape(len(observation), -1)
         return np.concatenate([observation, forces], axis=1)
 
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        forces = of_bodies(model, "cfrc_ext") if self.include_cfrc_ext_in_observation else []
+        return [*super().components(model), *forces]
+
     def healthy(self, readings: Readings) -> np.ndarray:
         low, high = self.healthy_z_range
         z = readings.qpos[:, 2]
@@ -376,6 +397,14 @@ class _HumanoidBody(Task):
             if getattr(self, f"include_{name}_in_observation"):
                 parts.append(readings.derived[name][:, rows:].reshape(len(readings.qpos), -1))
         return np.concatenate(parts, axis=1)
+
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        first = 2 if self.exclude_current_positions_from_observation else 0
+        found = [*positions(model)[first:], *velocities(model)]
+        for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext"):
+            if getattr(self, f"include_{name}_in_observation"):
+                found += actuator_forces(model)[6:] if name == "qfrc_actuator" else of_bodies(model, name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,6 +485,11 @@ class _Arm(Task):
         parts = [np.cos(angles), np.sin(angles), readings.qpos[:, 2:], readings.qvel[:, :2], gap[:, :2]]
         return np.concatenate(parts, axis=1)
 
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        place = positions(model)
+        turned = [part for form in ("cos({})", "sin({})") for part in renamed(place[:2], form, "1")]
+        return [*turned, *place[2:], *velocities(model)[:2], *vector("fingertip-target", 2)]
+
     def _gap(self, readings: Readings) -> np.ndarray:
         return _body(readings, "fingertip") - _body(readings, "target")
 
@@ -518,6 +552,10 @@ class Pusher(Task):
         bodies = [_body(readings, name) for name in ("tips_arm", "object", "goal")]
         return np.concatenate([readings.qpos[:, :7], readings.qvel[:, :7], *bodies], axis=1)
 
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        bodies = (part for name in ("tips_arm", "object", "goal") for part in vector(f"xpos/{name}"))
+        return [*positions(model)[:7], *velocities(model)[:7], *bodies]
+
     def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         tip, thing, goal = (_body(readings, name) for name in ("tips_arm", "object", "goal"))
         distance, near = np.linalg.norm(thing - goal, axis=1), np.linalg.norm(thing - tip, axis=1)
@@ -537,6 +575,9 @@ class InvertedPendulum(_NoisyStart):
 
     def observe(self, readings: Readings) -> np.ndarray:
         return np.concatenate([readings.qpos, readings.qvel], axis=1)
+
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        return [*positions(model), *velocities(model)]
 
     def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         observation = self.observe(readings)
@@ -560,6 +601,12 @@ class InvertedDoublePendulum(_NoisyStart):
         angles = readings.qpos[:, 1:]
         limited = np.clip(np.concatenate([readings.qvel, readings.derived["qfrc_constraint"][:, :1]], axis=1), -10, 10)
         return np.concatenate([readings.qpos[:, :1], np.sin(angles), np.cos(angles), limited], axis=1)
+
+    def components(self, model: mujoco.MjModel) -> list[Component]:
+        cart, *angles = positions(model)
+        turned = [part for form in ("sin({})", "cos({})") for part in renamed(angles, form, "1")]
+        force = cart.name.replace("qpos", "qfrc_constraint")
+        return [cart, *turned, *velocities(model), Component(force, "N")]
 
     def outcome(self, readings: Readings, velocity: np.ndarray) -> Outcome:
         tip = readings.derived["site_xpos"][:, 0]

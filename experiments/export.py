@@ -1,7 +1,8 @@
 """Takes a policy away: ``python -m experiments.export <run directory> format=numpy|onnx|stablehlo``.
 
 Writes what leads from the task's raw observation to the policy's mean action in the task's own units, with the
-normalisation of observations, and ``contract.json``, which says what goes in and what comes out:
+normalisation of observations, and ``contract.json``, which says what goes in and what comes out, each number with its
+name and unit where the suite knows them:
 
 | format | files | runs with |
 |---|---|---|
@@ -140,6 +141,11 @@ def make_contract(saved: SavedRun, action_range: ActionRange, observation: np.nd
     env, config = saved.env, read_config(saved.directory)
     trained = read_json(saved.directory / PROVENANCE)[0] or {}
     origins = {"trained": trained, "exported": provenance()}
+    known = getattr(env, "components", None)
+    observed, acted = (
+        _names_and_units(name, size, known and getattr(known, name))
+        for name, size in (("observation", env.observation_size), ("action", env.action_size))
+    )
     return {
         "task": env.name,
         "options": config["env"]["options"],
@@ -152,7 +158,8 @@ def make_contract(saved: SavedRun, action_range: ActionRange, observation: np.nd
             "name": INPUT,
             "shape": [BATCH, env.observation_size],
             "type": "float32",
-            "units": "as the task gives them, neither normalised nor clipped",
+            "values": "as the task gives them, neither normalised nor clipped",
+            **observed,
             "seen_low": observation.min(axis=0).tolist(),
             "seen_high": observation.max(axis=0).tolist(),
         },
@@ -160,11 +167,19 @@ def make_contract(saved: SavedRun, action_range: ActionRange, observation: np.nd
             "name": OUTPUT,
             "shape": [BATCH, env.action_size],
             "type": "float32",
-            "units": "as the task takes them: the mean action, scaled to its range",
+            "values": "as the task takes them: the mean action, scaled to its range",
+            **acted,
             "low": action_range.low.tolist(),
             "high": action_range.high.tolist(),
         },
     }
+
+
+def _names_and_units(name: str, size: int, known: Sequence[tuple[str, str | None]] | None) -> dict[str, Any]:
+    """Returns what the suite knows of each number, or numbers them."""
+    components = known or [(f"{name}/{index}", None) for index in range(size)]
+    names, units = zip(*components, strict=True)
+    return {"names": list(names), "units": list(units)}
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class Environment(Protocol):
     an ``action_range``: what actions -1 and 1 are in the task's own units, `[2, action_dim]`, -1 and 1 without it.
     With a ``policy_observation_size`` that is not None, the first so many numbers of an observation are what the policy
     sees, and the others what critics see, which the environments of ``for_evaluation`` leave out.
+    It may tell what its numbers are by ``components``: ``observation`` and ``action``, obs_dim and action_dim pairs of
+    a name and a unit, the unit None where it is not known.
     One on the device may have a ``step_to_the_end(state, action)``: ``step`` for evaluations, which do not look at what
     follows the first episode.
     """

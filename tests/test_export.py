@@ -106,6 +106,9 @@ def test_the_command_writes_what_numpy_alone_acts_with(run, run_module):
     contract = json.loads((folder / "contract.json").read_text())
     assert (contract["task"], contract["agent"], contract["env_steps"]) == ("mujoco/inverted_pendulum", "remac", 7)
     assert contract["input"]["shape"] == ["batch", 4] and contract["output"]["shape"] == ["batch", 1]
+    assert contract["input"]["names"] == ["qpos/slider", "qpos/hinge", "qvel/slider", "qvel/hinge"]
+    assert contract["input"]["units"] == ["m", "rad", "m/s", "rad/s"]
+    assert (contract["output"]["names"], contract["output"]["units"]) == (["ctrl/slide"], ["100 N"])
     assert (contract["output"]["low"], contract["output"]["high"]) == ([-3.0], [3.0])
     assert contract["check"]["observations"] == 1000 and 0 <= contract["check"]["largest_difference"] <= 1e-5
     assert len(contract["trained"]["commit"]) >= 40 and set(contract["files"]) == {"policy.npz", "policy.py"}
@@ -119,6 +122,34 @@ def test_the_command_writes_what_numpy_alone_acts_with(run, run_module):
     np.testing.assert_allclose(first, both[0], rtol=0, atol=3e-5)
     # What the environment makes of an action is what the file gives.
     np.testing.assert_array_equal(saved.env.action_range, [[-3], [3]])
+
+
+@pytest.mark.parametrize(
+    ("env", "observed", "acted"),
+    [
+        ("mujoco/reacher", [("cos(qpos/joint0)", "1"), ("fingertip-target_y", "m")], ("ctrl/joint1", "200 N m")),
+        ("dmc/cartpole-swingup", [("position/0", None), ("velocity/1", None)], ("ctrl/slide", "10 N")),
+        ("brax/halfcheetah", [("qpos/rootz", "m"), ("qvel/ffoot", "rad/s")], ("ctrl/ffoot", "30 N m")),
+        ("probe/action", [("observation/0", None), ("observation/0", None)], ("action/0", None)),
+    ],
+)
+def test_the_contract_names_every_number_and_its_unit(tmp_path, env, observed, acted):
+    """Of three suites; of another one it numbers them."""
+    if env.startswith("dmc"):
+        pytest.importorskip("dm_control")
+    job = compose_job([f"env={env}", "agent.hidden_sizes=[8]"])
+    RunDirectory(tmp_path, job.config).close()
+    shapes = job.agent.policy(jax.eval_shape(job.agent.init, jax.random.key(0)))
+    save_policy(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), tmp_path / "policy")
+    saved = export.load_run(tmp_path)
+    ends = np.ones(saved.env.action_size, np.float32)
+    seen = np.zeros((2, saved.env.observation_size), np.float32)
+    contract = export.make_contract(saved, ActionRange(-ends, ends), seen)
+    for side, size in (("input", saved.env.observation_size), ("output", saved.env.action_size)):
+        assert len(contract[side]["names"]) == len(contract[side]["units"]) == size
+    found = [list(zip(contract[side]["names"], contract[side]["units"], strict=True)) for side in ("input", "output")]
+    assert [found[0][0], found[0][-1], found[1][-1]] == [*observed, acted]
+    assert json.loads(json.dumps(contract)) == contract
 
 
 def test_files_that_act_otherwise_are_not_written(run, run_module, tmp_path, monkeypatch):

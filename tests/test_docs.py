@@ -2,28 +2,21 @@
 
 import importlib
 import re
-import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
-from pages import blocks
+from pages import blocks, commands
 
+import envs
 from experiments.running.config import compose_job
 from remac.types import Environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a page needs that is not installed with the tests, or stands for something of the reader's.
-NOT_HERE = ("<", "my_package", "gymnasium_robotics", "env=playground")
-
-
-def commands():
-    """Every command line of ``experiments`` once, without its comment."""
-    lines = [
-        line for page in PAGES for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
-    ]
-    shown = [line[line.index("python -m experiments.") :] for line in lines if "python -m experiments." in line]
-    return dict.fromkeys(tuple(shlex.split(line, comments=True)[2:]) for line in shown)
+NOT_HERE = ("<", "$1", "my_package", "gymnasium_robotics", "env=playground")
 
 
 def first_of_each(override):
@@ -36,7 +29,7 @@ def first_of_each(override):
     return override if values.startswith("[") else f"{key}={values.split(',')[0]}"
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize("command", dict.fromkeys(one for page in PAGES for one in commands(page)), ids=" ".join)
 def test_command_lines_are_understood(command):
     module, *arguments = command
     assert importlib.util.find_spec(module), "is no module"
@@ -79,6 +72,18 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
 
     assert namespace["make"](namespace["TASKS"][0], num_envs=2, episode_length=7).episode_length == 7
 
+    # With the module and the file of its last two blocks it is a suite of the command line.
+    (values,) = blocks(ROOT / "docs" / "environment.md", "yaml")
+    (tmp_path / "env" / "my").mkdir(parents=True)
+    (tmp_path / "env" / "my" / "_suite.yaml").write_text(values)
+    module = types.ModuleType("envs.my")
+    vars(module).update(namespace)
+    monkeypatch.setitem(sys.modules, "envs.my", module)
+    monkeypatch.setattr(envs, "SUITES", (*envs.SUITES, "my"))
+    job = compose_job(["env=my/pendulum", f"hydra.searchpath=[remac-tasks://,file://{tmp_path}]"])
+    assert (job.env.name, job.env.episode_length, job.config["setting"]) == ("my/pendulum", 200, "modern")
+    assert (job.config["total_env_steps"], job.train_config.num_eval_episodes) == (100_000, 16)
+
     walk, jax, np = namespace["Walk"](num_envs=3), namespace["jax"], namespace["np"]
     state = walk.reset(jax.random.split(jax.random.key(0), 2), group_size=3)
     assert isinstance(walk, Environment) and len(np.unique(state.observation)) == 2
@@ -87,6 +92,14 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         assert (state.truncation == (step == walk.episode_length)).all()
     assert (state.final_observation > 3).all() and (abs(state.observation) < 1).all()
     assert len(np.unique(state.observation)) == 6
+
+
+def test_every_block_of_code_is_one_that_a_test_takes():
+    """Commands, Python, and the one file of configuration; text is what a command prints."""
+    found = {(page.name, language) for page in PAGES for language in re.findall(r"^```(.+)$", page.read_text(), re.M)}
+    others = {(name, language) for name, language in found if language not in ("bash", "python")}
+    of_files = {("environment.md", "yaml"), ("agent.md", "yaml")}  # the latter in test_hyperparameters
+    assert others == of_files | {("README.md", "bibtex"), ("sweeps.md", "text")}
 
 
 def test_links_lead_somewhere():

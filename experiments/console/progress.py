@@ -1,7 +1,6 @@
 """Progress: env steps, their rate, the time left, and the latest return and entropy."""
 
 import contextlib
-import multiprocessing
 import os
 import sys
 import threading
@@ -46,7 +45,7 @@ class ProgressBar:
         self._prefix = f"{name}: " if name else ""
         self._clock, self._begin = clock, clock()
         self._stream, self._made = _Unfailing(sys.stderr), contextlib.ExitStack()
-        self._is_terminal = _is_terminal(sys.stderr) and multiprocessing.current_process().name == "MainProcess"
+        self._is_terminal = _is_terminal(sys.stderr) and _is_first_process()
         self._bar = tqdm(
             file=self._stream if self._is_terminal else _Unfailing(None),
             total=total_env_steps,
@@ -194,3 +193,9 @@ def _is_terminal(stream: Any) -> bool:
     with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
         return stream.isatty()
     return False
+
+
+def _is_first_process() -> bool:
+    from multiprocessing import current_process  # at a start it can wait
+
+    return current_process().name == "MainProcess"

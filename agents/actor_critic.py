@@ -27,6 +27,7 @@ from remac.policies.norms import NORMS, STATISTICS
 from remac.policies.policy_network import ACTIVATIONS, LOG_STD_BOUNDS, LOG_STD_RANGE, PRECISIONS, PolicyNetwork
 from remac.policies.value_heads import CATEGORICAL_TARGETS, CategoricalHead, ScalarHead, ValueHead
 from remac.selection import median
+from remac.training.devices import mean_over_parts
 from remac.training.experience import Replay
 from remac.types import Array, Key, Metrics, PyTree, Transition
 from remac.validation import InvalidValueError
@@ -306,7 +307,7 @@ class ActorCritic(BaseAgent):
             return loss, (metrics, moved)
 
         params = state.policy["params"]
-        (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (loss, (metrics, moved)), gradient = mean_over_parts(jax.value_and_grad(loss_fn, has_aux=True)(params))
         updates, optimizer = self._make_actor_optimizer().update(gradient, state.policy_optimizer, params)
         grad_norm, update_norm = _norms(gradient, updates)
         metrics = metrics | {
@@ -350,7 +351,7 @@ class ActorCritic(BaseAgent):
             return head.loss(outputs, wanted), (metrics, moved)
 
         params = state.critics["params"]
-        (loss, (metrics, moved)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (loss, (metrics, moved)), gradient = mean_over_parts(jax.value_and_grad(loss_fn, has_aux=True)(params))
         updates, optimizer = self._make_critic_optimizer().update(gradient, state.critic_optimizer, params)
         metrics = metrics | {"critic/loss": loss, "critic/grad_norm": _norms(gradient)[0]}
         critics = state.critics | moved | {"params": optax.apply_updates(params, updates)}

@@ -174,6 +174,7 @@ class Config:
     num_eval_episodes: int = MISSING
     num_eval_retries: int = 1
     replay_capacity: int = MISSING
+    split_batch: bool = False
     max_diverged_fraction: float = MISSING
 
 

@@ -1,18 +1,21 @@
-"""Splits the members of a population over the local devices; one device is the same code with one part."""
+"""Splits the members of a population over the local devices, or every member's batches; one device is the same code."""
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from remac.types import PyTree
+from remac.types import Array, Key, PyTree
 
-AXIS = "members"
+Tree = TypeVar("Tree")
+
+AXIS, BATCH_AXIS = "members", "batch"
 SPLIT = PartitionSpec(AXIS)  # arrays with leading axis `[P]`: every device holds its own members
 WHOLE = PartitionSpec()  # arrays that all members share: every device holds a copy
 
@@ -23,9 +26,11 @@ class MemberSplit:
 
     Attributes:
         num_members: P.
+        split_batch: Instead every device has all members, and makes its own part of each of their batches.
     """
 
     num_members: int
+    split_batch: bool = False
 
     @property
     def num_places(self) -> int:
@@ -38,12 +43,18 @@ class MemberSplit:
         return math.ceil(self.num_members / self._members_per_device)
 
     @property
+    def batch_parts(self) -> int:
+        """The number of parts that batches are in, each on a device of its own."""
+        return len(jax.local_devices()) if self.split_batch else 1
+
+    @property
     def _members_per_device(self) -> int:
-        return math.ceil(self.num_members / len(jax.local_devices()))
+        return self.num_members if self.split_batch else math.ceil(self.num_members / len(jax.local_devices()))
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return Mesh(np.array(jax.local_devices()[: self.num_devices]), (AXIS,))
+        devices = np.array(jax.local_devices()[: self.num_devices * self.batch_parts])
+        return Mesh(devices[None], (AXIS, BATCH_AXIS)) if self.split_batch else Mesh(devices, (AXIS,))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  trainings of a kind share their programs
     def program(
@@ -88,3 +99,30 @@ class MemberSplit:
         return jax.tree.map(
             lambda spec: NamedSharding(self._mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
         )
+
+
+def own_part(rows: Array, num_parts: int) -> Array:
+    """Returns this device's part of rows `[..., B]`, `[..., B / num_parts]`."""
+    if num_parts == 1:
+        return rows
+    size = rows.shape[-1] // num_parts
+    return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(BATCH_AXIS) * size, size, axis=-1)
+
+
+def own_keys(keys: Key, num_parts: int) -> Key:
+    """Returns this device's own of keys that all devices have, which are consumed."""
+    if num_parts == 1:
+        return keys
+    part = jax.lax.axis_index(BATCH_AXIS)
+    return jax.vmap(lambda key: jax.random.fold_in(key, part))(keys)
+
+
+def mean_over_parts(tree: Tree) -> Tree:
+    """Averages what devices have made of their parts of a batch, in one exchange; elsewhere it is the tree itself."""
+    try:
+        jax.lax.axis_index(BATCH_AXIS)
+    except NameError:  # no axis has that name: a batch is whole
+        return tree
+    flat, unflatten = ravel_pytree(tree)
+    mean: Tree = unflatten(jax.lax.pmean(flat, BATCH_AXIS))
+    return mean

@@ -17,7 +17,7 @@ from flax import struct
 from remac import random
 from remac.machine import choose, on_accelerator
 from remac.training.agent import Agent
-from remac.training.devices import SPLIT, WHOLE
+from remac.training.devices import SPLIT, WHOLE, own_keys, own_part
 from remac.training.experience import transition_example
 from remac.training.metrics import Packed, pack
 from remac.types import AnyArray, Array, Environment, EnvState, Key, Metrics, PyTree, Transition
@@ -284,7 +284,7 @@ def act(agents: Agent, agent_states: PyTree, keys: Key, observation: AnyArray) -
     return map_members(member, agents, agent_states, keys, observation)
 
 
-def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> TrainState:
+def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int, batch_parts: int = 1) -> TrainState:
     """Takes in a round's steps and makes ``num_updates`` updates (0 while prefilling).
 
     A member with a non-finite metric keeps the agent state it had before that round, for good.
@@ -294,6 +294,7 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
         state: Before the round; donate it.
         new: Leading axes `[P, T, E]`.
         num_updates: Static.
+        batch_parts: Static; the devices that batches are split over, see ``MemberSplit``.
     """
     kind = agents.experience
     replay = kind.add(state.replay, new.transition)
@@ -316,8 +317,11 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> 
 
         keys = jax.random.split(key, num_updates + 1)
         pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
-        drawn = jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0])
-        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, pairs[:, 1]))
+        drawn = jax.tree.map(
+            functools.partial(own_part, num_parts=batch_parts),
+            jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0]),
+        )
+        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, own_keys(pairs[:, 1], batch_parts)))
         sums = _add_metrics(
             sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps, agent.steps_per_update
         )

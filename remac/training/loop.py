@@ -19,7 +19,7 @@ from remac.training import replay
 from remac.training.agent import Agent
 from remac.training.devices import SPLIT, WHOLE, MemberSplit
 from remac.training.evaluation import Evaluator
-from remac.training.experience import ON_POLICY_TRAINING, Experience, transition_example
+from remac.training.experience import ON_POLICY_TRAINING, Experience, Replay, transition_example
 from remac.training.functions import (
     Steps,
     TrainState,
@@ -62,6 +62,9 @@ class TrainConfig:
         max_diverged_fraction: Share of the environment steps so far, counted as at least 100, in which the simulation
             may diverge; a member with more is stopped at the next evaluation.
         checkpoint_every_env_steps: Environment steps between ``Checkpoint`` events; None for no such events.
+        split_batch: Whether every batch is split over the local devices, which average their gradients, instead of
+            members: faster where a step is long, but the last bits then depend on the number of devices, batch norms
+            are of a device's part, and the replay is on all of them.
     """
 
     total_env_steps: int = 100_000
@@ -74,6 +77,7 @@ class TrainConfig:
     replay_capacity: int = 1_000_000
     max_diverged_fraction: float = 0.01
     checkpoint_every_env_steps: int | None = None
+    split_batch: bool = False
 
     @property
     def replay_rows(self) -> int:
@@ -108,6 +112,8 @@ class TrainConfig:
             raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least {name}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         experience.validate(self.replay_capacity, num_envs)
+        if self.split_batch:
+            _require_parts(experience)
         if experience.on_policy:
             for name, value in ON_POLICY_TRAINING.items():
                 if getattr(self, name) != value:
@@ -117,6 +123,15 @@ class TrainConfig:
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one."""
         return agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
+
+
+def _require_parts(experience: Experience) -> None:
+    number = len(jax.local_devices())
+    if not isinstance(experience, Replay):
+        raise InvalidValueError("split_batch", True, "must be false for an agent without a replay")
+    if experience.batch_size % number:
+        allowed = f"needs a batch_size that the number of devices, {number}, divides; it is {experience.batch_size}"
+        raise InvalidValueError("split_batch", True, allowed)
 
 
 def env_steps_of_round(env: Environment, experience: Experience) -> int:
@@ -358,7 +373,7 @@ def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> int:
     memory = loop.lowered(keys).compile().memory_analysis()
     assert memory is not None
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return (held + memory.temp_size_in_bytes) * loop.split.num_devices
+    return (held + memory.temp_size_in_bytes) * loop.split.num_devices * loop.split.batch_parts
 
 
 class _Loop:
@@ -382,7 +397,7 @@ class _Loop:
         self.env_steps_per_round = env_steps_of_round(env, agents.experience)
         self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
         self.total_rounds = config.num_rounds(self.env_steps_per_round)
-        self.split = split = MemberSplit(num_members)
+        self.split = split = MemberSplit(num_members, config.split_batch)
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split, config.num_eval_retries)
@@ -557,15 +572,18 @@ class _Loop:
     def _learn(self, num_updates: int) -> Callable[..., TrainState]:
         """Returns the program of a round's second half."""
         return self.split.program(
-            learn, (SPLIT, self.state_split, SPLIT), self.state_split, donate=(1,), num_updates=num_updates
+            learn, (SPLIT, self.state_split, SPLIT), self.state_split, donate=(1,), **self._updates(num_updates)
         )
 
     def _epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
         """Returns the program of many rounds, for suites on the device."""
         both = (self.state_split, SPLIT)
         return self.split.program(
-            rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
+            rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, **self._updates(num_updates)
         )
+
+    def _updates(self, num_updates: int) -> dict[str, int]:
+        return {"num_updates": num_updates, "batch_parts": self.split.batch_parts}
 
     def _evaluate(self) -> None:
         self.evaluating = True
@@ -647,7 +665,14 @@ def _split_keys(keys: Key) -> tuple[Key, Key]:
 
 
 def rounds(
-    agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
+    agents: Agent,
+    state: TrainState,
+    env_state: EnvState,
+    num_rounds: Array,
+    *,
+    env: Environment,
+    num_updates: int,
+    batch_parts: int = 1,
 ) -> tuple[TrainState, EnvState]:
     """Makes rounds in environments on the device: one act and step for each step of a round, and then ``learn``.
 
@@ -658,7 +683,9 @@ def rounds(
         num_rounds: A number on the device, so that rounds of every number are one program.
         env: Static.
         num_updates: As in ``learn``.
+        batch_parts: As in ``learn``.
     """
+    updates = {"num_updates": num_updates, "batch_parts": batch_parts}
     length, group_size = agents.experience.steps_per_round, agents.experience.group_size
 
     def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
@@ -676,7 +703,7 @@ def rounds(
 
         (keys, after), steps = jax.lax.scan(one_step, (state.key, before), length=length, unroll=length == 1)
         steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), steps)
-        return learn(agents, dataclasses.replace(state, key=keys), steps, num_updates=num_updates), after
+        return learn(agents, dataclasses.replace(state, key=keys), steps, **updates), after
 
     return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
 

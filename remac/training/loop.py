@@ -121,8 +121,9 @@ class TrainConfig:
                     raise InvalidValueError(name, getattr(self, name), allowed)
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
-        """Returns the size in bytes of the replay, 0 without one."""
-        return agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
+        """Returns the size in bytes of the replay, 0 without one; of all copies where devices share a memory."""
+        copies = MemberSplit(1, self.split_batch).batch_parts if jax.default_backend() == "cpu" else 1
+        return copies * agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
 
 
 def _require_parts(experience: Experience) -> None:

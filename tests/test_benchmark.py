@@ -112,10 +112,11 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
     rows = peers.run("small", 2, ("rejax",), tmp_path)
     outcomes = [(row["agent"], row["who"], row["error"]) for row in rows]
     no_package = "no such package"
-    assert outcomes == [
-        (agent, *who) for agent in ("sac", "sac", "ppo") for who in (("ours", ""), ("rejax", no_package))
-    ]
-    assert rows[0]["ours_over_peer"] == 1.0 and "env_steps_per_second" not in rows[1]
+    of_sac = [("ours", ""), ("ours, split_batch", ""), ("rejax", no_package)]
+    expected = [*(("sac", *who) for who in of_sac * 2), ("ppo", "ours", ""), ("ppo", "rejax", no_package)]
+    assert outcomes == expected
+    assert rows[1]["ours_over_peer"] == rows[0]["split_over_peer"] == 1.0
+    assert "env_steps_per_second" not in rows[2] and "split_over_peer" not in rows[6]
 
 
 @pytest.mark.slow

@@ -31,6 +31,9 @@ REQUIREMENTS = {
 }
 
 
+SPLIT = "ours, split_batch"
+
+
 class Comparison(NamedTuple):
     """What is trained the same by several libraries.
 
@@ -79,7 +82,8 @@ def run(
 
     Returns:
         Rows with steps per second, compilation and prefill not counted, and ``ours_over_peer``, the median over the
-        turns of our rate over the peer's; where its script tells them, ``start_seconds``, from starting
+        turns of our rate over the peer's, and of an agent with a replay ``split_over_peer``, of ours with
+        ``split_batch``; where its script tells them, ``start_seconds``, from starting
         it the first time to the end of the first gradient steps, our first evaluation included. A peer that does not
         install or run has its last line of output in ``error`` instead.
     """
@@ -92,7 +96,8 @@ def run(
         if not compared:
             continue
         failed = dict(errors)
-        rates: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in compared}}
+        ours = ["ours", SPLIT] if comparison.agent == "sac" else ["ours"]
+        rates: dict[str, list[float]] = {name: [] for name in (*ours, *compared)}
         starts: dict[str, float] = {}
         for name in timing.turns(list(rates), repeats):
             if failed.get(name):
@@ -108,10 +113,12 @@ def run(
         for name, measured in rates.items():
             row: Row = {"agent": comparison.agent, "task": comparison.task, "envs": comparison.num_envs}
             row |= {"width": comparison.width, "who": name}
-            if len(measured) == repeats and len(rates["ours"]) == repeats:
-                ratios = np.array(rates["ours"]) / np.array(measured)
+            if len(measured) == repeats:
                 row |= timing.summary(measured, "env_steps_per_second")
-                row |= timing.summary(ratios.tolist(), "ours_over_peer")
+                for one, told in zip(ours, ("ours_over_peer", "split_over_peer"), strict=False):
+                    if len(rates[one]) == repeats:
+                        ratios = np.array(rates[one]) / np.array(measured)
+                        row |= timing.summary(ratios.tolist(), told)
                 row |= {"start_seconds": starts[name]} if name in starts else {}
             rows.append(row | {"error": failed.get(name) or ""})
     return rows
@@ -197,7 +204,8 @@ def _measure(
 ) -> dict[str, Any] | str:
     """Returns what a script prints, or the last line of what went wrong."""
     task = comparison.task
-    if who == "ours":
+    if who in ("ours", SPLIT):
+        what = "split" if who == SPLIT else what
         script = [sys.executable, "-m", f"{__name__}.ours"]
     else:
         script = [str(_python(directory / who)), str(SCRIPTS / f"{who}.py")]

@@ -1,5 +1,9 @@
-"""What peers are compared with: ``python -m experiments.benchmark.peers.ours``, arguments as in ``_gymnasium.py``."""
+"""What peers are compared with: ``python -m experiments.benchmark.peers.ours``, arguments as in ``_gymnasium.py``.
 
+``split`` is ``speed`` with ``split_batch``.
+"""
+
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +15,7 @@ from typing import Any
 import envs
 from experiments.benchmark.train import measure, settings
 from experiments.records.files import read_metrics
+from experiments.running.hydra_main import use_all_cpus
 
 
 def train(agent: str, num_envs: int, width: int, task: str, seed: int, env_steps: list[int]) -> dict[str, Any]:
@@ -32,9 +37,11 @@ def train(agent: str, num_envs: int, width: int, task: str, seed: int, env_steps
 if __name__ == "__main__":
     agent_name, _, _, task, what, *arguments = sys.argv[1:]
     num_envs, width = map(int, sys.argv[2:4])
-    if what == "speed":
+    if what in ("speed", "split"):
+        use_all_cpus()
         env = envs.make(task, num_envs=num_envs)
         agent, config = settings(agent_name, env, width)
+        config = dataclasses.replace(config, split_batch=what == "split")
         called = time.time()
         row = measure(agent, env, config, 1, float(arguments[0]))
         print(json.dumps(row | {"first_step_at": called + row["first_step_seconds"]}))

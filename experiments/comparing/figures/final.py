@@ -120,8 +120,9 @@ def _against(runs: Runs, factor: str, metrics: Sequence[str], name: str) -> Draw
                 rows += draw_level(panel, cell, metric, factor)
             x = readable(FACTOR_LABELS.get(factor, factor), 40)
             label(panel, title=readable(task_title(task), TITLE_WIDTH), x=x, y=metric_label(metric))
-            shown = [readable(tick, 20) for tick in ticks]
-            panel.set_xticks(range(len(ticks)), shown, rotation=30 if sum(map(len, shown)) > 24 else 0)
+            shown = [readable(tick, 30) for tick in ticks]
+            turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, shown)) > 24 else {}
+            panel.set_xticks(range(len(ticks)), shown, **turned)
             panel.set_xlim(-0.5, len(ticks) - 0.5)
             panel.grid(alpha=0.3)
     legend(figure, axes.flat)

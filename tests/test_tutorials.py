@@ -53,6 +53,7 @@ def test_the_ablation_runs_and_leaves_what_its_page_reads(run_module, tmp_path):
     assert (tmp_path / "epsilon.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "sizes"), [("epsilon.md", [16, 16]), ("cluster.md", [16])])
 def test_presets_of_tutorials_are_planned(page, sizes, tmp_path):
     """As many runs as the grid has; of one seed, since each is composed."""

@@ -189,7 +189,7 @@ class ActorCritic(BaseAgent):
     @property
     def experience(self) -> Replay:
         """What the agent learns from."""
-        return Replay(self.batch_size, self.num_steps)
+        return Replay(self.batch_size, self.num_steps, averages_parts=True)
 
     def act(
         self, state: AgentState, key: Key, observation: Array, *, deterministic: bool = False

@@ -21,6 +21,7 @@ or the time limit is reached. A step to an observation or reward that is not fin
 ``EnvState.diverged`` says; a start with such an observation is drawn again.
 """
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -179,7 +180,9 @@ class GymnasiumEnvironment:
             first, names = _try(env, self.action_size)
             again, _ = _try(env, self.action_size)
             offers = saves_state(env) and not is_own
-            form = _try_saving(env, self.action_size) if offers else None
+            form = None
+            with contextlib.suppress(Exception):  # they may mean something else, such as MuJoCo's set_state(qpos, qvel)
+                form = _try_saving(env, self.action_size) if offers else None
             env.close()
         self._recipe = dataclasses.replace(recipe, state_form=form)
         self.saves, self._saves_in_vain = form is not None, offers and form is None
@@ -549,7 +552,7 @@ def _try_saving(env: Any, action_size: int) -> tuple[str, tuple[int, ...]] | Non
     env.reset(seed=0)
     env.step(flat.actions(actions)[0])
     state = saved_state(env)
-    if state.dtype.hasobject:
+    if state.dtype.hasobject or state.dtype.names:
         return None
     first = steps()
     env.reset(seed=1)

@@ -54,7 +54,7 @@ class Vectors:
             for vector, slots in zip(self._vectors, self._parts, strict=True):
                 if slots.command[0] == BEGIN:
                     with told(self._recipe.name, "reset"):
-                        slots.observation[:] = self._flattened(vector.reset(seed=int(slots.seed[0]))[0])
+                        slots.observation[:] = self._sound(self._flattened(vector.reset(seed=int(slots.seed[0]))[0]))
                 elif slots.command[0] == STEP:
                     with told(self._recipe.name, "step"):
                         self._step(vector, slots)
@@ -93,20 +93,26 @@ class Vectors:
             if not over.all():
                 raise ValueError("an episode ends before the others, and its reset would be one of their steps")
             following = self._flattened(vector.step(actions)[0])
-        slots.observation[:] = following
+        slots.observation[:] = self._sound(following)
 
     def _flattened(self, observation: Any) -> np.ndarray:
         """Returns the rows of a batch of observations, `[num_envs, obs_dim]`."""
         return np.stack([self._flat.observation(_of_row(observation, row)) for row in range(self._num_envs)])
 
     def _metrics(self, info: Mapping[str, Any], row: int, ended: bool) -> list[float]:
-        told = info["final_info"] if ended and "final_info" in info else info
+        own = info["final_info"] if ended and "final_info" in info else info
         values = []
         for name in self._metric_names:
-            has = name in told and np.ndim(told[name]) == 1 and (f"_{name}" not in told or told[f"_{name}"][row])
-            value = told[name][row] if has else 0
+            has = name in own and np.ndim(own[name]) == 1 and (f"_{name}" not in own or own[f"_{name}"][row])
+            value = own[name][row] if has else 0
             values.append(float(value) if is_number(value) and np.isfinite(value) else 0.0)
         return values
+
+    def _sound(self, observation: np.ndarray) -> np.ndarray:
+        """Requires starts, and what goes on, to be finite and not huge; a row's start cannot be drawn again."""
+        if not self._is_sound(observation).all():
+            raise ValueError(f"a start is not finite, or beyond {self._recipe.huge:g}")
+        return observation
 
     def _is_sound(self, values: np.ndarray) -> np.ndarray:
         return (np.abs(values) < self._recipe.huge).all(axis=-1)

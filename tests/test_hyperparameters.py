@@ -129,6 +129,14 @@ def test_a_run_of_before_a_hyperparameter_was_declared_is_the_same_run():
     assert first_difference(before, changed) == ("agent.num_steps", 1, 3)
 
 
+def test_a_run_of_before_a_key_or_an_option_was_there_is_the_same_run():
+    config = compose_job(["env=probe/action"]).config
+    options = config["env"] | {"options": config["env"]["options"] | {"later": None}}
+    before = {key: value for key, value in config.items() if key not in ("split_batch", "num_eval_retries")}
+    assert first_difference(config | {"env": options}, before) is None
+    assert first_difference(config | {"split_batch": True}, before) == ("split_batch", True, False)
+
+
 def test_what_float32_and_int32_cannot_hold_is_refused():
     for override in ("agent.target_update_period=3000000000", "agent.value_max=3e38", "agent.value_min=999.99999999"):
         with pytest.raises(InvalidValueError, match="must be"):

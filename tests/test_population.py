@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -15,6 +16,7 @@ from waiting import DEADLINE_SECONDS, end, wait_until
 from experiments.records.checkpoints import Checkpoints
 from experiments.records.run_directory import OutputError
 from experiments.running import jobs as population
+from experiments.running import planning
 from experiments.running.config import compose_job
 from experiments.running.jobs import run_jobs
 from experiments.running.planning import Outcome, PlannedJob, group_jobs, needed_bytes, split_to_fit
@@ -217,13 +219,62 @@ def test_a_group_is_split_to_fit_the_memory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("backend", "num_devices", "num_members", "gib_of_device", "memory_gib", "parts"),
+    [
+        ("gpu", 8, 9, 2.5, 6.4, [5, 4]),  # the fullest device has two members, of 1.25 GiB each
+        ("gpu", 2, 2, 0.85, 1.6, [2]),  # each device has one, and would have it in programs of one
+        ("gpu", 1, 6, 3.0, 2.0, [3, 3]),
+        ("cpu", 2, 4, 1.0, 1.5, [2, 2]),  # the devices share the memory
+        ("cpu", 2, 4, 0.7, 1.5, [4]),
+    ],
+)
+def test_what_a_device_takes_decides_how_a_program_is_split(
+    monkeypatch, backend, num_devices, num_members, gib_of_device, memory_gib, parts
+):
+    """As if members took the same each, in programs of any size."""
+
+    def taken(agents, env, config):
+        members = agents.shape[0]
+        per_member = gib_of_device / -(-num_members // num_devices)
+        used = min(members, num_devices)
+        return int(2**30 * per_member * -(-members // used)), used
+
+    monkeypatch.setattr(planning, "training_bytes", taken)
+    monkeypatch.setattr(planning, "needed_bytes", lambda job: 2**29)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * num_devices)
+    job = SimpleNamespace(agent=0.0, env=None, train_config=None)
+    jobs = [SimpleNamespace(job=job)] * num_members
+    found = planning.split_to_fit(jobs, list(range(num_members)), memory_gib)
+    assert [len(part) for part in found] == parts and [index for part in found for index in part] == list(
+        range(num_members)
+    )
+
+
+def test_a_program_that_the_compiler_refuses_for_lack_of_memory_is_split(monkeypatch):
+    def refuse(agents, env, config):
+        if agents.shape[0] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return 1, 1
+
+    monkeypatch.setattr(planning, "training_bytes", refuse)
+    monkeypatch.setattr(planning, "needed_bytes", lambda job: 2**29)
+    jobs = [SimpleNamespace(job=SimpleNamespace(agent=0.0, env=None, train_config=None))] * 4
+    assert planning.split_to_fit(jobs, [0, 1, 2, 3], 1.0) == [[0], [1], [2], [3]]
+    monkeypatch.setattr(planning, "training_bytes", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        planning.split_to_fit(jobs, [0, 1, 2, 3], 1.0)
+
+
 @pytest.mark.slow
 def test_a_program_whose_temporary_arrays_do_not_fit_is_split_as_well(tmp_path, capsys):
     """By what is known without compiling all fit; each member then still has the values that it has alone."""
     widths = ("agent.hidden_sizes=[64]", "agent.batch_size=512")
     jobs = planned(tmp_path, *((*PROBE, *widths, "total_env_steps=80", f"seed={seed}") for seed in range(3)))
     agents = loop.stack_members([one.job.agent for one in jobs])
-    taken = loop.training_bytes(agents, jobs[0].job.env, jobs[0].job.train_config)
+    of_device, num_devices = loop.training_bytes(agents, jobs[0].job.env, jobs[0].job.train_config)
+    taken = of_device * num_devices
     known = 3 * needed_bytes(jobs[0].job)
     assert known < 0.9 * taken
     memory_gib = (known + taken) / 2 / 2**30

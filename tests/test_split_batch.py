@@ -1,15 +1,21 @@
 """split_batch=true: devices share every batch, and hold the same agent."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from waiting import DEADLINE_SECONDS
 
-from agents import PPO, SAC
-from remac.training.loop import TrainConfig
+import envs
+from agents import PPO, SAC, OrderGrad
+from remac.training import loop
+from remac.training.devices import BATCH_AXIS, MemberSplit, mean_over_parts, own_keys, own_part
+from remac.training.loop import TrainConfig, train
 from remac.validation import InvalidValueError
 
 CONFIG = TrainConfig(
@@ -40,9 +46,10 @@ moved = [np.abs(one - other).max() for one, other in zip(*map(jax.tree.leaves, (
 assert max(moved) > 1e-2, "it has learned more than it may differ"
 
 # With chance, norms and a temperature that is learned, both devices hold the same, and going on is going on.
-for name, kind in {"probe/truncation": SAC, "mujoco/reacher": ReMAC}.items():
+others = {"critic_norm": "batch", "actor_update_period": 2}, {"critic_head": "categorical", "num_steps": 3}
+for name, kind, options in (("probe/truncation", SAC, others[1]), ("mujoco/reacher", ReMAC, others[0])):
     env = envs.make(name, num_envs=4)
-    agent = kind.create(env.observation_size, env.action_size, critic_norm="batch", actor_update_period=2, **sizes)
+    agent = kind.create(env.observation_size, env.action_size, **options, **sizes)
     saved = []
 
     def callback(event):
@@ -74,26 +81,40 @@ def test_devices_share_batches():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("agent", "allowed"),
-    [
-        (PPO.create(1, 1), "must be false for an agent without a replay"),
-        (SAC.create(1, 1, batch_size=7), "needs a batch_size that the number of devices, 3, divides; it is 7"),
-    ],
-)
-def test_what_cannot_be_split_is_refused(monkeypatch, agent, allowed):
-    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 3)
-    config = TrainConfig(split_batch=True)
-    with pytest.raises(InvalidValueError, match=allowed) as error:
-        config.validate(16, agent.experience)
-    assert str(error.value).startswith("split_batch=True: ")
+@pytest.mark.parametrize("agent", [PPO.create(1, 1), OrderGrad.create(1, 1, episode_length=4)])
+def test_agents_that_learn_from_whole_batches_are_refused(agent):
+    with pytest.raises(InvalidValueError, match="split_batch=True: must be false: this agent learns"):
+        dataclasses.replace(CONFIG, split_batch=True, total_env_steps=4096).validate(32, agent.experience)
 
 
-def test_one_device_trains_as_without(monkeypatch):
-    """Of one part, a batch is whole."""
-    from remac.training.devices import MemberSplit, own_keys, own_part
+def test_so_many_devices_share_a_batch_as_divide_it(monkeypatch):
+    for number, batch_size, parts in ((6, 256, 4), (3, 7, 1), (64, 96, 48), (1, 8, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "local_devices", lambda number=number: [None] * number)
+            assert loop._batch_parts(SAC.create(1, 1, batch_size=batch_size).experience) == parts
 
-    rows, keys = jax.numpy.arange(6.0), jax.random.split(jax.random.key(0), 2)
-    assert own_part(rows, 1) is rows and own_keys(keys, 1) is keys
-    assert MemberSplit(3, split_batch=True).batch_parts == len(jax.local_devices()) == 1
-    assert MemberSplit(3, split_batch=True).num_places == 3
+
+def test_on_one_device_it_is_the_training_without():
+    env = envs.make("probe/action", num_envs=4)
+    agent = SAC.create(env.observation_size, env.action_size, hidden_sizes=(8,), batch_size=16)
+    whole, parts = (
+        train(agent, env, dataclasses.replace(CONFIG, split_batch=split), jax.random.key(0)) for split in (False, True)
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole.agent_state, parts.agent_state)
+    assert whole.evaluations[-1].metrics == parts.evaluations[-1].metrics
+
+
+def test_every_device_has_all_members_and_its_own_rows_and_keys():
+    assert MemberSplit(3, 2).num_places == 3 and MemberSplit(3, 2).num_devices == 1
+    assert MemberSplit(3, 2).batch_parts == 2 and MemberSplit(3).batch_parts == 1
+    rows, keys = jnp.arange(12.0).reshape(2, 6), jax.random.split(jax.random.key(0), 2)
+
+    def part(_):
+        mean = mean_over_parts({"a": own_part(rows, 3).sum(), "b": jnp.ones((2,), jnp.int32)})
+        return own_part(rows, 3), jax.random.key_data(own_keys(keys, 3)), mean
+
+    of_parts, of_keys, mean = jax.vmap(part, axis_name=BATCH_AXIS)(jnp.arange(3))
+    np.testing.assert_array_equal(jnp.concatenate(of_parts, axis=1), rows)
+    assert len({key.tobytes() for key in np.asarray(of_keys).reshape(6, -1)}) == 6
+    np.testing.assert_allclose(mean["a"], rows.sum() / 3)
+    np.testing.assert_array_equal(mean["b"], np.ones((3, 2), np.int32))

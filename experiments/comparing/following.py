@@ -161,13 +161,14 @@ class Following:
         for followed in self._followed.values():
             run, steps = followed.run, followed.env_steps
             # What has ended early makes no more steps.
-            totals.append(steps if run.summary else max(steps, int(run.config.get("total_env_steps") or 0)))
+            has_ended = run.summary is not None and run.status != "interrupted"  # such a run may go on
+            totals.append(steps if has_ended else max(steps, int(run.config.get("total_env_steps") or 0)))
             env_steps += steps
-            states["finished" if run.status == FINISHED else "failed" if run.summary else "going"] += 1
+            states["finished" if run.status == FINISHED else "failed" if has_ended else "going"] += 1
         count, failed = max(self._planned, len(totals)), states["failed"]
         total = sum(totals) + (count - len(totals)) * max(totals, default=0)
         words = f"{states['finished']}/{count} runs finished{f', {failed} failed' if failed else ''}"
-        return Progress(env_steps, total, words, 0 < self._planned <= states["finished"] + failed)
+        return Progress(env_steps, total, words, 0 < self._planned <= states["finished"] + failed == len(totals))
 
     def rows(self) -> list[list[str]]:
         """Returns the rows of a table: task, arm, finished seeds, seeds going, how far, and what is wrong."""

@@ -33,7 +33,7 @@ from experiments.records.files import (
 )
 from remac.validation import InvalidValueError
 
-TUNING_EXPERIMENTS = ("tune_learning_rate",)
+TUNING_EXPERIMENTS = ("tune_learning_rate", "tune_sac")
 
 
 def load(paths: Sequence[Path | str], *, keep_tuning: bool = False) -> Runs:

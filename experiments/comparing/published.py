@@ -80,7 +80,10 @@ def read_published(path: Path) -> list[PublishedCurve]:
                 points = found.setdefault((env_name, method, source), {})
                 if env_steps in points:
                     raise ValueError(f"has {env_steps:,} env steps of {method} on {env_name} again")
-                points[env_steps] = (read_number(row, "interquartile_mean"), seeds)
+                value = read_number(row, "interquartile_mean")
+                if not np.isfinite(value):
+                    raise ValueError(f"interquartile_mean={value}: must be finite")
+                points[env_steps] = (value, seeds)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
     if not found:
@@ -97,7 +100,7 @@ def _curve(env_name: str, method: str, source: str, points: dict[int, tuple[floa
 def known_on(task: str, cells: Sequence[Cell], published: Iterable[PublishedCurve]) -> list[PublishedCurve]:
     """Returns what is published of a task, up to where the arms on it have come.
 
-    Env steps are control steps, so it does not matter for how many of them an action is held.
+    Env steps are taken to be control steps, there as here, for however many of them an action is held.
     """
     task = re.sub(r" action_repeat=\d+$", "", task)
     last = max((run.env_steps for cell in cells for run in cell.runs), default=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records.files import FINISHED, FREE_KEYS, SUMMARY, Record, flatten
+from experiments.records.files import FINISHED, FREE_KEYS, LATER_KEYS, SUMMARY, Record, flatten
 
 AGENT_TITLES = {"remac": "ReMAC", "sac": "SAC", "td3": "TD3", "ppo": "PPO", "ordergrad": "OrderGrad"}
 UNFINISHED, DAMAGED = "unfinished", "damaged"
@@ -186,9 +186,8 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """The settings besides the agent's: how long and how often it trains."""
-        return flatten(
-            {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
-        )
+        kept = {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
+        return {key: value for key, value in LATER_KEYS.items() if key not in MEASUREMENT} | flatten(kept)
 
     def has(self, x: str) -> bool:
         """Whether any record says where it is on an axis, of ``X_AXES``."""

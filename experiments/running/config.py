@@ -27,7 +27,7 @@ import envs
 from agents import AGENTS
 from experiments.console.pasting import key_of
 from experiments.records.checkpoints import sha256
-from experiments.records.files import FREE_KEYS, flatten, kept_inputs, read_config
+from experiments.records.files import FREE_KEYS, LATER_KEYS, flatten, kept_inputs, read_config
 from experiments.records.loggers import require_logger
 from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
@@ -374,7 +374,9 @@ def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in not_used
     }
-    flat.setdefault("num_eval_retries", 1)  # of runs made before there were several
+    # Of runs made before these were there.
+    flat |= {key: value for key, value in LATER_KEYS.items() if key not in flat}
+    flat = {key: value for key, value in flat.items() if value is not None or not key.startswith("env.options.")}
     if (agent := flat.get("agent.name")) in AGENTS:
         for key, default in defaults(AGENTS[agent]).items():
             flat.setdefault(f"agent.{key}", default)

@@ -1,6 +1,5 @@
 """Which jobs there are, where they go, and which of them are one program."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +23,9 @@ from remac.validation import InvalidValueError, require_number
 # What is left of the devices' memory for evaluations, and on the CPU, where members take turns with them, for the
 # temporary arrays of the program that trains.
 MEMORY_SHARE = 0.8
+# Programs that by what is known without compiling take less than this share of the memory are not compiled before their
+# turn: their temporary arrays are a small part of them.
+COMPILED_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,8 @@ def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -
         if len(group) == 1 and memory_gib is None:
             parts.append(group)  # that a job fits by itself has been checked with its configuration
             continue
-        needed, memory = needed_bytes(planned[group[0]].job), _memory_bytes(memory_gib)
+        first = planned[group[0]].job
+        needed, memory = needed_bytes(first), _memory_bytes(memory_gib, first)
         if memory_gib is not None and needed > memory:
             raise InvalidValueError(
                 "hydra.launcher.memory_gib", memory_gib, f"must be at least {needed / 2**30:.3g}, what one job needs"
@@ -114,15 +117,23 @@ def split_to_fit(planned: Sequence[PlannedJob], group: list[int], memory_gib: fl
     Returns:
         Indices of the jobs of each program, in order.
     """
-    if len(group) == 1 or (memory_gib is None and jax.default_backend() == "cpu"):
+    first, on_cpu = planned[group[0]].job, jax.default_backend() == "cpu"
+    memory, num_devices = _memory_bytes(memory_gib, first), len(jax.local_devices())
+    is_small = on_cpu or len(group) * needed_bytes(first) < COMPILED_SHARE * memory
+    if len(group) == 1 or (memory_gib is None and is_small):
         return [group]
-    first, memory, taken = planned[group[0]].job, _memory_bytes(memory_gib), 0
-    with contextlib.suppress(Exception):  # fails again, and is told, where the program is used
+    try:
         agents = stack_members([planned[index].job.agent for index in group])
-        taken = training_bytes(agents, first.env, first.train_config)
-    if taken <= memory:
+        of_device, num_used = training_bytes(agents, first.env, first.train_config)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            return [group]  # fails again, and is told, where the program is used
+        of_device, num_used = memory, 2
+    # Devices of a CPU share its memory. Others have their own, which are taken to be as full as the fullest.
+    taken, fewest = (of_device * num_used, 1) if on_cpu else (of_device * num_devices, num_devices)
+    if taken <= memory or len(group) <= fewest:
         return [group]
-    num_parts = min(-(-taken // memory), len(group))
+    num_parts = -(-len(group) // max(len(group) * memory // taken, fewest))
     parts = [[int(index) for index in part] for part in np.array_split(group, num_parts)]
     warn(
         f"{len(group)} members take {taken / 2**30:.3g} GiB, temporary arrays included, of {memory / 2**30:.3g} GiB; "
@@ -164,12 +175,12 @@ def _num_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _memory_bytes(memory_gib: float | None) -> int:
+def _memory_bytes(memory_gib: float | None, job: Job) -> int:
     if memory_gib is not None:
         return int(memory_gib * 2**30)
     devices = jax.local_devices()
-    # Host devices share the machine's memory.
-    num_memories = 1 if devices[0].platform == "cpu" else len(devices)
+    # Host devices share the machine's memory; devices that share batches hold the same.
+    num_memories = 1 if devices[0].platform == "cpu" or job.train_config.split_batch else len(devices)
     return int(available_memory_bytes() * num_memories * MEMORY_SHARE)
 
 

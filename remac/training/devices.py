@@ -26,11 +26,11 @@ class MemberSplit:
 
     Attributes:
         num_members: P.
-        split_batch: Instead every device has all members, and makes its own part of each of their batches.
+        parts: Instead, so many devices have all members, and each makes its own part of each of their batches.
     """
 
     num_members: int
-    split_batch: bool = False
+    parts: int | None = None
 
     @property
     def num_places(self) -> int:
@@ -45,16 +45,16 @@ class MemberSplit:
     @property
     def batch_parts(self) -> int:
         """The number of parts that batches are in, each on a device of its own."""
-        return len(jax.local_devices()) if self.split_batch else 1
+        return self.parts or 1
 
     @property
     def _members_per_device(self) -> int:
-        return self.num_members if self.split_batch else math.ceil(self.num_members / len(jax.local_devices()))
+        return self.num_members if self.parts else math.ceil(self.num_members / len(jax.local_devices()))
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
         devices = np.array(jax.local_devices()[: self.num_devices * self.batch_parts])
-        return Mesh(devices[None], (AXIS, BATCH_AXIS)) if self.split_batch else Mesh(devices, (AXIS,))
+        return Mesh(devices[None], (AXIS, BATCH_AXIS)) if self.parts else Mesh(devices, (AXIS,))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  trainings of a kind share their programs
     def program(

@@ -107,10 +107,13 @@ class Replay:
     Attributes:
         batch_size: B.
         num_steps: Longest span.
+        averages_parts: Whether the agent's update takes part of a batch, and averages what comes of the parts by
+            ``remac.training.devices.mean_over_parts``, so that batches may be split over devices.
     """
 
     batch_size: int
     num_steps: int = 1
+    averages_parts: bool = False
 
     steps_per_round: ClassVar[int] = 1
     on_policy: ClassVar[bool] = False

@@ -62,9 +62,10 @@ class TrainConfig:
         max_diverged_fraction: Share of the environment steps so far, counted as at least 100, in which the simulation
             may diverge; a member with more is stopped at the next evaluation.
         checkpoint_every_env_steps: Environment steps between ``Checkpoint`` events; None for no such events.
-        split_batch: Whether every batch is split over the local devices, which average their gradients, instead of
-            members: faster where a step is long, but the last bits then depend on the number of devices, batch norms
-            are of a device's part, and the replay is on all of them.
+        split_batch: Whether every batch is split over the local devices, as many as divide it, which average their
+            gradients, instead of members: faster where rounds have many gradient steps of narrow layers, but the last
+            bits then depend on the number of devices, batch norms are of a device's part, and the replay is on all of
+            them.
     """
 
     total_env_steps: int = 100_000
@@ -112,8 +113,8 @@ class TrainConfig:
             raise InvalidValueError("total_env_steps", self.total_env_steps, f"must be at least {name}")
         require_int("prefill_env_steps", self.prefill_env_steps, 0, self.total_env_steps, "total_env_steps")
         experience.validate(self.replay_capacity, num_envs)
-        if self.split_batch:
-            _require_parts(experience)
+        if self.split_batch and not getattr(experience, "averages_parts", False):
+            raise InvalidValueError("split_batch", True, "must be false: this agent learns from whole batches")
         if experience.on_policy:
             for name, value in ON_POLICY_TRAINING.items():
                 if getattr(self, name) != value:
@@ -122,17 +123,14 @@ class TrainConfig:
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one; of all copies where devices share a memory."""
-        copies = MemberSplit(1, self.split_batch).batch_parts if jax.default_backend() == "cpu" else 1
+        copies = _batch_parts(agent.experience) if self.split_batch and jax.default_backend() == "cpu" else 1
         return copies * agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
 
 
-def _require_parts(experience: Experience) -> None:
-    number = len(jax.local_devices())
-    if not isinstance(experience, Replay):
-        raise InvalidValueError("split_batch", True, "must be false for an agent without a replay")
-    if experience.batch_size % number:
-        allowed = f"needs a batch_size that the number of devices, {number}, divides; it is {experience.batch_size}"
-        raise InvalidValueError("split_batch", True, allowed)
+def _batch_parts(experience: Experience) -> int:
+    """Returns the largest number of devices that there are and that divides a batch."""
+    assert isinstance(experience, Replay)
+    return max(number for number in range(1, len(jax.local_devices()) + 1) if experience.batch_size % number == 0)
 
 
 def env_steps_of_round(env: Environment, experience: Experience) -> int:
@@ -355,10 +353,11 @@ def train_population(
     return loop.run()
 
 
-def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> int:
+def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> tuple[int, int]:
     """Compiles the program that trains a population, and returns the memory that it takes by the compiler's account.
 
-    Nothing is allocated. With programs kept on disk, the training finds this one there.
+    No replay is allocated; environments on the host are begun once. With programs kept on disk, the training finds this
+    one there.
 
     Args:
         agents: Leaves `[P, ...]`, see ``stack_members``.
@@ -366,15 +365,18 @@ def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> int:
         config: How long and how often; with gradient steps.
 
     Returns:
-        Bytes on all devices in use: arguments, among them the replay, results that are not written over them, and
-        temporary arrays.
+        Bytes on each device in use (arguments, among them the replay, results that are not written over them, and
+        temporary arrays), and the number of these devices.
+
+    Raises:
+        jax.errors.JaxRuntimeError: The compiler refuses, for example for lack of memory.
     """
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(agents)[0]))
     loop = _Loop(agents, env, config, keys.shape[0], lambda event: None)
     memory = loop.lowered(keys).compile().memory_analysis()
     assert memory is not None
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return (held + memory.temp_size_in_bytes) * loop.split.num_devices * loop.split.batch_parts
+    return held + memory.temp_size_in_bytes, loop.split.num_devices * loop.split.batch_parts
 
 
 class _Loop:
@@ -398,7 +400,8 @@ class _Loop:
         self.env_steps_per_round = env_steps_of_round(env, agents.experience)
         self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
         self.total_rounds = config.num_rounds(self.env_steps_per_round)
-        self.split = split = MemberSplit(num_members, config.split_batch)
+        parts = _batch_parts(agents.experience) if config.split_batch else None
+        self.split = split = MemberSplit(num_members, parts)
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split, config.num_eval_retries)

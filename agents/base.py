@@ -82,6 +82,12 @@ class BaseAgent(_Agent):
     ) -> Self:
         """Builds an agent after checking every hyperparameter; numbers become strongly typed scalars.
 
+        Args:
+            observation_size: obs_dim.
+            action_size: action_dim.
+            policy_observation_size: The environment's, see ``remac.types.Environment``.
+            **given: Hyperparameters by name.
+
         Raises:
             InvalidValueError: Naming the hyperparameter, its value and what is allowed.
         """
@@ -144,7 +150,7 @@ class BaseAgent(_Agent):
         return observation if self.policy_observation_size is None else observation[..., : self.policy_observation_size]
 
     def of_critics(self, observation: Array) -> Array:
-        """Returns what critics see of observations `[..., obs_dim]`."""
+        """Returns what critics see of observations `[..., obs_dim]`; not to be applied to its own result."""
         return observation if self.policy_observation_size is None else observation[..., self.policy_observation_size :]
 
     def _normalize(self, state: Any, observation: Array) -> Array:

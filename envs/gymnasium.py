@@ -195,6 +195,11 @@ class GymnasiumEnvironment:
         self._latest: Episodes | None = None
 
     @property
+    def chooses_starts(self) -> bool:
+        """Whether starts are the environment's own choice, so that groups of episodes cannot have the same."""
+        return self._is_own
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before training on it, a line each."""
         remarks = []
@@ -214,7 +219,8 @@ class GymnasiumEnvironment:
 
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggering."""
-        return self._changed(num_envs=num_envs, _stagger=False)
+        unsaved = dataclasses.replace(self._recipe, state_form=None)  # an evaluation is not resumed
+        return self._changed(num_envs=num_envs, _stagger=False, _recipe=unsaved, saves=False)
 
     def for_rendering(self) -> Self:
         """Returns one environment whose states ``render`` can draw, in this process.

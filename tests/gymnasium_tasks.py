@@ -85,6 +85,24 @@ class Saved(Walk):
             self.np_random.bit_generator.state = own
 
 
+class Otherwise(Walk):
+    """A walk whose methods of these names mean something else: ``which`` says what."""
+
+    def __init__(self, which, **options):
+        super().__init__(**options)
+        self.which = which
+
+    def get_state(self):
+        if self.which == "structured":
+            return np.array((self.position[0],), [("x", "f8")])
+        return [[0.0], [0.0, 1.0]] if self.which == "ragged" else self.position
+
+    def set_state(self, state, *others):
+        if self.which == "two":
+            (others[0],)
+        self.position = np.zeros(2)
+
+
 class Spaces(Walk):
     """A walk with other spaces, by name; it is never begun."""
 
@@ -113,5 +131,6 @@ def walks(num_envs, max_episode_steps, mode="SAME_STEP", **options):
 
 gymnasium.register("Walks-v0", Walk, vector_entry_point=walks, max_episode_steps=10, kwargs={"mode": "SAME_STEP"})
 gymnasium.register("Saved-v0", Saved, max_episode_steps=10)
+gymnasium.register("Otherwise-v0", Otherwise, max_episode_steps=10)
 gymnasium.register("tests/Endless-v0", Walk)
 gymnasium.register("Spaces-v0", Spaces, max_episode_steps=10)

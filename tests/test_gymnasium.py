@@ -283,6 +283,9 @@ def test_a_state_that_brings_no_episode_back_is_not_used():
     states = rollout(env, env.reset(jax.random.key(0)), actions_of(env, 4))
     other = make("gymnasium_tasks:Saved-v0", forgets=True)
     assert_equal(other.restored(states[3]), states[3])
+    for which in ("structured", "ragged", "two"):
+        odd = make("gymnasium_tasks:Otherwise-v0", which=which)
+        assert not odd.saves and "set_state" in odd.remarks[0]
     assert not make("HalfCheetah-v5").saves and not make("HalfCheetah-v5").remarks, "whose set_state is another"
 
 
@@ -457,6 +460,14 @@ BAD = [
         [f"env=gymnasium/{WALKS}", "+env.options.vectorization=vector_entry_point",
          "env.options.stagger_first_episodes=true"],
         ["stagger_first_episodes=true: must be false with vectorization=vector_entry_point"],
+    ),
+    (
+        [f"env=gymnasium/{WALKS}", "+env.options.vectorization=vector_entry_point", "num_eval_retries=2"],
+        ["num_eval_retries=2: needs an environment whose starts can be chosen"],
+    ),
+    (
+        [f"env=gymnasium/{WALKS}", "+env.options.vectorization=vector_entry_point", "agent=ordergrad"],
+        ["agent=ordergrad: needs an environment whose starts can be chosen"],
     ),
     (["env=gymnasium/Pendulum-v1", "+env.options.num_processes=2"], ["num_processes=2: needs vectorization=processes"]),
     (["env=gymnasium/Pendulum-v1", "+env.options.max_episode_steps=2"], ["is set by episode_length"]),

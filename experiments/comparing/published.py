@@ -156,4 +156,8 @@ def sources_of(curves: Iterable[PublishedCurve]) -> str:
     for curve in curves:
         tasks.setdefault((curve.method, curve.source), []).append(curve.env_name)
     named = "; ".join(f"{method} on {', '.join(names)} ({source})" for (method, source), names in tasks.items())
-    return f"grey: interquartile means over seeds as published, of the mean action: {named}" if named else ""
+    return (
+        f"grey: interquartile means over seeds as published, of the mean action, by control steps: {named}"
+        if named
+        else ""
+    )

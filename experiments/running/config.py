@@ -298,6 +298,12 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     )
     with _named("", checkpoint_every_env_steps="checkpoint.every_env_steps"):
         train_config.validate(env.num_envs, agent.experience)
+    if getattr(env, "chooses_starts", False):
+        allowed = "needs an environment whose starts can be chosen, which one by its vector_entry_point is not"
+        if train_config.num_eval_retries > 1:
+            raise InvalidValueError("num_eval_retries", train_config.num_eval_retries, allowed)
+        if agent.experience.group_size is not None:
+            raise InvalidValueError("agent", agent_class.__name__.lower(), allowed)
     of_round = env_steps_of_round(env, agent.experience)
     if train_config.num_prefill_rounds(of_round) >= train_config.num_rounds(of_round):
         total = f"total_env_steps={plain['total_env_steps']}"

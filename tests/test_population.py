@@ -261,7 +261,9 @@ def test_a_program_that_the_compiler_refuses_for_lack_of_memory_is_split(monkeyp
     monkeypatch.setattr(planning, "training_bytes", refuse)
     monkeypatch.setattr(planning, "needed_bytes", lambda job: 2**29)
     jobs = [SimpleNamespace(job=SimpleNamespace(agent=0.0, env=None, train_config=None))] * 4
-    assert planning.split_to_fit(jobs, [0, 1, 2, 3], 1.0) == [[0], [1], [2], [3]]
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert planning.split_to_fit(jobs, [0, 1, 2, 3], 1.0) == [[0], [1], [2], [3]]
     monkeypatch.setattr(planning, "training_bytes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         planning.split_to_fit(jobs, [0, 1, 2, 3], 1.0)

@@ -128,12 +128,12 @@ def split_to_fit(planned: Sequence[PlannedJob], group: list[int], memory_gib: fl
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             return [group]  # fails again, and is told, where the program is used
-        of_device, num_used = memory, 2
+        of_device, num_used = 2 * memory, 1
     # Devices of a CPU share its memory. Others have their own, which are taken to be as full as the fullest.
     taken, fewest = (of_device * num_used, 1) if on_cpu else (of_device * num_devices, num_devices)
     if taken <= memory or len(group) <= fewest:
         return [group]
-    num_parts = -(-len(group) // max(len(group) * memory // taken, fewest))
+    num_parts = min(-(-taken // memory), -(-len(group) // fewest))
     parts = [[int(index) for index in part] for part in np.array_split(group, num_parts)]
     warn(
         f"{len(group)} members take {taken / 2**30:.3g} GiB, temporary arrays included, of {memory / 2**30:.3g} GiB; "

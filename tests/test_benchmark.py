@@ -255,6 +255,14 @@ StackFrames
     assert program_suite.origins(program.replace("stack_frame_id=3", "stack_frame_id=2")) == {"critics": 1, "rest": 2}
 
 
+@pytest.mark.parametrize("agent", ["sac", "remac 8,4", "td3", "ppo"])
+def test_every_agent_that_is_compiled_for_a_gpu_can_be_traced(agent):
+    """Without the compiler for it, which few machines have."""
+    for make in (program_suite._learn, program_suite._act):
+        function, arguments, _, _ = make(agent, 2)
+        assert jax.tree.leaves(jax.eval_shape(function, *arguments))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="needs JAX's CUDA plugin")
 def test_a_gradient_step_on_a_gpu_stays_as_short_as_it_is():

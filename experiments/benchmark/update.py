@@ -15,6 +15,7 @@ import numpy as np
 from agents import AGENTS as AGENTS_BY_NAME
 from agents import ReMAC
 from agents.actor_critic import StochasticActorCritic
+from agents.base import BaseAgent
 from experiments.benchmark import timing
 from experiments.comparing.drawing import Row
 from remac.hyperparameters import hyperparameters
@@ -96,15 +97,14 @@ def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
         return timing.kernel_summary(Path(directory), num_updates)
 
 
-def make_agent(name: str, batch_size: int, width: int, networks: str = "plain") -> StochasticActorCritic:
+def make_agent(name: str, batch_size: int, width: int, networks: str = "plain") -> BaseAgent:
     """Returns an agent for half cheetah by its name, with N and M after it as in ``AGENTS``."""
     kind, *numbers = re.split("[ ,]", name)
     options: dict[str, Any] = {"hidden_sizes": (width, width)} | NETWORKS[networks]
     if "batch_size" in hyperparameters(AGENTS_BY_NAME[kind]):
         options["batch_size"] = batch_size
     options |= dict(zip(("num_samples", "num_retries"), map(int, numbers), strict=False))
-    agent = AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
-    assert isinstance(agent, StochasticActorCritic)
+    agent: BaseAgent = AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
     return agent
 
 
@@ -143,13 +143,14 @@ def make_steps(num_members: int) -> training.Steps:
     return training.Steps(transition, jnp.zeros(shape), *(jnp.zeros(shape, bool),) * 2, {})
 
 
-def update_flops(agent: StochasticActorCritic) -> int:
-    """Counts the floating-point operations of the matrix products that one gradient step cannot do without.
+def update_flops(agent: BaseAgent) -> int:
+    """Counts the floating-point operations of the matrix products that a gradient step of SAC or ReMAC needs at least.
 
     The observation's part of the critics' first layer is computed once per state, samples whose weight is zero get no
     backward pass, and there is no gradient by observations. Without target networks the critics' pass is of both
     states, forwards and backwards.
     """
+    assert isinstance(agent, StochasticActorCritic)
     widths = agent.hidden_sizes
     hidden = sum(a * b for a, b in itertools.pairwise(widths))
     policy_input = agent.observation_size * widths[0]

@@ -13,7 +13,6 @@ from waiting import DEADLINE_SECONDS
 
 import envs
 from agents import PPO, SAC, OrderGrad
-from remac.training import loop
 from remac.training.devices import BATCH_AXIS, MemberSplit, mean_over_parts, own_keys, own_part
 from remac.training.loop import TrainConfig, train
 from remac.validation import InvalidValueError
@@ -88,10 +87,11 @@ def test_agents_that_learn_from_whole_batches_are_refused(agent):
 
 
 def test_so_many_devices_share_a_batch_as_divide_it(monkeypatch):
+    split = dataclasses.replace(CONFIG, split_batch=True)
     for number, batch_size, parts in ((6, 256, 4), (3, 7, 1), (64, 96, 48), (1, 8, 1)):
         with monkeypatch.context() as patch:
             patch.setattr(jax, "local_devices", lambda number=number: [None] * number)
-            assert loop._batch_parts(SAC.create(1, 1, batch_size=batch_size).experience) == parts
+            assert split.batch_parts(SAC.create(1, 1, batch_size=batch_size).experience) == parts
 
 
 def test_on_one_device_it_is_the_training_without():
@@ -106,12 +106,12 @@ def test_on_one_device_it_is_the_training_without():
 
 def test_every_device_has_all_members_and_its_own_rows_and_keys():
     assert MemberSplit(3, 2).num_places == 3 and MemberSplit(3, 2).num_devices == 1
-    assert MemberSplit(3, 2).batch_parts == 2 and MemberSplit(3).batch_parts == 1
+    assert MemberSplit(3, 2).parts == 2 and MemberSplit(3).parts == 1
     rows, keys = jnp.arange(12.0).reshape(2, 6), jax.random.split(jax.random.key(0), 2)
 
     def part(_):
-        mean = mean_over_parts({"a": own_part(rows, 3).sum(), "b": jnp.ones((2,), jnp.int32)})
-        return own_part(rows, 3), jax.random.key_data(own_keys(keys, 3)), mean
+        mean = mean_over_parts({"a": own_part(rows).sum(), "b": jnp.ones((2,), jnp.int32)})
+        return own_part(rows), jax.random.key_data(own_keys(keys)), mean
 
     of_parts, of_keys, mean = jax.vmap(part, axis_name=BATCH_AXIS)(jnp.arange(3))
     np.testing.assert_array_equal(jnp.concatenate(of_parts, axis=1), rows)

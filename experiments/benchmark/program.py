@@ -26,7 +26,6 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 import envs
-from agents import ReMAC
 from envs.device import DeviceEnvironment
 from envs.quiet import quietly
 from experiments.benchmark import timing, update
@@ -254,7 +253,7 @@ def _evaluation(task: str, num_members: int) -> Made:
 
 def _agents_on(env: DeviceEnvironment, num_members: int) -> tuple[Agent, Key]:
     """Returns ReMAC's agents of the protocol, and a key for each."""
-    agent = ReMAC.create(env.observation_size, env.action_size, hidden_sizes=(64, 64), batch_size=512)
+    agent = update.make_agent("remac 8,4", 512, 64, sizes=(env.observation_size, env.action_size))
     return stack_members([agent] * num_members), jax.random.split(jax.random.key(0), num_members)
 
 

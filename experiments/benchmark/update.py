@@ -97,14 +97,20 @@ def _profile(program: Callable[[], Any], num_updates: int) -> dict[str, float]:
         return timing.kernel_summary(Path(directory), num_updates)
 
 
-def make_agent(name: str, batch_size: int, width: int, networks: str = "plain") -> BaseAgent:
-    """Returns an agent for half cheetah by its name, with N and M after it as in ``AGENTS``."""
+def make_agent(
+    name: str,
+    batch_size: int,
+    width: int,
+    networks: str = "plain",
+    sizes: tuple[int, int] = (OBSERVATION_SIZE, ACTION_SIZE),
+) -> BaseAgent:
+    """Returns an agent by its name, with N and M after it as in ``AGENTS``; for half cheetah or other sizes."""
     kind, *numbers = re.split("[ ,]", name)
     options: dict[str, Any] = {"hidden_sizes": (width, width)} | NETWORKS[networks]
     if "batch_size" in hyperparameters(AGENTS_BY_NAME[kind]):
         options["batch_size"] = batch_size
     options |= dict(zip(("num_samples", "num_retries"), map(int, numbers), strict=False))
-    agent: BaseAgent = AGENTS_BY_NAME[kind].create(OBSERVATION_SIZE, ACTION_SIZE, **options)
+    agent: BaseAgent = AGENTS_BY_NAME[kind].create(*sizes, **options)
     return agent
 
 

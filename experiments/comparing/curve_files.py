@@ -8,7 +8,7 @@ are read.
 import csv
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from experiments.comparing.drawing import Row
 from experiments.comparing.runs import MEAN_RETURN, Cell, Run, make_series
 from experiments.records.files import FINISHED, Record
 
+TableRow = dict[str, str | None]  # by the names of columns
 COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 OTHER_AXES = ("gradient_steps", "wall_clock")  # of ``X_AXES``; their columns may be missing
 OWN_NAME = "curves"  # of the figure whose table it is
@@ -51,26 +52,21 @@ def read_runs(path: Path) -> list[Run]:
     records: dict[tuple[str, str, int, str], list[Record]] = {}
     drawn_as: dict[str, dict[str, Any]] = {}
     lines: dict[tuple[str, str, int, str, int], int] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"is no table of curves, it has no column {', '.join(missing)}")
-        for number, row in enumerate(reader, 2):
-            try:
-                arm, env_name, name = (read_text(row, column) for column in ("exp_name", "env_name", "metric"))
-                metric = MEAN_RETURN if name in _RETURNS else name
-                seed, env_step = read_whole(row, "seed"), read_whole(row, "env_step")
-                others = [read_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
-                record: Record = (env_step, others[0], others[1], metric, read_number(row, "value"))
-                num_retries = read_whole(row, "num_retries") if row.get("num_retries") else None
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-            earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
-            if earlier != number:
-                raise ValueError(f"line {number}: has arm, task, seed, metric and step of line {earlier}")
-            records.setdefault((arm, env_name, seed, row.get("status") or FINISHED), []).append(record)
-            drawn_as[arm] = {"name": row.get("agent") or arm, "num_retries": num_retries}
+
+    def take(number: int, row: TableRow) -> None:
+        arm, env_name, name = (read_text(row, column) for column in ("exp_name", "env_name", "metric"))
+        metric = MEAN_RETURN if name in _RETURNS else name
+        seed, env_step = read_whole(row, "seed"), read_whole(row, "env_step")
+        others = [read_number(row, column) if row.get(column) else math.nan for column in OTHER_AXES]
+        record: Record = (env_step, others[0], others[1], metric, read_number(row, "value"))
+        num_retries = read_whole(row, "num_retries") if row.get("num_retries") else None
+        earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
+        if earlier != number:
+            raise ValueError(f"has arm, task, seed, metric and step of line {earlier}")
+        records.setdefault((arm, env_name, seed, row.get("status") or FINISHED), []).append(record)
+        drawn_as[arm] = {"name": row.get("agent") or arm, "num_retries": num_retries}
+
+    read_table(path, "curves", COLUMNS, take)
     if not records:
         raise ValueError("holds no curve")
     places = list(drawn_as)
@@ -80,14 +76,38 @@ def read_runs(path: Path) -> list[Run]:
     ]
 
 
-def read_text(row: dict[str, str | None], column: str) -> str:
+def read_table(path: Path, of: str, columns: Sequence[str], take: Callable[[int, TableRow], None]) -> None:
+    """Reads a CSV file row by row.
+
+    Args:
+        path: The file.
+        of: What it is a table of.
+        columns: That it has to have.
+        take: Gets every row with the number of its line; raises ValueError saying what is wrong with it.
+
+    Raises:
+        ValueError: Naming the columns that are missing, or the line and what is wrong with it.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"is no table of {of}, it has no column {', '.join(missing)}")
+        for number, row in enumerate(reader, 2):
+            try:
+                take(number, row)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+
+
+def read_text(row: TableRow, column: str) -> str:
     """Returns what a row has in a column; raises ValueError if that is nothing."""
     if not (value := (row[column] or "").strip()):
         raise ValueError(f"{column} is empty")
     return value
 
 
-def read_number(row: dict[str, str | None], column: str) -> float:
+def read_number(row: TableRow, column: str) -> float:
     """Returns a row's number; raises ValueError if it has none."""
     try:
         return float(row[column] or "")
@@ -95,7 +115,7 @@ def read_number(row: dict[str, str | None], column: str) -> float:
         raise ValueError(f"{column} must be a number, not {row[column]!r}") from None
 
 
-def read_whole(row: dict[str, str | None], column: str) -> int:
+def read_whole(row: TableRow, column: str) -> int:
     """Returns a row's number of steps, seeds or the like; raises ValueError if it is none."""
     value = read_number(row, column)
     if not (value.is_integer() and value >= 0):

@@ -4,7 +4,6 @@
 action, and where that is written. A table of one's own has the same columns.
 """
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.comparing.curve_files import read_number, read_text, read_whole, task_of
+from experiments.comparing.curve_files import TableRow, read_number, read_table, read_text, read_whole, task_of
 from experiments.comparing.drawing import MARKERS, readable
 from experiments.comparing.page import Line, make_line
 from experiments.comparing.runs import Cell
@@ -68,24 +67,19 @@ def read_published(path: Path) -> list[PublishedCurve]:
         ValueError: Naming what is wrong with the file.
     """
     found: dict[tuple[str, str, str], dict[int, tuple[float, int]]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"is no table of published returns, it has no column {', '.join(missing)}")
-        for number, row in enumerate(reader, 2):
-            try:
-                env_name, method, source = (read_text(row, column) for column in ("env_name", "method", "source"))
-                env_steps, seeds = (read_whole(row, column) for column in ("env_steps", "seeds"))
-                points = found.setdefault((env_name, method, source), {})
-                if env_steps in points:
-                    raise ValueError(f"has {env_steps:,} env steps of {method} on {env_name} again")
-                value = read_number(row, "interquartile_mean")
-                if not np.isfinite(value):
-                    raise ValueError(f"interquartile_mean={value}: must be finite")
-                points[env_steps] = (value, seeds)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
+
+    def take(number: int, row: TableRow) -> None:
+        env_name, method, source = (read_text(row, column) for column in ("env_name", "method", "source"))
+        env_steps, seeds = (read_whole(row, column) for column in ("env_steps", "seeds"))
+        points = found.setdefault((env_name, method, source), {})
+        if env_steps in points:
+            raise ValueError(f"has {env_steps:,} env steps of {method} on {env_name} again")
+        value = read_number(row, "interquartile_mean")
+        if not np.isfinite(value):
+            raise ValueError(f"interquartile_mean={value}: must be finite")
+        points[env_steps] = (value, seeds)
+
+    read_table(path, "published returns", COLUMNS, take)
     if not found:
         raise ValueError("holds no return")
     return [_curve(*names, points) for names, points in found.items()]

@@ -186,8 +186,10 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """The settings besides the agent's: how long and how often it trains."""
-        kept = {key: value for key, value in self.config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
-        return {key: value for key, value in LATER_KEYS.items() if key not in MEASUREMENT} | flatten(kept)
+        config = LATER_KEYS | self.config
+        return flatten(
+            {key: value for key, value in config.items() if key not in NOT_SETTINGS and key not in MEASUREMENT}
+        )
 
     def has(self, x: str) -> bool:
         """Whether any record says where it is on an axis, of ``X_AXES``."""

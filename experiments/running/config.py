@@ -303,7 +303,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         if train_config.num_eval_retries > 1:
             raise InvalidValueError("num_eval_retries", train_config.num_eval_retries, allowed)
         if agent.experience.group_size is not None:
-            raise InvalidValueError("agent", agent_class.__name__.lower(), allowed)
+            raise InvalidValueError("agent", plain["agent"]["name"], allowed)
     of_round = env_steps_of_round(env, agent.experience)
     if train_config.num_prefill_rounds(of_round) >= train_config.num_rounds(of_round):
         total = f"total_env_steps={plain['total_env_steps']}"
@@ -378,11 +378,12 @@ def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = {
         key: value
         for key, value in flatten(config).items()
-        if key.partition(".")[0] not in FREE_KEYS and ".".join(key.split(".")[:2]) not in not_used
+        if key.partition(".")[0] not in FREE_KEYS
+        and ".".join(key.split(".")[:2]) not in not_used
+        and (value is not None or not key.startswith("env.options."))  # an option that a run had not yet
     }
-    # Of runs made before these were there.
-    flat |= {key: value for key, value in LATER_KEYS.items() if key not in flat}
-    flat = {key: value for key, value in flat.items() if value is not None or not key.startswith("env.options.")}
+    for key, default in LATER_KEYS.items():
+        flat.setdefault(key, default)
     if (agent := flat.get("agent.name")) in AGENTS:
         for key, default in defaults(AGENTS[agent]).items():
             flat.setdefault(f"agent.{key}", default)

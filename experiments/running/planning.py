@@ -102,7 +102,7 @@ def group_jobs(planned: Sequence[PlannedJob], memory_gib: float | None = None) -
                 "hydra.launcher.memory_gib", memory_gib, f"must be at least {needed / 2**30:.3g}, what one job needs"
             )
         num_parts = -(-len(group) // max(memory // needed, 1))
-        parts += [[int(index) for index in part] for part in np.array_split(group, num_parts)]
+        parts += _cut(group, num_parts)
     return parts
 
 
@@ -134,12 +134,17 @@ def split_to_fit(planned: Sequence[PlannedJob], group: list[int], memory_gib: fl
     if taken <= memory or len(group) <= fewest:
         return [group]
     num_parts = min(-(-taken // memory), -(-len(group) // fewest))
-    parts = [[int(index) for index in part] for part in np.array_split(group, num_parts)]
+    parts = _cut(group, num_parts)
     warn(
         f"{len(group)} members take {taken / 2**30:.3g} GiB, temporary arrays included, of {memory / 2**30:.3g} GiB; "
         f"going on with {' + '.join(str(len(part)) for part in parts)}, one program after the other"
     )
     return [piece for part in parts for piece in split_to_fit(planned, part, memory_gib)]
+
+
+def _cut(group: list[int], num_parts: int) -> list[list[int]]:
+    """Cuts a program's indices into parts of sizes as equal as can be."""
+    return [[int(index) for index in part] for part in np.array_split(group, num_parts)]
 
 
 def structure(job: Job) -> Any:

@@ -26,11 +26,11 @@ class MemberSplit:
 
     Attributes:
         num_members: P.
-        parts: Instead, so many devices have all members, and each makes its own part of each of their batches.
+        parts: With more than 1, instead so many devices have all members, and a part of each of their batches.
     """
 
     num_members: int
-    parts: int | None = None
+    parts: int = 1
 
     @property
     def num_places(self) -> int:
@@ -43,18 +43,13 @@ class MemberSplit:
         return math.ceil(self.num_members / self._members_per_device)
 
     @property
-    def batch_parts(self) -> int:
-        """The number of parts that batches are in, each on a device of its own."""
-        return self.parts or 1
-
-    @property
     def _members_per_device(self) -> int:
-        return self.num_members if self.parts else math.ceil(self.num_members / len(jax.local_devices()))
+        return self.num_members if self.parts > 1 else math.ceil(self.num_members / len(jax.local_devices()))
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        devices = np.array(jax.local_devices()[: self.num_devices * self.batch_parts])
-        return Mesh(devices[None], (AXIS, BATCH_AXIS)) if self.parts else Mesh(devices, (AXIS,))
+        devices = np.array(jax.local_devices()[: self.num_devices * self.parts])
+        return Mesh(devices[None], (AXIS, BATCH_AXIS)) if self.parts > 1 else Mesh(devices, (AXIS,))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  trainings of a kind share their programs
     def program(
@@ -62,8 +57,8 @@ class MemberSplit:
     ) -> Any:
         """Compiles a function of members so that every device runs it on the members it holds.
 
-        Nothing passes between devices, since members do not depend on each other. Equal arguments give the same
-        program, which is compiled once in a process.
+        Nothing passes between devices but by ``mean_over_parts``, since members do not depend on each other. Equal
+        arguments give the same program, which is compiled once in a process.
 
         Args:
             function: Takes and returns pytrees; inside it, P is the number of members on one device.
@@ -101,28 +96,34 @@ class MemberSplit:
         )
 
 
-def own_part(rows: Array, num_parts: int) -> Array:
-    """Returns this device's part of rows `[..., B]`, `[..., B / num_parts]`."""
-    if num_parts == 1:
+def own_part(rows: Array) -> Array:
+    """Returns this device's part of rows `[..., B]`, `[..., B / parts]`; all where a batch is whole."""
+    if (parts := _num_parts()) == 1:
         return rows
-    size = rows.shape[-1] // num_parts
+    size = rows.shape[-1] // parts
     return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(BATCH_AXIS) * size, size, axis=-1)
 
 
-def own_keys(keys: Key, num_parts: int) -> Key:
-    """Returns this device's own of keys that all devices have, which are consumed."""
-    if num_parts == 1:
+def own_keys(keys: Key) -> Key:
+    """Returns this device's own of keys that all devices have, which are consumed; all where a batch is whole."""
+    if _num_parts() == 1:
         return keys
     part = jax.lax.axis_index(BATCH_AXIS)
     return jax.vmap(lambda key: jax.random.fold_in(key, part))(keys)
 
 
 def mean_over_parts(tree: Tree) -> Tree:
-    """Averages what devices have made of their parts of a batch, in one exchange; elsewhere it is the tree itself."""
-    try:
-        jax.lax.axis_index(BATCH_AXIS)
-    except NameError:  # no axis has that name: a batch is whole
+    """Averages what devices have made of their parts of a batch, in one exchange; itself where a batch is whole."""
+    if _num_parts() == 1:
         return tree
     flat, unflatten = ravel_pytree(tree)
     mean: Tree = unflatten(jax.lax.pmean(flat, BATCH_AXIS))
     return mean
+
+
+def _num_parts() -> int:
+    """Returns the number of devices that share the batches of what is being traced."""
+    try:
+        return jax.lax.axis_size(BATCH_AXIS)
+    except NameError:  # no axis has that name
+        return 1

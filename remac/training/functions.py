@@ -284,7 +284,7 @@ def act(agents: Agent, agent_states: PyTree, keys: Key, observation: AnyArray) -
     return map_members(member, agents, agent_states, keys, observation)
 
 
-def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int, batch_parts: int = 1) -> TrainState:
+def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int) -> TrainState:
     """Takes in a round's steps and makes ``num_updates`` updates (0 while prefilling).
 
     A member with a non-finite metric keeps the agent state it had before that round, for good.
@@ -294,7 +294,6 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int, bat
         state: Before the round; donate it.
         new: Leading axes `[P, T, E]`.
         num_updates: Static.
-        batch_parts: Static; the devices that batches are split over, see ``MemberSplit``.
     """
     kind = agents.experience
     replay = kind.add(state.replay, new.transition)
@@ -317,11 +316,8 @@ def learn(agents: Agent, state: TrainState, new: Steps, *, num_updates: int, bat
 
         keys = jax.random.split(key, num_updates + 1)
         pairs = jax.vmap(jax.random.split)(random.unroll(keys[1:]))
-        drawn = jax.tree.map(
-            functools.partial(own_part, num_parts=batch_parts),
-            jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0]),
-        )
-        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, own_keys(pairs[:, 1], batch_parts)))
+        drawn = jax.tree.map(own_part, jax.vmap(functools.partial(kind.draw, replay))(pairs[:, 0]))
+        agent_state, metrics = jax.lax.scan(update, agent_state, (drawn, own_keys(pairs[:, 1])))
         sums = _add_metrics(
             sums, metrics.unpack(), agent.diagnostics(agent_state), state.gradient_steps, agent.steps_per_update
         )

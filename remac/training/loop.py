@@ -93,6 +93,13 @@ class TrainConfig:
         """Returns the rounds before the first gradient step."""
         return math.ceil(self.prefill_env_steps / env_steps_per_round)
 
+    def batch_parts(self, experience: Experience) -> int:
+        """Returns how many devices share a batch: with ``split_batch`` the most that there are and that divide it."""
+        if not self.split_batch:
+            return 1
+        assert isinstance(experience, Replay)
+        return max(number for number in range(1, len(jax.local_devices()) + 1) if experience.batch_size % number == 0)
+
     def validate(self, num_envs: int, experience: Experience) -> None:
         """Checks the values, alone and against each other.
 
@@ -123,14 +130,8 @@ class TrainConfig:
 
     def replay_bytes(self, agent: Agent, env: Environment, num_members: int = 1) -> int:
         """Returns the size in bytes of the replay, 0 without one; of all copies where devices share a memory."""
-        copies = _batch_parts(agent.experience) if self.split_batch and jax.default_backend() == "cpu" else 1
+        copies = self.batch_parts(agent.experience) if jax.default_backend() == "cpu" else 1
         return copies * agent.experience.num_bytes(_example(agent, env), self.replay_rows, num_members)
-
-
-def _batch_parts(experience: Experience) -> int:
-    """Returns the largest number of devices that there are and that divides a batch."""
-    assert isinstance(experience, Replay)
-    return max(number for number in range(1, len(jax.local_devices()) + 1) if experience.batch_size % number == 0)
 
 
 def env_steps_of_round(env: Environment, experience: Experience) -> int:
@@ -376,7 +377,7 @@ def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> tupl
     memory = loop.lowered(keys).compile().memory_analysis()
     assert memory is not None
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return held + memory.temp_size_in_bytes, loop.split.num_devices * loop.split.batch_parts
+    return held + memory.temp_size_in_bytes, loop.split.num_devices * loop.split.parts
 
 
 class _Loop:
@@ -400,8 +401,7 @@ class _Loop:
         self.env_steps_per_round = env_steps_of_round(env, agents.experience)
         self.prefill_rounds = config.num_prefill_rounds(self.env_steps_per_round)
         self.total_rounds = config.num_rounds(self.env_steps_per_round)
-        parts = _batch_parts(agents.experience) if config.split_batch else None
-        self.split = split = MemberSplit(num_members, parts)
+        self.split = split = MemberSplit(num_members, config.batch_parts(agents.experience))
         self.agents = split.place(agents)
         self.state_split = train_state_split(agents)
         self.evaluator = Evaluator(env.for_evaluation(config.num_eval_episodes), split, config.num_eval_retries)
@@ -576,18 +576,15 @@ class _Loop:
     def _learn(self, num_updates: int) -> Callable[..., TrainState]:
         """Returns the program of a round's second half."""
         return self.split.program(
-            learn, (SPLIT, self.state_split, SPLIT), self.state_split, donate=(1,), **self._updates(num_updates)
+            learn, (SPLIT, self.state_split, SPLIT), self.state_split, donate=(1,), num_updates=num_updates
         )
 
     def _epoch(self, num_updates: int) -> Callable[..., tuple[TrainState, EnvState]]:
         """Returns the program of many rounds, for suites on the device."""
         both = (self.state_split, SPLIT)
         return self.split.program(
-            rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, **self._updates(num_updates)
+            rounds, (SPLIT, *both, WHOLE), both, donate=(1, 2), env=self.env, num_updates=num_updates
         )
-
-    def _updates(self, num_updates: int) -> dict[str, int]:
-        return {"num_updates": num_updates, "batch_parts": self.split.batch_parts}
 
     def _evaluate(self) -> None:
         self.evaluating = True
@@ -669,14 +666,7 @@ def _split_keys(keys: Key) -> tuple[Key, Key]:
 
 
 def rounds(
-    agents: Agent,
-    state: TrainState,
-    env_state: EnvState,
-    num_rounds: Array,
-    *,
-    env: Environment,
-    num_updates: int,
-    batch_parts: int = 1,
+    agents: Agent, state: TrainState, env_state: EnvState, num_rounds: Array, *, env: Environment, num_updates: int
 ) -> tuple[TrainState, EnvState]:
     """Makes rounds in environments on the device: one act and step for each step of a round, and then ``learn``.
 
@@ -687,9 +677,7 @@ def rounds(
         num_rounds: A number on the device, so that rounds of every number are one program.
         env: Static.
         num_updates: As in ``learn``.
-        batch_parts: As in ``learn``.
     """
-    updates = {"num_updates": num_updates, "batch_parts": batch_parts}
     length, group_size = agents.experience.steps_per_round, agents.experience.group_size
 
     def one_round(_: int, carry: tuple[TrainState, EnvState]) -> tuple[TrainState, EnvState]:
@@ -707,7 +695,7 @@ def rounds(
 
         (keys, after), steps = jax.lax.scan(one_step, (state.key, before), length=length, unroll=length == 1)
         steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), steps)
-        return learn(agents, dataclasses.replace(state, key=keys), steps, **updates), after
+        return learn(agents, dataclasses.replace(state, key=keys), steps, num_updates=num_updates), after
 
     return jax.lax.fori_loop(0, num_rounds, one_round, (state, env_state))
 

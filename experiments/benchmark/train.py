@@ -20,7 +20,6 @@ from remac.types import Environment
 PREFILL = 1_024
 # Settings of the comparison with peers, of what an agent has of them.
 OPTIONS: dict[str, Any] = {"batch_size": 512, "learning_rate": 3e-4}
-ENVS_OF_EPISODES = 64  # of an agent that learns from whole episodes
 
 
 class Finished(Exception):
@@ -35,7 +34,8 @@ def settings(agent_name: str, env: Environment, width: int = 64) -> tuple[Agent,
     agent = AGENTS[agent_name]
     training = {"updates_per_round": env.num_envs, "prefill_env_steps": PREFILL} | agent.TRAINING
     config = TrainConfig(**training, num_eval_episodes=1, replay_capacity=100_000)
-    options = {name: value for name, value in OPTIONS.items() if name in hyperparameters(agent)}
+    values = OPTIONS | {"episode_length": env.episode_length}
+    options = {name: value for name, value in values.items() if name in hyperparameters(agent)}
     hidden_sizes = (width, width)
     return agent.create(env.observation_size, env.action_size, hidden_sizes=hidden_sizes, **options), config
 
@@ -90,9 +90,8 @@ def run(size: str, repeats: int) -> list[Row]:
         tasks = [("mujoco/half_cheetah", 128), ("mujoco/half_cheetah", 1), ("brax/halfcheetah", 128)]
         cases = [(agent, task, num_envs, 1) for agent, (task, num_envs) in itertools.product(("sac", "remac"), tasks)]
         cases += [
-            (agent, task, num_envs, 1)
-            for agent, num_envs in (("ppo", 16), ("ordergrad", ENVS_OF_EPISODES))
-            for task in ("mujoco/half_cheetah", "brax/halfcheetah")
+            (agent, task, 16, 1)
+            for agent, task in itertools.product(("ppo", "ordergrad"), ("mujoco/half_cheetah", "brax/halfcheetah"))
         ]
     else:
         cases = [(agent, "probe/action", 8, 1) for agent in ("sac", "remac", "ppo", "ordergrad")]

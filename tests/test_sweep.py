@@ -51,6 +51,7 @@ GRIDS = {
         if k < n
     },
     "budget": {(m, n) for m in (2, 4) for n in (2, 4, 8, 16, 32) if m <= n},
+    "schedule": {(1, 16, None), (8, 16, None), (8, 16, 1), (1, 16, 8)},
     "gradient_length": {(1, 16, e, "own") for e in (1e-8, 0.1)}
     | {(8, 16, e, length) for e in (1e-8, 0.1) for length in ("own", "mean")},
     "tune_sac": set(),
@@ -62,6 +63,7 @@ VARIED = {
     "sgd_actor": ["actor_optimizer"],
     "damping": ["actor_adam_epsilon"],
     "saturation": ["mean_max", "log_std_max"],
+    "schedule": ["num_retries_end"],
     "gradient_length": ["actor_adam_epsilon", "gradient_length"],
     "risk_objectives": ["objective"],
     "max_at_k_estimators": ["estimator"],
@@ -95,7 +97,7 @@ def make_plan(tmp_path):
 
 # Presets of many arms, and those that are others with one thing changed.
 LARGE = ("max_at_k_estimators", "tune_learning_rate", "adam_epsilon", "learning_rate_vs_epsilon")
-ALIKE = ("damping", "num_samples", "budget", "sgd_actor", "sparse", "policy_scale")
+ALIKE = ("damping", "num_samples", "budget", "schedule", "sgd_actor", "sparse", "policy_scale")
 
 
 def test_every_preset_has_its_grid_written_here():

@@ -75,9 +75,8 @@ def test_runs_come_go_on_end_and_go(tmp_path):
     following = Following(tmp_path)
     following.read()
     assert "no run yet" in following.state() and following.panels((), "env_steps") == ((), [])
-    (tmp_path / "plan.json").write_text(
-        json.dumps({"experiment": "e", "runs": [{"directory": "a", "task": "t", "arm": "b", "seed": 1}] * 3})
-    )
+    planned = [{"directory": str(seed), "task": "t", "arm": "b", "seed": seed} for seed in (1, 2, 3)]
+    (tmp_path / "plan.json").write_text(json.dumps({"experiment": "e", "runs": planned}))
     runs = [write_run(tmp_path / str(seed), seed=seed, retries=4, final=FINAL, status=None) for seed in (1, 2)]
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.yaml").write_text("agent: {na")
@@ -136,6 +135,20 @@ def test_a_line_is_about_the_seeds_that_have_come_so_far():
     assert steps == [0, 10, 20, 30, 40] and counts == [2, 2, 2, 1, 1]
     assert middle == [0, 20, 40, 90, 120]
     assert low == [0, 10, 20, None, None] and high == [0, 30, 60, None, None]
+
+
+def test_runs_beside_a_plan_are_not_taken_for_planned_ones(tmp_path):
+    planned = [{"directory": str(seed), "task": "t", "arm": "b", "seed": seed} for seed in (1, 2)]
+    (tmp_path / "plan.json").write_text(json.dumps({"experiment": "e", "runs": planned}))
+    for other in ("a", "b"):
+        write_run(tmp_path / other, seed=7, final=FINAL)
+    following = Following(tmp_path)
+    following.read()
+    assert following.progress().words == "2/4 runs finished" and not following.progress().has_ended
+    for seed in (1, 2):
+        write_run(tmp_path / str(seed), seed=seed, final=FINAL)
+    following.read()
+    assert following.progress().words == "4/4 runs finished" and following.progress().has_ended
 
 
 def test_one_line_is_about_all_runs(tmp_path, monkeypatch):

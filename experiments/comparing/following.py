@@ -55,7 +55,7 @@ class Progress(NamedTuple):
         env_steps: Of all runs together.
         total_env_steps: What these will be at the end.
         words: How many runs have finished, and failed.
-        has_ended: Whether there is a plan and as many runs as it has have ended.
+        has_ended: Whether there is a plan, and all that it has, and all others, have ended.
     """
 
     env_steps: int
@@ -89,7 +89,7 @@ class Following:
         self._directory = directory
         self._followed: dict[Path, _Followed] = {}
         self._cells: list[Cell] = []
-        self._planned = 0
+        self._planned: set[Path] = set()
         self.notes: list[str] = []
 
     def read(self, limit: int = 8 * _CHUNK) -> None:
@@ -99,7 +99,7 @@ class Following:
             directories, plans, _ = find([self._directory], notes)
         except InvalidValueError:
             directories, plans = [], []
-        planned = sum(len(plan.runs) for plan in plans)
+        planned = {Path(run["directory"]) for plan in plans for run in plan.runs}
         has_changed = planned != self._planned
         self._planned = planned
         has_other_runs = self._find_changes(directories)
@@ -147,11 +147,11 @@ class Following:
     def state(self) -> str:
         """Returns in a line how many runs there are, and in what state."""
         if not self._followed:
-            planned = f"; {self._planned} are planned" if self._planned else ""
+            planned = f"; {len(self._planned)} are planned" if self._planned else ""
             return f"{self._directory}: no run yet, waiting for the first{planned}"
         counts = Counter(followed.run.status for followed in self._followed.values())
         states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        planned = f" of {self._planned} planned" if self._planned else ""
+        planned = f" of {len(self._planned)} planned" if self._planned else ""
         plural = "" if len(self._followed) == 1 and not planned else "s"
         return f"{self._directory}: {len(self._followed)}{planned} run{plural}: {states}"
 
@@ -165,10 +165,11 @@ class Following:
             totals.append(steps if has_ended else max(steps, int(run.config.get("total_env_steps") or 0)))
             env_steps += steps
             states["finished" if run.status == FINISHED else "failed" if has_ended else "going"] += 1
-        count, failed = max(self._planned, len(totals)), states["failed"]
-        total = sum(totals) + (count - len(totals)) * max(totals, default=0)
+        to_come = len(self._planned - {directory.resolve() for directory in self._followed})
+        count, failed = len(totals) + to_come, states["failed"]
+        total = sum(totals) + to_come * max(totals, default=0)
         words = f"{states['finished']}/{count} runs finished{f', {failed} failed' if failed else ''}"
-        return Progress(env_steps, total, words, 0 < self._planned <= states["finished"] + failed == len(totals))
+        return Progress(env_steps, total, words, bool(self._planned) and not to_come and not states["going"])
 
     def rows(self) -> list[list[str]]:
         """Returns the rows of a table: task, arm, finished seeds, seeds going, how far, and what is wrong."""

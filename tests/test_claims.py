@@ -39,6 +39,7 @@ CASES = [
     ("a", arms("actor/entropy", (-9.0, -5.0, -10.0)), FAIL),
     ("a", arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0))[1:], NOT_ENOUGH),
     ("a", arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0), actor_adam_epsilon=1e-2), NOT_ENOUGH),
+    ("a", arms("actor/entropy", (-9.0, -5.0, -8.0, -1.0), num_retries_end=2), NOT_ENOUGH),
     ("a", arms("actor/gaussian_entropy", (-9.0, -5.0, -8.0, -1.0)), NOT_ENOUGH),
     ("b", arms("actor/pre_tanh_std", (0.1, 0.2, 0.3, 0.4)), PASS),
     ("b", arms("actor/pre_tanh_std", (0.1, 0.3, 0.2, 0.4)), FAIL),

@@ -48,6 +48,17 @@ def test_arms_are_named_by_the_configuration_or_by_what_differs(tmp_path):
     assert all("num_samples" not in cell.variant for cell in runs.cells)
 
 
+def test_an_arm_whose_retries_change_is_not_taken_for_one_whose_do_not(tmp_path):
+    for retries, end in ((1, 8), (8, 1), (4, None)):
+        write_run(tmp_path / f"m{retries}", retries=retries, num_retries_end=end)
+    named = [(cell.title, cell.variant) for cell in load([tmp_path]).cells]
+    assert named == [
+        ("M=1 num_retries_end=8", {"num_retries_end": 8}),
+        ("M=4 num_retries_end=None", {"num_retries_end": None}),
+        ("M=8 num_retries_end=1", {"num_retries_end": 1}),
+    ]
+
+
 def test_equal_names_for_unequal_settings_stay_apart(tmp_path):
     for samples in (8, 16):
         write_run(tmp_path / str(samples), retries=4, num_samples=samples, final=RETURN, top={"arm": "m4"})

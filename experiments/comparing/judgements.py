@@ -178,7 +178,7 @@ def _pick(cells: Sequence[Cell], num_samples: int | None = None) -> Cell | None:
 
 def _retry_cell(runs: Runs, task: str, retries: int, epsilon: float, num_samples: int) -> Cell | None:
     wanted = {"name": "remac", "num_retries": retries, "objective": "max", "gradient": "pathwise"}
-    wanted["actor_optimizer"] = "adam"
+    wanted |= {"num_retries_end": None, "actor_optimizer": "adam"}
     fitting = [
         cell
         for cell in runs.on(task)

@@ -329,7 +329,7 @@ def _shortest_names(files: Iterable[str]) -> dict[str, str]:
 
 
 def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
-    """Returns for every agent the settings that differ between arms of equal task and M."""
+    """Returns for every agent the settings that differ between arms of equal task and M, and where M ends if it changes."""
     rivals: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for group in groups:
         run = group[0]
@@ -340,7 +340,9 @@ def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
     for (name, *_), settings in rivals.items():
         known = varying.setdefault(name, [])
         keys = dict.fromkeys(key for one in settings for key in one)
-        known += [key for key in keys if key not in known and len({value_text(one.get(key)) for one in settings}) > 1]
+        differing = [key for key in keys if len({value_text(one.get(key)) for one in settings}) > 1]
+        changing = ["num_retries_end"] if any(one.get("num_retries_end") for one in settings) else []
+        known += [key for key in dict.fromkeys(differing + changing) if key not in known]
     return varying
 
 

@@ -65,6 +65,7 @@ TITLE_WIDTH = 32
 POINTS_ON_WALL_CLOCK = 100  # of a curve over seeds, since no two runs have the same
 FACTOR_LABELS = {
     "num_retries": "M",
+    "num_retries_end": "M in the end",
     "actor_adam_epsilon": "Adam's epsilon (actor)",
     "learning_rate": "learning rate",
     "num_samples": "N",

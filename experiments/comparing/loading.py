@@ -329,7 +329,7 @@ def _shortest_names(files: Iterable[str]) -> dict[str, str]:
 
 
 def _varying_settings(groups: Iterable[list[Run]]) -> dict[str, list[str]]:
-    """Returns for every agent the settings that differ between arms of equal task and M, and where M ends if it changes."""
+    """Returns for every agent the settings that differ between arms of equal task and M, and M's end if it changes."""
     rivals: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for group in groups:
         run = group[0]

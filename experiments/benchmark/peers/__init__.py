@@ -28,6 +28,8 @@ REQUIREMENTS = {
     "stable_baselines3": ["stable-baselines3", "gymnasium[mujoco]"],
     # With gymnax 1 rejax 0.1.2 does not step Brax's environments.
     "rejax": ["rejax==0.1.2", "gymnax<0.1", "brax"],
+    # Its trainers call what JAX 0.10 has no longer.
+    "brax": ["brax", "jax<0.8"],
 }
 
 
@@ -59,7 +61,7 @@ COMPARISONS = (
     Comparison("ppo", "mujoco/half_cheetah", 16, ("sbx", "stable_baselines3")),
     Comparison("sac", "brax/halfcheetah", 128, ("rejax",)),
     Comparison("sac", "brax/halfcheetah", 128, ("rejax",), width=256),
-    Comparison("ppo", "brax/halfcheetah", 16, ("rejax",)),
+    Comparison("ppo", "brax/halfcheetah", 16, ("rejax", "brax")),
 )
 GYMNASIUM_NAMES = {
     "mujoco/half_cheetah": "HalfCheetah-v5",

@@ -10,7 +10,18 @@ from experiments.console.key_value import command_of
 
 RESULTS = Path("experiments", "results")
 # Of the tasks with learning curves of several arms; other tables are of what else was varied.
-SHOWN = ("retries", "ant_humanoid", "other_tasks", "sparse", "sparse_half_cheetah", "schedule", "dmc", "ppo", "td3")
+SHOWN = (
+    "retries",
+    "reacher",
+    "ant_humanoid",
+    "other_tasks",
+    "sparse",
+    "sparse_half_cheetah",
+    "schedule",
+    "dmc",
+    "ppo",
+    "td3",
+)
 REPORT = "results/report.html"
 
 

@@ -237,13 +237,18 @@ def test_what_comes_with_rollouts_cannot_be_changed():
 @pytest.mark.parametrize("probe", ["action", "truncation", "termination"])
 def test_probes_are_learned(probe):
     env = envs.make(f"probe/{probe}", num_envs=16)
-    agent = PPO.create(env.observation_size, env.action_size, gamma=0.9, learning_rate=1e-3, rollout_length=32)
+    # With 1e-3 this policy can become narrow, or leave for a limit, before its mean has arrived: seeds 0 to 3 end at
+    # 0.39, 1.00, 0.34 and 0.51 instead of 0.5, with the value of all tasks at 0.50, 0.49, 0.50 and 0.59.
+    rate = 3e-4 if probe == "action" else 1e-3
+    agent = PPO.create(env.observation_size, env.action_size, gamma=0.9, learning_rate=rate, rollout_length=32)
     config = TrainConfig(total_env_steps=60_000, updates_per_round=1, prefill_env_steps=0, eval_every_env_steps=60_000)
-    result = train(agent, env, config, jax.random.key(0))
     observation = jnp.ones((1, env.observation_size))
     if probe == "action":
-        assert abs(agent.policy(result.agent_state)(observation)[0, 0] - 0.5) < 0.1
+        for seed in range(3):
+            result = train(agent, env, config, jax.random.key(seed))
+            assert abs(agent.policy(result.agent_state)(observation)[0, 0] - 0.5) < 0.1
     else:
+        result = train(agent, env, config, jax.random.key(0))
         normalised = normalization.normalize(result.agent_state.normalizer, observation)
         value = agent.value_network.apply(result.agent_state.value, normalised)[0]
         assert value == pytest.approx({"truncation": 10.0, "termination": 1.0}[probe], rel=0.06)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agents import SAC, ReMAC
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import installing
 from experiments.benchmark import program as program_suite
 from experiments.benchmark.profile import own_times
 from experiments.benchmark.timing import busy_share, device_trace, kernel_summary
@@ -107,7 +108,7 @@ def test_bad_arguments_are_named(arguments, message):
 def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
     from experiments.benchmark import peers
 
-    monkeypatch.setattr(peers, "install", lambda peer, directory: "no such package")
+    monkeypatch.setattr(installing, "install", lambda directory, requirements: "no such package")
     monkeypatch.setattr(peers, "_measure", lambda *arguments: {"env_steps_per_second": 10.0})
     rows = peers.run("small", 2, ("rejax",), tmp_path)
     outcomes = [(row["agent"], row["who"], row["error"]) for row in rows]
@@ -123,7 +124,7 @@ def test_a_peer_that_fails_is_reported(tmp_path, monkeypatch):
 def test_a_peers_returns_stand_beside_ours(tmp_path, monkeypatch):
     from experiments.benchmark import peers
 
-    monkeypatch.setattr(peers, "install", lambda peer, directory: "no such package")
+    monkeypatch.setattr(installing, "install", lambda directory, requirements: "no such package")
     theirs, ours = peers.run_returns("small", 1, tmp_path)
     assert (theirs["who"], theirs["error"]) == ("stable_baselines3", "no such package") and "return" not in theirs
     assert ours["error"] == "" and ours["seconds"] > 0 and np.isnan(ours["ours_over_peer"])

@@ -40,6 +40,18 @@ GRIDS = {
     "speed": {(4, 8), (4, 16)},
     "published": {(2, 8), (4, 8)},
     "saturation": {(4, 8, None, 2), (4, 8, None, -1), (4, 8, 2, 0), (1, 8, None, 2)},
+    "stuck": {  # M, N, activation, norm, critics, bound of the mean, learning rate, epsilon, random first steps
+        (4, 8, "relu", "none", 2, None, 3e-4, 1e-8, 1000),
+        (4, 8, "tanh", "none", 2, None, 3e-4, 1e-8, 1000),
+        (4, 8, "relu", "layer", 2, None, 3e-4, 1e-8, 1000),
+        (4, 8, "relu", "none", 5, None, 3e-4, 1e-8, 1000),
+        (4, 8, "relu", "none", 2, 2, 3e-4, 1e-8, 1000),
+        (4, 8, "relu", "none", 2, None, 1e-4, 1e-8, 1000),
+        (4, 8, "relu", "none", 2, None, 3e-4, 1e-2, 1000),
+        (4, 8, "relu", "none", 2, None, 3e-4, 1e-8, 10000),
+        (4, 4, "relu", "none", 2, None, 3e-4, 1e-8, 1000),
+        (4, 32, "relu", "none", 2, None, 3e-4, 1e-8, 1000),
+    },
     "risk_objectives": {(8, 16, objective) for objective in ("lower_tail_mean:0.25", "median", "mean", "max")},
     "max_at_k_estimators": {
         (k, n, estimator)
@@ -63,6 +75,10 @@ VARIED = {
     "sgd_actor": ["actor_optimizer"],
     "damping": ["actor_adam_epsilon"],
     "saturation": ["mean_max", "log_std_max"],
+    "stuck": [
+        *("activation", "critic_norm", "num_critics", "mean_max", "learning_rate", "actor_adam_epsilon"),
+        "prefill_env_steps",
+    ],
     "schedule": ["num_retries_end"],
     "gradient_length": ["actor_adam_epsilon", "gradient_length"],
     "risk_objectives": ["objective"],
@@ -110,11 +126,11 @@ def test_every_preset_has_its_grid_written_here():
 def test_preset_is_the_protocols_grid(make_plan, name):
     runs = make_plan(name, "scale=paper", "seeds=[1]", f"tasks=[{TASKS.get(name, 'half_cheetah')}]")
     main = "ordergrad" if name in OF_EPISODES else "remac"
-    agents = {run.job.config["arm"]: run.job.config["agent"] for run in runs}
+    keys = ("num_retries", "num_samples", *VARIED.get(name, []))
+    configs = [run.job.config for run in runs]
+    agents = {config["arm"]: config["agent"] for config in configs}
     grid = {
-        (agent["num_retries"], agent["num_samples"], *(agent[key] for key in VARIED.get(name, [])))
-        for agent in agents.values()
-        if agent["name"] == main
+        tuple((config | config["agent"])[key] for key in keys) for config in configs if config["agent"]["name"] == main
     }
     assert grid == GRIDS[name]
     others = OTHERS.get(name, set())

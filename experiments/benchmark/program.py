@@ -3,7 +3,7 @@
 A program is bound by its number of kernels where the arrays are small, so kernels are what is counted: those of one
 gradient step of all members together, of one action, of one step of the environments, of a whole round of the protocol
 (a step and 128 gradient steps), and of one step of an evaluation. JAX's CUDA plugin, which brings the compiler, is
-installed from the package index into a folder of its own unless it is there.
+installed from the package index into a virtual environment of its own unless it is there.
 
 ``python -m experiments.benchmark.program <program> <agent of suite update, or task> <members>`` prints one row.
 """
@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from jax.sharding import SingleDeviceSharding
 import envs
 from envs.device import DeviceEnvironment
 from envs.quiet import quietly
-from experiments.benchmark import timing, update
+from experiments.benchmark import installing, timing, update
 from experiments.comparing.drawing import Row
 from remac.training import evaluation
 from remac.training import functions as training
@@ -71,7 +70,7 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         size: ``small`` takes the gradient steps of one member, and of 40 of SAC and of ReMAC. Playground's rows are
             there where Playground is.
         repeats: Not used: nothing is timed but compilation.
-        directory: Where the plugin is installed.
+        directory: Of the virtual environment that the plugin is installed into.
 
     Returns:
         Rows with ``kernels`` (of what the row is of, all members together), of them
@@ -80,8 +79,9 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         ``argument_mib``, the part of it that is donated, ``donated_mib``; ``from_host``, operations that wait for the
         host; ``compile_seconds``; or ``error``.
     """
-    directory = directory or timing.ENVIRONMENTS / f"cuda-{jax.__version__}"
-    error = install_plugin(directory)
+    directory = directory or installing.DIRECTORY / f"cuda-{jax.__version__}"
+    there = importlib.util.find_spec("jax_cuda13_plugin") is not None
+    error = None if there else installing.install(directory, [f"{PLUGIN}=={jax.__version__}"])
     cases = [("learn", agent, members) for agent in ("sac", "remac 8,4", "td3", "ppo") for members in (1, 40, 160)]
     small = [case for case in cases if case[2] == 1 or (case[2] == 40 and case[1] in ("sac", "remac 8,4"))]
     cases += [
@@ -99,28 +99,13 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         row: Row = {"program": name, "of": subject, "members": members}
         outcome: dict[str, float] | str = error or ""
         if not error:
-            path = os.pathsep.join([str(directory.resolve()), *sys.path])
+            path = os.pathsep.join([installing.packages(directory), *sys.path])
             outcome = timing.measure_apart(
                 [sys.executable, "-m", "experiments.benchmark.program", name, subject, str(members)],
                 env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
             )
         rows.append(row | (outcome | {"error": ""} if isinstance(outcome, dict) else {"error": outcome}))
     return rows
-
-
-def install_plugin(directory: Path) -> str | None:
-    """Installs JAX's CUDA plugin into a folder where this Python has none; returns the error's last line, if any."""
-    complete = directory / "complete"
-    if complete.exists() or importlib.util.find_spec("jax_cuda13_plugin") is not None:
-        return None
-    print(f"installing {PLUGIN} into {directory}", file=sys.stderr)
-    requirement = f"{PLUGIN}=={jax.__version__}"
-    arguments = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), requirement]
-    outcome = subprocess.run(arguments, capture_output=True, text=True)
-    if outcome.returncode:
-        return timing.last_line(outcome.stderr)
-    complete.touch()
-    return None
 
 
 def main(name: str, subject: str, num_members: int) -> None:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from remac.machine import available_cpus
 
 GEMM_SHAPE = (4096, 64, 64)
-ENVIRONMENTS = Path("runs", "benchmark", "environments")  # virtual ones, of what is compared or compiled
 T = TypeVar("T")
 
 

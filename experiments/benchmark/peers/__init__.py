@@ -8,17 +8,15 @@ gradient step an environment step, for PPO rounds of 128 steps, ten epochs of mi
 import concurrent.futures
 import os
 import queue
-import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from experiments.benchmark import timing
+from experiments.benchmark import installing, timing
 from experiments.comparing.drawing import Row
 
 SCRIPTS = Path(__file__).parent
@@ -89,8 +87,8 @@ def run(
         it the first time to the end of the first gradient steps, our first evaluation included. A peer that does not
         install or run has its last line of output in ``error`` instead.
     """
-    directory = directory or timing.ENVIRONMENTS
-    errors = {peer: install(peer, directory / peer) for peer in peers}
+    directory = directory or installing.DIRECTORY
+    errors = {peer: installing.install(directory / peer, REQUIREMENTS[peer]) for peer in peers}
     seconds = 10.0 if size == "full" else 1.0
     rows: list[Row] = []
     for comparison in COMPARISONS:
@@ -140,9 +138,9 @@ def run_returns(size: str, repeats: int, directory: Path | None = None) -> list[
         ``error``. On the first row of a task ``ours_over_peer``: the median over the seeds of the peer's seconds over
         ours.
     """
-    directory = directory or timing.ENVIRONMENTS
+    directory = directory or installing.DIRECTORY
     peer = "stable_baselines3"
-    error = install(peer, directory / peer)
+    error = installing.install(directory / peer, REQUIREMENTS[peer])
     full = size == "full"
     total, tasks, seeds = (1_000_000, RETURNS_TASKS, RETURNS_SEEDS) if full else (4_096, RETURNS_TASKS[:1], (0,))
     quarters = [total * quarter // 4 for quarter in (1, 2, 3, 4)]
@@ -181,26 +179,6 @@ def run_returns(size: str, repeats: int, directory: Path | None = None) -> list[
     return rows
 
 
-def install(peer: str, directory: Path) -> str | None:
-    """Makes a peer's virtual environment unless it is complete; returns the error's last line, if any."""
-    complete = directory / "complete"
-    if complete.exists():
-        return None
-    print(f"installing {peer} into {directory}", file=sys.stderr)
-    venv.create(directory, clear=True, with_pip=True)
-    arguments = [str(_python(directory)), "-m", "pip", "install", "--quiet", *REQUIREMENTS[peer]]
-    outcome = subprocess.run(arguments, capture_output=True, text=True)
-    if outcome.returncode:
-        return timing.last_line(outcome.stderr)
-    frozen = subprocess.run([str(_python(directory)), "-m", "pip", "freeze"], capture_output=True, text=True)
-    complete.write_text(frozen.stdout)
-    return None
-
-
-def _python(directory: Path) -> Path:
-    return directory / "bin" / "python"
-
-
 def _measure(
     who: str, directory: Path, comparison: Comparison, what: str, *arguments: float, core: int | None = None
 ) -> dict[str, Any] | str:
@@ -210,7 +188,7 @@ def _measure(
         what = "split" if who == SPLIT else what
         script = [sys.executable, "-m", f"{__name__}.ours"]
     else:
-        script = [str(_python(directory / who)), str(SCRIPTS / f"{who}.py")]
+        script = [str(installing.python(directory / who)), str(SCRIPTS / f"{who}.py")]
         task = GYMNASIUM_NAMES.get(task, task)
     if core is not None:
         script = ["taskset", "--cpu-list", str(core), *script]

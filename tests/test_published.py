@@ -1,5 +1,6 @@
 """What others have published stands in grey beside curves of the same task, with its source."""
 
+import dataclasses
 import itertools
 import re
 
@@ -54,6 +55,13 @@ def test_published_returns_are_drawn_up_to_where_ours_end(tmp_path, table):
     returns, entropy = drawing.figure.axes
     expected = {"SAC, published": [[100, 40], [1000, 80]], "SimbaV2, published": [[1000, 81]]}
     assert theirs(returns) == expected and theirs(entropy) == {} and notes == []
+    both = published.read_published(table)[:2]  # what stands in brackets is left out where names stay apart
+    both = [dataclasses.replace(both[0], method=method) for method in ("SimbaV2 (one)", "SimbaV2 (two)")]
+    published.draw_published(entropy, both)
+    assert [" ".join(text.get_text().split()) for text in entropy.texts] == [
+        "SimbaV2 (one), published",
+        "SimbaV2 (two), published",
+    ]
     places = [Text.get_window_extent(text).get_points() for text in returns.texts]
     assert all(low[1][1] <= high[0][1] or low[0][1] >= high[1][1] for low, high in itertools.combinations(places, 2))
     small_print = " ".join(drawing.figure.get_supxlabel().split())

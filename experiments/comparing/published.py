@@ -4,6 +4,7 @@
 action, and where that is written. A table of one's own has the same columns.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -118,9 +119,10 @@ def draw_published(panel: "Axes", curves: Sequence[PublishedCurve]) -> list[Line
     low, high = panel.get_ylim()
     ends = sorted(curves, key=lambda curve: float(curve.returns[-1]))
     places = _apart([(float(curve.returns[-1]) - low) / (high - low) for curve in ends])
+    short = collections.Counter(curve.short_name for curve in curves)
     for curve, place in zip(ends, places, strict=True):
         panel.annotate(
-            readable(curve.short_name, 30),
+            readable(curve.short_name if short[curve.short_name] == 1 else curve.name, 30),
             (float(curve.env_steps[-1]), float(curve.returns[-1])),
             (1.03, place),
             textcoords="axes fraction",

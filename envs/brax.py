@@ -156,7 +156,6 @@ def make(
     stagger_first_episodes: bool = False,
     backend: str = "generalized",
     episode_length: int | None = None,
-    renew_starts_every: int = 16,
     **options: Any,
 ) -> DeviceEnvironment:
     """Builds a Brax task; see ``DeviceEnvironment``, and further options go to Brax's own constructor.
@@ -179,9 +178,7 @@ def make(
             _check_options(task, options, type(envs.get_environment(braxs_name)))
         env = envs.get_environment(braxs_name, backend=backend, **options)
     episode = BraxTask(env) if reach is None else SparseReacher(env, reach)
-    return DeviceEnvironment(
-        f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes, renew_starts_every
-    )
+    return DeviceEnvironment(f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes)
 
 
 class _Replaced:
@@ -217,7 +214,7 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
     defaults: dict[str, Any] = {}
     for cls in reversed(env_class.__mro__):
         defaults |= {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    own = {"episode_length", "renew_starts_every", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
+    own = {"episode_length", "stagger_first_episodes"} | ({"reach"} if task in REACHES else set())
     known = sorted((set(defaults) - {"sys", "args", "kwargs"}) | own)
     for option, value in options.items():
         if option not in known:

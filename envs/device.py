@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import math
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -87,9 +86,9 @@ def advance(
 class DeviceEnvironment:
     """E environments of one task, side by side on the device. See ``remac.types.Environment`` and ``EnvState``.
 
-    Every environment has its next start waiting, drawn when the environments are reset. Every step draws some of them
-    anew, one environment after the other, so that each is new after ``renew_starts_every`` steps: no two episodes
-    begin alike unless they begin in the same environment within that many steps.
+    Every environment has a start for its next episode. Where an episode ends and that has been used, one is drawn for
+    every environment whose own has been, all at once, since a start may cost hundreds of steps: no two episodes begin
+    alike.
     Where a step both terminates and reaches the time limit, it counts as a termination. A step to an observation or
     reward that is not finite, or huge, is handled as ``EnvState.diverged`` says; a start with such an observation is
     not used.
@@ -100,8 +99,6 @@ class DeviceEnvironment:
         num_envs: E.
         episode_length: Time limit in steps.
         stagger_first_episodes: Whether first episodes start at a random step count.
-        renew_starts_every: Steps within which every waiting start is drawn anew, at the price of
-            E / ``renew_starts_every`` starts a step; with 1 every episode begins anew, however short.
     """
 
     name: str
@@ -109,7 +106,6 @@ class DeviceEnvironment:
     num_envs: int
     episode_length: int
     stagger_first_episodes: bool = False
-    renew_starts_every: int = 16
     on_device: bool = dataclasses.field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +123,7 @@ class DeviceEnvironment:
                 "functions, since programs are compiled for it once"
             )
             raise InvalidValueError("task", type(self.task).__name__, allowed) from None
-        for name in ("num_envs", "episode_length", "renew_starts_every"):
+        for name in ("num_envs", "episode_length"):
             require_int(name, getattr(self, name), 1)
 
     @property
@@ -169,20 +165,18 @@ class DeviceEnvironment:
         The key is consumed.
         """
         start_key, stagger_key, next_key = jax.random.split(key, 3)
-        starts = self._draw_sound_starts(start_key, 2 * self.num_envs)
+        blank = jax.tree.map(_blank, jax.eval_shape(self._starts, jax.random.split(start_key, self.num_envs)))
+        zeros, false = jnp.zeros((self.num_envs,)), jnp.zeros((self.num_envs,), bool)
+        starts, _ = self._draw(start_key, blank, false, ~false)
         if group_size > 1:
-            own, waiting = jnp.split(jnp.arange(2 * self.num_envs), 2)
-            rows = jnp.concatenate([jnp.repeat(own[::group_size], group_size), waiting])
+            rows = jnp.repeat(jnp.arange(0, self.num_envs, group_size), group_size)
             starts = jax.tree.map(lambda leaf: leaf[rows], starts)
-        physics, observation = jax.tree.map(lambda leaf: leaf[: self.num_envs], starts)
-        waiting = jax.tree.map(lambda leaf: leaf[self.num_envs :], starts)
+        physics, observation = starts
         step_count = jnp.zeros((self.num_envs,), jnp.int32)
         if self.stagger_first_episodes:
             step_count = jax.random.randint(stagger_key, (self.num_envs,), 0, self.episode_length)
-        zeros = jnp.zeros((self.num_envs,))
-        false = jnp.zeros((self.num_envs,), bool)
         return EnvState(
-            physics=(physics, waiting, jnp.zeros((), jnp.int32)),
+            physics=(physics, starts, false),
             observation=observation,
             reward=zeros,
             termination=false,
@@ -196,40 +190,54 @@ class DeviceEnvironment:
             metrics=dict.fromkeys(self.metric_names, zeros),
         )
 
-    def _draw_sound_starts(self, key: Key, number: int) -> tuple[PyTree, Array]:
-        """Draws starts, again where an observation is not sound; what never is, is left to the first step."""
+    def _starts(self, keys: Key) -> tuple[PyTree, Array]:
+        return jax.vmap(self._start)(keys)
 
-        def draw(carry: tuple[Array, Key, tuple[PyTree, Array]]) -> tuple[Array, Key, tuple[PyTree, Array]]:
-            tries, key, starts = carry
-            keys = jax.random.split(key, number + 1)
-            new = jax.vmap(self._start)(keys[:-1])
-            return tries + 1, keys[-1], _select(_is_sound(starts[1]) & (tries > 0), starts, new)
+    def _draw(
+        self, key: Key, starts: tuple[PyTree, Array], unused: Array, needed: Array
+    ) -> tuple[tuple[PyTree, Array], Array]:
+        """Draws anew what is not there of n starts, unless all that are needed are.
 
-        like = jax.eval_shape(jax.vmap(self._start), jax.random.split(jax.random.key(0), number))
-        # One start within the program: compiling a start of Brax twice takes seconds.
-        blank = jax.tree.map(_blank, like)
+        It is drawn again where an observation is not sound; what never is, is left to the first step.
 
-        def goes_on(carry: tuple[Array, Key, tuple[PyTree, Array]]) -> Array:
-            tries, _, (_, observation) = carry
-            return (tries == 0) | ((tries < _MOST_TRIES) & ~jnp.all(_is_sound(observation)))
+        Args:
+            key: Consumed.
+            starts: Leaves `[n, ...]`.
+            unused: Which of them are there, `[n]`.
+            needed: Which of them have to be, `[n]`.
 
-        return jax.lax.while_loop(goes_on, draw, (jnp.zeros((), jnp.int32), key, blank))[2]
+        Returns:
+            The starts, and which of them are there now.
+        """
+
+        def draw(carry: tuple[Array, Key, tuple[PyTree, Array], Array]) -> Any:
+            tries, key, starts, unused = carry
+            keys = jax.random.split(key, len(unused) + 1)
+            new = self._starts(keys[:-1])
+            return tries + 1, keys[-1], _select(unused, starts, new), unused | _is_sound(new[1])
+
+        def goes_on(carry: tuple[Array, Key, tuple[PyTree, Array], Array]) -> Array:
+            tries, _, _, unused = carry
+            return jnp.any(needed & ~unused) & (tries < _MOST_TRIES)
+
+        # A loop and no branch, which a population would take on both sides.
+        return jax.lax.while_loop(goes_on, draw, (jnp.zeros((), jnp.int32), key, starts, unused))[2:]
 
     def step(self, state: EnvState, action: AnyArray) -> EnvState:
         """Advances every environment by one action `[E, action_dim]`, and resets those that ended."""
-        return self._step(state, action, renews_starts=True)
+        return self._step(state, action, draws_starts=True)
 
     def step_to_the_end(self, state: EnvState, action: AnyArray) -> EnvState:
         """The same where only the first episode in each environment counts, as in an evaluation.
 
         No start is drawn for episodes to come, which is about half of what ``step`` takes to compile.
         """
-        return self._step(state, action, renews_starts=False)
+        return self._step(state, action, draws_starts=False)
 
-    def _step(self, state: EnvState, action: AnyArray, renews_starts: bool) -> EnvState:
+    def _step(self, state: EnvState, action: AnyArray, draws_starts: bool) -> EnvState:
         next_key, start_key, *chance_keys = jax.random.split(state.key, 3 if self._is_stochastic else 2)
         chances = [jax.random.split(key, self.num_envs) for key in chance_keys]
-        physics, waiting, first = state.physics
+        physics, waiting, unused = state.physics
         physics, observation, reward, termination, metrics = jax.vmap(self._advance)(physics, action, *chances)
         diverged = ~(_is_sound(reward[:, None]) & _is_sound(observation))
         reward = jnp.where(diverged, 0.0, reward)
@@ -241,16 +249,11 @@ class DeviceEnvironment:
         truncation = (step_count >= self.episode_length) & ~termination
         over = termination | truncation
 
+        if draws_starts:
+            waiting, unused = self._draw(start_key, waiting, unused, over)
         next_physics, next_observation = _select(over, waiting, (physics, observation))
-        if renews_starts:
-            num_new = math.ceil(self.num_envs / self.renew_starts_every)
-            rows = (first + jnp.arange(num_new)) % self.num_envs
-            starts = jax.vmap(self._start)(jax.random.split(start_key, num_new))
-            starts = _select(_is_sound(starts[1]), starts, jax.tree.map(lambda leaf: leaf[rows], waiting))
-            waiting = jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), waiting, starts)
-            first = (first + num_new) % self.num_envs
         return EnvState(
-            physics=(next_physics, waiting, first),
+            physics=(next_physics, waiting, unused & ~over),
             observation=next_observation,
             reward=reward,
             termination=termination,

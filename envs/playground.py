@@ -267,7 +267,6 @@ def make(
     critic_observation: str | None = None,
     action_repeat: int | None = None,
     episode_length: int | None = None,
-    renew_starts_every: int = 16,
     **options: Any,
 ) -> PlaygroundEnvironment:
     """Builds a Playground task; see ``DeviceEnvironment``.
@@ -283,7 +282,6 @@ def make(
         action_repeat: Control steps that an action is held for; by default the task's. As in ``envs.dmc``, an env step
             is a control step.
         episode_length: Time limit in control steps, a multiple of ``action_repeat``; by default the task's.
-        renew_starts_every: See ``DeviceEnvironment``.
         **options: Other values for the task's own configuration.
 
     Raises:
@@ -326,7 +324,6 @@ def make(
         num_envs,
         limit // action_repeat,
         stagger_first_episodes,
-        renew_starts_every,
         action_repeat=action_repeat,
     )
 
@@ -354,7 +351,7 @@ def _configure(config: Any, task: str, options: dict[str, Any]) -> None:
     config.lock()
     for option, value in options.items():
         if option not in config:
-            own = {"observation", "critic_observation", "renew_starts_every", "stagger_first_episodes"}
+            own = {"observation", "critic_observation", "stagger_first_episodes"}
             known = ", ".join(sorted({*config} | own))
             allowed = f"playground/{task} has no such option; its options are {known}"
             raise InvalidValueError(option, value, allowed)

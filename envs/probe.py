@@ -88,13 +88,10 @@ def make(
     num_envs: int,
     stagger_first_episodes: bool = False,
     episode_length: int = 5,
-    renew_starts_every: int = 1,
 ) -> DeviceEnvironment:
     """Builds a probe; see ``DeviceEnvironment`` for the options.
 
     Raises:
         InvalidValueError: If an option has a value that is not allowed.
     """
-    return DeviceEnvironment(
-        f"probe/{task}", PROBES[task], num_envs, episode_length, stagger_first_episodes, renew_starts_every
-    )
+    return DeviceEnvironment(f"probe/{task}", PROBES[task], num_envs, episode_length, stagger_first_episodes)

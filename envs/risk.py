@@ -157,7 +157,7 @@ def make(
         task: One of ``TASKS``.
         num_envs: E.
         stagger_first_episodes: See the suites ``mujoco`` and ``probe``.
-        **options: On the device ``episode_length`` and ``renew_starts_every``; on the host ``limit``, ``probability``,
+        **options: On the device ``episode_length``; on the host ``limit``, ``probability``,
             ``amount`` and the options of the task of the suite ``mujoco``, with ``num_threads`` and ``dtype`` as there.
 
     Raises:
@@ -165,7 +165,7 @@ def make(
     """
     if task in DEVICE_TASKS:
         episode, length = DEVICE_TASKS[task]
-        values = {"episode_length": length, "renew_starts_every": 16}
+        values = {"episode_length": length}
         for option, value in options.items():
             if option not in values:
                 allowed = f"risk/{task} has no such option; its options are {', '.join(values)}"

@@ -1,6 +1,7 @@
 """Batches of device environments: time limits, auto-reset, statistics."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +59,11 @@ def test_episodes_end_restart_and_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("num_envs", "length", "options"),
-    [(1024, 50, {}), (48, 16, {}), (5, 2, {"renew_starts_every": 1}), (1, 1, {}), (7, 3, {"renew_starts_every": 3})],
+    ("num_envs", "length"),
+    [(1024, 50), (48, 16), (5, 2), (1, 1), (7, 3)],
 )
-def test_no_two_episodes_begin_alike(num_envs, length, options):
-    env = DeviceEnvironment("test/walk", Walk(), num_envs, length, **options)
+def test_no_two_episodes_begin_alike(num_envs, length):
+    env = DeviceEnvironment("test/walk", Walk(), num_envs, length)
     states = rollout(env, [-1.0] * 4 * length)
     starts = np.concatenate([states.observation[0].ravel(), states.observation[states.truncation].ravel()])
     assert len(starts) == num_envs * 5
@@ -73,12 +74,50 @@ def test_no_two_episodes_begin_alike(num_envs, length, options):
         assert not np.array_equal(states.observation, rollout(env, [-1.0] * 4 * length, key=1).observation)
 
 
-def test_a_start_is_used_again_within_its_time_only():
-    env = DeviceEnvironment("test/walk", Walk(), num_envs=4, episode_length=2, renew_starts_every=4)
-    states = rollout(env, [-1.0] * 400)
-    starts = states.observation[states.truncation].reshape(-1, 4)  # all environments end together
-    assert (starts[:-1] == starts[1:]).any(), "two episodes fit into four steps"
-    assert not (starts[:-3] == starts[3:]).any()
+@dataclasses.dataclass(frozen=True)
+class CountedStarts(Walk):
+    """A walk that tells when starts are drawn."""
+
+    tell: Callable[[], None] = lambda: None
+
+    def start(self, key):
+        jax.debug.callback(self.tell)
+        return super().start(key)
+
+
+def test_starts_are_drawn_where_they_are_needed_only():
+    draws = []
+    env = DeviceEnvironment("test/walk", CountedStarts(tell=lambda: draws.append(1)), 8, episode_length=10)
+    states, num_draws = [env.reset(jax.random.key(0))], []
+    step = jax.jit(env.step)
+    for _ in range(40):
+        states.append(step(states[-1], -jnp.ones((8, 1))))
+        jax.effects_barrier()
+        num_draws.append(len(draws))
+    assert num_draws == [1 + step // 10 for step in range(1, 41)], "of all environments at once"
+    draws.clear()
+    state = jax.jit(env.reset)(jax.random.key(0))
+    for position in (5.0, 0.0, 5.0):  # ends in two environments, in none, and in the same two
+        action = jnp.where(jnp.arange(8)[:, None] < 2, position - state.observation, -1)
+        state = step(state, action)
+    jax.effects_barrier()
+    assert len(draws) == 3 and not np.isin(state.observation[:2], states[0].observation).any()
+
+
+def test_members_side_by_side_draw_their_own_starts():
+    env = DeviceEnvironment("test/walk", Walk(), 4, episode_length=6, stagger_first_episodes=True)
+    keys = jax.random.split(jax.random.key(0), 3)
+    together, alone = jax.vmap(env.reset)(keys), [env.reset(key) for key in keys]
+    for step in range(30):
+        actions = jax.random.uniform(jax.random.key(step), (3, 4, 1), minval=-1)
+        together = jax.jit(jax.vmap(env.step))(together, actions)
+        alone = [jax.jit(env.step)(state, action) for state, action in zip(alone, actions, strict=True)]
+        for index, state in enumerate(alone):
+            jax.tree.map(np.testing.assert_array_equal, *map(jax.random.key_data, (state.key, together.key[index])))
+            of_member = jax.tree.map(
+                lambda leaf, index=index: leaf[index], dataclasses.replace(together, key=0.0 * actions)
+            )
+            jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(state, key=0.0 * actions[index]), of_member)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,11 +29,11 @@ Exit statuses: 0 done, whatever the verdicts; 2 bad input (one line on stderr).
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.comparing.claims import as_json, as_text, check_all
 from experiments.comparing.loading import load
-from experiments.console.key_value import command_of, exit_with, parse
+from experiments.console.key_value import command_of, exit_with, parse, require_not_read
+from experiments.console.pasting import as_path
 from experiments.records.files import require_output
 from remac.files import write_whole
 
@@ -41,9 +41,10 @@ from remac.files import write_whole
 def main(arguments: Sequence[str]) -> None:
     """Prints every claim's verdict."""
     paths, settings = parse(arguments, {"json": ""})
-    file = Path(settings["json"]) if settings["json"] else None
+    file = as_path(settings["json"]) if settings["json"] else None
     if file is not None:
         require_output("json", file)
+        require_not_read("json", file, [file], paths)
     runs = load(paths)
     results = check_all(runs)
     print(as_text(results))

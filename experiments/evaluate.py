@@ -101,9 +101,13 @@ def main(config: DictConfig) -> float:
     require_usable_jax()
     plain = as_dict(config, resolve=True, throw_on_missing=True)
     options = plain["env"]["options"]
-    runs = [load_run(directory, config.policy, options) for directory in find_runs(_paths(plain["run"]))]
+    paths = _paths(plain["run"])
+    runs = [load_run(directory, config.policy, options) for directory in find_runs(paths)]
     if config.film is not None and len(runs) == 1:
         raise InvalidValueError("film", config.film, f"is of several runs; that of one is {runs[0].directory / FILM}")
+    film = Path(paths[0] if len(paths) == 1 else ".", FILM) if config.film is None else as_path(config.film)
+    if config.render and len(runs) > 1 and film.resolve() in [(run.directory / FILM).resolve() for run in runs]:
+        raise InvalidValueError("film", film, "is the film of one of these runs; must be another file for that of all")
     for run in runs:
         if config.render and not (hasattr(run.env, "render") or _showing_task(run.env)):
             allowed = f"{run.env.name} has nothing to see; must be a run on another suite"
@@ -131,9 +135,7 @@ def main(config: DictConfig) -> float:
     if len(runs) > 1:
         print(f"eval/return: mean {np.mean(returns):,.3f}, median {np.median(returns):,.3f}, of {len(runs)} runs")
     if len(filmed) > 1:
-        paths = _paths(plain["run"])
-        folder = paths[0] if len(paths) == 1 else Path()
-        _film_all(filmed, folder / FILM if config.film is None else as_path(config.film))
+        _film_all(filmed, film)
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
         _write(table, csv_text(rows))

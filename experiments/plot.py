@@ -23,18 +23,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparing.comparisons import LOOK, draw_all, make_look
-from experiments.comparing.drawing import save
+from experiments.comparing.drawing import files_of, save
 from experiments.comparing.loading import load
 from experiments.comparing.runs import X_AXES
-from experiments.console.key_value import command_of, exit_with, parse, require_folder
+from experiments.console.key_value import command_of, exit_with, parse, require_folder, require_not_read
 from experiments.console.messages import one_line, warn
+from experiments.console.pasting import as_path
 from remac.validation import require_one_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Draws the runs that the arguments name, and returns the exit status."""
     paths, settings = parse(arguments, {"out": ".", **LOOK})
-    out = Path(settings["out"])
+    out = as_path(settings["out"])
     require_folder("out", out)
     require_one_of("x", settings["x"], X_AXES)
     runs = load(paths, keep_tuning=True)
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     drawings = draw_all(runs, look, notes)
     for note in notes:
         print(note, file=sys.stderr)
+    read = [path for path in (*paths, settings["published"]) if Path(path).is_file()]
+    require_not_read("out", out, (file for drawing in drawings for file in files_of(out, drawing.name)), read)
     status = 0 if drawings else 1
     for drawing in drawings:
         try:

@@ -6,19 +6,19 @@ stderr).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
 from experiments.__main__ import docstrings
 from experiments.console.key_value import exit_with, parse, require_folder
+from experiments.console.pasting import as_path
 from remac.hyperparameters import Hyperparameter, hyperparameters
 
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the pages into a folder."""
     _, settings = parse(arguments, {"out": "docs"}, with_directories=False)
-    folder = Path(settings["out"])
+    folder = as_path(settings["out"])
     require_folder("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():

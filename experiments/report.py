@@ -30,10 +30,10 @@ from experiments.comparing.panels import LABELS
 from experiments.comparing.runs import SPEED, X_AXES, Cell, Run, Runs, as_ranges, value_text
 from experiments.comparing.statistics import describe
 from experiments.comparing.tuning import learning_rates
-from experiments.console.key_value import command_of, exit_with, parse
+from experiments.console.key_value import command_of, exit_with, parse, require_not_read
 from experiments.console.messages import counted, one_line
-from experiments.console.pasting import pasted
-from experiments.records.files import FINISHED, require_output
+from experiments.console.pasting import as_path, pasted
+from experiments.records.files import CONFIG, FINISHED, require_output
 from remac.files import write_whole
 from remac.validation import require_one_of
 
@@ -49,8 +49,9 @@ class Html(str):
 def main(arguments: Sequence[str]) -> None:
     """Writes the page."""
     paths, settings = parse(arguments, {"out": "report.html", **LOOK})
-    out = Path(settings["out"])
+    out = as_path(settings["out"])
     require_output("out", out)
+    require_not_read("out", out, [out], [*paths, settings["published"]])
     require_one_of("x", settings["x"], X_AXES)
     page = compare(paths, settings, command_of("experiments.report", arguments))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def write_page(
         ("missing", "What is missing", _missing(runs, notes)),
         ("ran", "What ran, and on what", _what_ran(runs, command)),
     ]
-    if _is_tuning(runs):
+    if _is_tuning(runs) and learning_rates(runs):
         sections.insert(1, ("tuning", "The learning rate of each task", _tuning(runs)))
     links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
     body = "".join(f'<section id="{name}"><h2>{heading}</h2>{text}</section>' for name, heading, text in sections)
@@ -107,7 +108,7 @@ def compare_with_plans(runs: Runs) -> list[dict[str, Any]]:
         for entry in plan.runs:
             cells.setdefault((str(entry["task"]), str(entry["arm"])), []).append(entry)
         for (task, arm), entries in cells.items():
-            states = [(entry["seed"], _state(found.get(Path(entry["directory"])))) for entry in entries]
+            states = [(entry["seed"], _state(found, Path(entry["directory"]))) for entry in entries]
             rest = [f"seed {seed}: {state}" for seed, state in states if state != FINISHED]
             if rest:
                 finished = as_ranges(seed for seed, state in states if state == FINISHED)
@@ -119,9 +120,9 @@ def compare_with_plans(runs: Runs) -> list[dict[str, Any]]:
     return lacking
 
 
-def _state(run: Run | None) -> str:
-    if run is None:
-        return "not started (no run directory)"
+def _state(found: dict[Path, Run], directory: Path) -> str:
+    if (run := found.get(directory)) is None:
+        return "cannot be read" if (directory / CONFIG).exists() else "not started (no run directory)"
     return FINISHED if run.status == FINISHED else f"{run.status} at {run.env_steps:,} env steps ({run.reason})"
 
 

@@ -8,6 +8,7 @@ with what was stopped.
 import dataclasses
 import json
 import sys
+from collections import Counter
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from omegaconf import MISSING, DictConfig
 
 import envs
 from experiments import plot
+from experiments.console.key_value import require_folder
 from experiments.console.messages import one_line, warn
-from experiments.console.pasting import key_of
+from experiments.console.pasting import as_path, key_of
 from experiments.records.files import PLAN
 from experiments.records.run_directory import take_folder
 from experiments.running import hydra_main
@@ -80,7 +82,8 @@ def main(config: DictConfig) -> None:
     require_usable_jax()
     name = HydraConfig.get().runtime.choices["experiment"]
     suite = _suite(config)
-    directory = Path(config.directory or f"runs/{name}_{suite}_{config.scale}")
+    directory = as_path(config.directory or f"runs/{name}_{suite}_{config.scale}")
+    require_folder("directory", directory)
     planned = plan(config, name, directory)
     require_own_directories(planned)
     take_folder("directory", directory)
@@ -110,6 +113,11 @@ def plan(config: DictConfig, name: str, directory: Path) -> list[PlannedJob]:
     """
     preset, scales = config.experiment, config.scales
     suite = _suite(config)
+    for key in ("tasks", "arms", "seeds"):
+        if config[key] is not None and not config[key]:
+            raise InvalidValueError(key, "[]", "must name at least one")
+        if twice := [one for one, number in Counter(config[key] or ()).items() if number > 1]:
+            raise InvalidValueError(key, list(config[key]), f"must name each once, not {twice[0]} twice")
     require_one_of("scale", config.scale, scales)
     if config.memory_gib is not None:
         require_number("memory_gib", config.memory_gib, 0, open_minimum=True)

@@ -71,6 +71,24 @@ def test_runs_and_folders_of_runs_are_evaluated_together(make_run, run_module, t
     assert {row["length"] for row in rows} == {"1"}
 
 
+def test_runs_are_found_by_links_and_what_is_in_them_is_none(make_run, run_module, tmp_path):
+    run = make_run("elsewhere/run", 0.0)
+    other = make_run("sweep/0", 0.0)
+    (other / "wandb" / "files").mkdir(parents=True)
+    (other / "wandb" / "files" / "config.yaml").write_bytes((other / "config.yaml").read_bytes())
+    (tmp_path / "sweep" / "1").symlink_to(run)
+    status, out, err = run_module("evaluate", "sweep", "num_episodes=2")
+    assert (status, err) == (0, "") and [line.split(":")[0] for line in out.splitlines()[:2]] == ["sweep/0", "sweep/1"]
+
+
+def test_a_film_of_several_runs_replaces_none_of_theirs(make_run, run_module):
+    make_run("1", 0.0, "mujoco/reacher")
+    make_run(".", 0.0, "mujoco/reacher")
+    for film in ([], ["film=1/video.gif"]):
+        status, out, err = run_module("evaluate", ".", "1", "render=true", *film)
+        assert (status, out, len(err.splitlines())) == (2, "", 1) and "is the film of one of these runs" in err, err
+
+
 def test_a_policy_meets_other_options_of_its_environment(make_run, run_module):
     """A reward of 1 a step until the time limit, which is an option."""
     run = make_run("run", 0.0, "probe/truncation")

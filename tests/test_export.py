@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -93,6 +94,20 @@ contract = json.load(open("contract.json"))
 low, high = (np.array(contract["input"][f"seen_{side}"], np.float32) for side in ("low", "high"))
 print(json.dumps(Policy()(np.stack([low, high])).tolist()), json.dumps(Policy()(low).tolist()))
 """
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_observations_of_another_size_are_refused(tmp_path, normalize):
+    chosen = formats.FORMATS["numpy"]
+    policy = make_policy(AGENTS["sac"].create(OBS, ACT, hidden_sizes=(4,), normalize_observations=normalize))
+    for file, content in chosen.write(policy, RANGE).items():
+        (tmp_path / file).write_bytes(content)
+    exported = chosen.load(tmp_path)
+    for shape in ((), (1,), (OBS, 1), (OBS + 1,)):
+        for act in (policy, exported):
+            with pytest.raises(ValueError, match=re.escape(f"observations are {list(shape)}; must be [..., {OBS}]")):
+                act(np.zeros(shape, np.float32))
+    assert policy(np.zeros((5, OBS))).shape == exported(np.zeros((5, OBS))).shape == (5, ACT)
 
 
 def test_the_command_writes_what_numpy_alone_acts_with(run, run_module):

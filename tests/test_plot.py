@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_runs import write_run, write_sweep
 
-from experiments import plot, report
+from experiments import claims, plot, report
 from experiments.comparing import figures, panels
 from experiments.comparing.comparisons import draw_all, make_look
 from experiments.comparing.curve_files import read_runs
@@ -709,6 +709,78 @@ def test_trained_objectives_stand_against_measured_ones(tmp_path):
     own = {row["arm"]: row["metric"].rpartition("/")[2] for row in drawing.rows if row["own"]}
     assert sorted(own.values()) == ["cvar_25", "max_at_8", "median"]
     assert all("K=8" in arm for arm in own)
+    of_four = {"name": "ordergrad", "objective": "max", "final": {f"eval/per_start/max_at_{k}": k for k in (4, 16)}}
+    worst = of_four | {"objective": "lower_tail_mean:0.1", "final": {"eval/per_start/cvar_25": 1.0}}
+    write_sweep(tmp_path / "four", [of_four | {"retries": 4}, worst | {"retries": 4}], seeds=(1,))
+    (drawing,) = [one for one in draw_all(load([tmp_path / "four"]), Look(("x",)), []) if one.name == "objectives"]
+    assert [row["metric"] for row in drawing.rows if row["own"]] == ["eval/per_start/max_at_4"], (
+        "none is of the worst 10%"
+    )
+    assert not any("nan" in text.get_text() for panel in drawing.figure.axes for text in panel.texts)
     without = [{"retries": m, "final": FINAL} for m in (1, 8)]
     write_sweep(tmp_path / "others", without, seeds=(1,))
     assert "objectives" not in {one.name for one in draw_all(load([tmp_path / "others"]), Look(("actor/entropy",)), [])}
+
+
+def table_of(path, rows, columns="exp_name,env_name,seed,metric,env_step,value"):
+    path.write_text("\n".join([columns, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    table = table_of(tmp_path / "curves.csv", [("a", "Ant-v4", 0, metric, 1000, 2) for metric in ("return", "loss")])
+    before = table.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for out in (".", str(tmp_path), "other/.."):
+        with pytest.raises(
+            InvalidValueError, match=rf"out={re.escape(out)}: would replace .*curves.csv, which is read"
+        ):
+            plot.main(["curves.csv", "metric=eval/return", f"out={out}"])
+    with pytest.raises(InvalidValueError, match=r"out=curves.csv: would replace curves.csv"):
+        report.main(["curves.csv", "out=curves.csv"])
+    with pytest.raises(InvalidValueError, match=r"json=curves.csv: would replace curves.csv"):
+        claims.main(["curves.csv", "json=curves.csv"])
+    assert table.read_bytes() == before and not (tmp_path / "final.png").exists()
+    assert plot.main(["curves.csv", "metric=eval/return,eval/return", "out=~/figures"]) == 0
+    assert plot.main([str(Path("~/figures/curves.csv").expanduser()), "metric=eval/return", "out=again"]) == 0
+    assert not (tmp_path / "~").exists()
+
+
+def test_returns_of_two_kinds_in_one_table_are_refused(tmp_path):
+    rows = [("a", "Ant-v4", 0, name, step, 1) for step in (0, 2) for name in ("episode_return", "eval_return")]
+    rows = [row if row[3] == "eval_return" else (*row[:4], row[4] + 1, 1) for row in rows]
+    with pytest.raises(ValueError, match=r"line 3: has eval_return where .* have episode_return before"):
+        read_runs(table_of(tmp_path / "both.csv", rows))
+    with pytest.raises(ValueError, match=r"line 2: field larger than field limit"):
+        read_runs(table_of(tmp_path / "quote.csv", [("a", '"' + "x" * 200_000)]))
+
+
+def test_runs_without_the_axis_do_not_count_as_ones_that_fell_behind(tmp_path):
+    write_run(tmp_path / "runs/0", final=FINAL | {"eval/return": 100.0})
+    theirs = table_of(tmp_path / "theirs.csv", [("theirs", "Hopper-v4", 0, "return", step, 99) for step in (0, 1000)])
+    runs = load([tmp_path / "runs", theirs])
+    look = make_look(runs, {"x": "wall_clock", "threshold": "50", "metric": "eval/return"}, "a command")
+    drawings = {drawing.name: drawing for drawing in draw_all(runs, look, [])}
+    assert {row["arm"] for row in drawings["reached"].rows} == {"SAC"}
+    for name in ("reached", "curves"):
+        (shown,) = drawings[name].figure.legends
+        assert [text.get_text() for text in shown.get_texts()] == ["SAC"]
+
+
+def test_arms_over_tasks_are_measured_from_untrained_policies_only(tmp_path):
+    own = [
+        ("a", task, 0, "return", step, value) for task in ("Ant-v4", "Hopper-v4") for step, value in ((0, 1), (10, 9))
+    ]
+    late = [("b", task, 0, "return", 10, 5) for task in ("Ant-v4", "Hopper-v4")]
+    runs = load([table_of(tmp_path / "table.csv", own + late)])
+    (drawing,) = [one for one in draw_all(runs, Look(("eval/return",)), []) if one.name == "aggregate"]
+    assert {row["arm"]: row["iqm"] for row in drawing.rows} == {"a": 1.0, "b": 0.5}
+
+
+def test_more_arms_than_a_panel_takes_are_all_drawn_where_nothing_splits_them(tmp_path):
+    rows = [(f"arm{number}", "Ant-v4", 0, "return", step, number) for number in range(12) for step in (0, 1000)]
+    notes = []
+    drawings = draw_all(load([table_of(tmp_path / "many.csv", rows)]), Look(("eval/return",)), notes)
+    (curves,) = [drawing for drawing in drawings if drawing.name == "curves"]
+    assert len(curves.panels[0].lines) == 12 and notes == []

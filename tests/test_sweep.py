@@ -197,6 +197,10 @@ def test_tasks_follow_the_scale(make_plan):
         (["memory_gib=0"], ["memory_gib=0"]),
         (['overrides=["seed=3"]'], ["seed=3", "itself"]),
         (["seeds=[-1]"], ["seed=-1", "at least 0"]),
+        (["seeds=[]"], ["seeds=[]: must name at least one"]),
+        (["arms=[]"], ["arms=[]: must name at least one"]),
+        (["tasks=[]"], ["tasks=[]: must name at least one"]),
+        (["seeds=[1,2,1]"], ["seeds=[1, 2, 1]: must name each once, not 1 twice"]),
     ],
 )
 def test_bad_input_is_refused(make_plan, overrides, expected):

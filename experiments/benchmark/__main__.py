@@ -35,8 +35,9 @@ from experiments.benchmark import (
     train,
     update,
 )
-from experiments.comparing.drawing import Row, own_style, save
+from experiments.comparing.drawing import Row, files_of, own_style, save
 from experiments.console.key_value import command_of, exit_with, parse, require_file
+from experiments.console.pasting import as_path
 from experiments.records.provenance import provenance
 from experiments.running.hydra_main import use_all_cpus
 from experiments.running.jax_settings import require_usable_jax
@@ -111,8 +112,10 @@ def read_settings(arguments: Sequence[str]) -> Settings:
             chosen[key] = tuple(values[key].split(",")) if values[key] else tuple(choices)
             for name in chosen[key]:
                 require_one_of(key, name, choices)
-    out = Path(values["out"] or Path("runs", "benchmark", f"{values['suite']}.json"))
+    out = as_path(values["out"]) if values["out"] else Path("runs", "benchmark", f"{values['suite']}.json")
     require_file("out", out)
+    if values["suite"] in PICTURES and out in files_of(out.parent, out.stem):
+        raise InvalidValueError("out", out, "is where the table or the picture goes; must end otherwise, such as .json")
     return Settings(values["suite"], values["size"], int(values["repeats"]), out, chosen)
 
 

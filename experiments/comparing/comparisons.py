@@ -1,6 +1,5 @@
 """Comparing runs: draws every figure that is declared and has something to show; nothing is read or written here."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ def make_look(runs: Runs, settings: dict[str, str], command: str) -> Look:
     if not known:
         raise InvalidValueError("directories", f"{len(runs.used)} runs", "hold no record of any metric yet")
     given = settings.get("metric", "")
-    chosen = tuple(filter(None, given.split(",")))
+    chosen = tuple(dict.fromkeys(filter(None, given.split(","))))
     if given and not chosen:
         raise InvalidValueError("metric", given, "names no metric")
     for name in chosen:
@@ -73,7 +72,7 @@ def _published(value: str) -> list[PublishedCurve]:
     path = TABLE if value == "true" else Path(value)
     try:
         return read_published(path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise InvalidValueError("published", value, f"{reason}; must be true, false or a table of returns") from None
 

@@ -52,6 +52,7 @@ def read_runs(path: Path) -> list[Run]:
     records: dict[tuple[str, str, int, str], list[Record]] = {}
     drawn_as: dict[str, dict[str, Any]] = {}
     lines: dict[tuple[str, str, int, str, int], int] = {}
+    called: dict[tuple[str, str, int, str], str] = {}
 
     def take(number: int, row: TableRow) -> None:
         arm, env_name, name = (read_text(row, column) for column in ("exp_name", "env_name", "metric"))
@@ -63,6 +64,8 @@ def read_runs(path: Path) -> list[Run]:
         earlier = lines.setdefault((arm, env_name, seed, metric, env_step), number)
         if earlier != number:
             raise ValueError(f"has arm, task, seed, metric and step of line {earlier}")
+        if (other := called.setdefault((arm, env_name, seed, metric), name)) != name:
+            raise ValueError(f"has {name} where arm, task and seed have {other} before; both are {metric} here")
         records.setdefault((arm, env_name, seed, row.get("status") or FINISHED), []).append(record)
         drawn_as[arm] = {"name": row.get("agent") or arm, "num_retries": num_retries}
 
@@ -93,11 +96,12 @@ def read_table(path: Path, of: str, columns: Sequence[str], take: Callable[[int,
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"is no table of {of}, it has no column {', '.join(missing)}")
-        for number, row in enumerate(reader, 2):
-            try:
+        number = 1
+        try:
+            for number, row in enumerate(reader, 2):
                 take(number, row)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {number + isinstance(error, csv.Error)}: {error}") from None
 
 
 def read_text(row: TableRow, column: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import io
 import os
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.console.messages import shorten
+from remac.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -165,10 +167,11 @@ def legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
 
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Writes a table whose rows have equal keys."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    write_whole(path, file.getvalue().encode(errors="backslashreplace"))
 
 
 def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[Path]:
@@ -184,7 +187,7 @@ def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[
         The files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    files = [directory / f"{name}.{ending}" for ending in ("csv", "png", "pdf")]
+    files = files_of(directory, name)
     write_csv(files[0], rows)
     with own_style():
         figure.savefig(files[1], dpi=200)
@@ -193,6 +196,11 @@ def save(directory: Path, name: str, rows: list[Row], figure: "Figure") -> list[
         # No date, so that equal numbers give equal files.
         figure.savefig(files[2], metadata={"CreationDate": None})
     return files
+
+
+def files_of(directory: Path, name: str) -> list[Path]:
+    """Returns what ``save`` writes."""
+    return [directory / f"{name}.{ending}" for ending in ("csv", "png", "pdf")]
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:

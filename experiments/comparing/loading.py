@@ -8,7 +8,6 @@ import dataclasses
 import gc
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from experiments.records.files import (
     find_damage,
     read_json,
     read_records,
+    walk,
 )
 from remac.validation import InvalidValueError
 
@@ -103,7 +103,7 @@ def find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], lis
                 notes.append(f"{path}: {reason}, left out")
             continue
         known = path.resolve() in directories
-        for folder, subfolders, files in _walk(path, seen, notes):
+        for folder, subfolders, files in walk(path, seen, notes):
             if PLAN in files:
                 file = Path(folder, PLAN)
                 if plan := _read_plan(file, notes):
@@ -118,36 +118,6 @@ def find(paths: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], lis
         if len(directories) == before and not known:
             notes.append(f"{path}: no run in it" + (" that is not named already" if before else ""))
     return list(directories.values()), list(plans.values()), list(itertools.chain.from_iterable(curves.values()))
-
-
-def _walk(path: Path, seen: set[Path], notes: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walks through a folder like ``os.walk``, symbolic links too; a folder that it comes to again is passed over.
-
-    Args:
-        path: The folder.
-        seen: The folders that have been visited, to which this adds.
-        notes: Where it says which links lead nowhere, and which folders cannot be read.
-    """
-
-    def note_unread(error: OSError) -> None:
-        notes.append(f"{error.filename}: cannot be read ({error.strerror}), left out")
-
-    for folder, subfolders, files in os.walk(path, onerror=note_unread, followlinks=True):
-        place = Path(folder).resolve()
-        if place in seen:
-            subfolders.clear()
-            continue
-        seen.add(place)
-        subfolders.sort()
-        for name in sorted(files):
-            if _is_dangling(folder, name):
-                notes.append(f"{Path(folder, name)}: is a link to nothing")
-        yield folder, subfolders, files
-
-
-def _is_dangling(folder: str, name: str) -> bool:
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _read_plan(path: Path, notes: list[str]) -> Plan | None:

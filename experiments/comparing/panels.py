@@ -137,12 +137,13 @@ def _on_shared_steps(found: Sequence[tuple[np.ndarray, np.ndarray]], x: str) -> 
 
 
 def records(run: Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the finite records of a metric."""
+    """Returns the records of a metric that are finite, and of which the place on the axis is known."""
     if metric not in run.metrics:
         return np.empty(0), np.empty(0)
     series = run.metrics[metric]
-    finite = np.isfinite(series.values)
-    return getattr(series, x)[finite], series.values[finite]
+    steps = getattr(series, x)
+    known = np.isfinite(series.values) & np.isfinite(steps)
+    return steps[known], series.values[known]
 
 
 def draw_dots(

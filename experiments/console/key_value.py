@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,6 +39,8 @@ def parse(
     for argument in arguments:
         key, equals, value = argument.partition("=")
         is_setting = equals and re.fullmatch(r"\w*", key) and not (with_directories and os.path.lexists(argument))
+        if with_directories and not argument:
+            raise InvalidValueError("directories", "''", "must name a run directory or folder of some")
         if with_directories and not is_setting and not argument.startswith("-"):
             directories.append(argument)
             continue
@@ -80,6 +82,18 @@ def require_folder(key: str, path: Path) -> None:
         if os.path.exists(candidate) and not candidate.is_dir():
             raise InvalidValueError(key, path, f"must be a folder, and {candidate} is a file")
     _require_nameable(key, path)
+
+
+def require_not_read(key: str, value: Path, files: Iterable[Path], read: Iterable[Path | str]) -> None:
+    """Requires that files to be written are none of those that are read.
+
+    Raises:
+        InvalidValueError: Naming the first that is.
+    """
+    inputs = {Path(path).resolve() for path in read}
+    for file in files:
+        if file.resolve() in inputs:
+            raise InvalidValueError(key, value, f"would replace {file}, which is read; must be another place")
 
 
 def require_file(key: str, path: Path) -> None:

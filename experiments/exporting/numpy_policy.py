@@ -45,7 +45,9 @@ class Policy:
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Returns the mean actions at raw observations."""
-        x = np.asarray(observation, np.float32)
+        x, size = np.asarray(observation, np.float32), self.steps[0][1][0].shape[0]
+        if x.shape[-1:] != (size,):
+            raise ValueError(f"observations are {list(x.shape)}; must be [..., {size}]")
         for step, arrays in self.steps:
             x = step(x, *arrays)
         return x

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,36 @@ def is_begun(directory: Path | str) -> bool:
     with contextlib.suppress(OSError):
         return (Path(directory) / CONFIG).stat().st_size > 0  # 0: a process was killed while it wrote its first file
     return False
+
+
+def walk(path: Path, seen: set[Path], notes: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walks through a folder like ``os.walk``, symbolic links too; a folder that it comes to again is passed over.
+
+    Args:
+        path: The folder.
+        seen: The folders that have been visited, to which this adds.
+        notes: Where it says which links lead nowhere, and which folders cannot be read.
+    """
+
+    def note_unread(error: OSError) -> None:
+        notes.append(f"{error.filename}: cannot be read ({error.strerror}), left out")
+
+    for folder, subfolders, files in os.walk(path, onerror=note_unread, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen:
+            subfolders.clear()
+            continue
+        seen.add(place)
+        subfolders.sort()
+        for name in sorted(files):
+            if _is_dangling(folder, name):
+                notes.append(f"{Path(folder, name)}: is a link to nothing")
+        yield folder, subfolders, files
+
+
+def _is_dangling(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def finished_summary(directory: Path | str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from experiments.console.messages import warn
-from experiments.records.files import BEST_POLICY, CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json
+from experiments.records.files import BEST_POLICY, CONFIG, POLICY, SUMMARY, find_damage, kept_inputs, read_json, walk
 from experiments.running.config import make_environment
 from remac.policies.policy import Policy, load_policy, saved_env_steps
 from remac.types import Environment
@@ -46,10 +46,16 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        directories = [path] if (path / CONFIG).is_file() else sorted(file.parent for file in path.rglob(CONFIG))
+        directories, notes = list[Path](), list[str]()
+        for folder, subfolders, files in walk(path, set(), notes):
+            if CONFIG in files:
+                directories.append(Path(folder))
+                subfolders.clear()
         if not directories:
             allowed = f"is not a run directory (no {CONFIG} in it), nor a folder that holds some"
             raise InvalidValueError("run", path, allowed)
+        for note in notes:
+            warn(note)
         for directory in directories:
             if directory != path and not (directory / POLICY).is_dir():
                 warn(f"{directory}: holds no policy yet, left out")

@@ -12,6 +12,7 @@ import jax
 
 from experiments.comparing.drawing import Row, save
 from experiments.console.key_value import exit_with, parse, require_folder
+from experiments.console.pasting import as_path
 from experiments.running.jax_settings import require_usable_jax
 from experiments.toy import certificates, episodes, estimators, gaussian
 from remac.validation import require_one_of
@@ -78,7 +79,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[str, str, Path]:
     _, settings = parse(arguments, {"study": "", "size": "full", "out": ""}, with_directories=False)
     require_one_of("study", settings["study"], STUDIES)
     require_one_of("size", settings["size"], SIZES)
-    directory = Path(settings["out"] or Path("runs", "toy", settings["study"]))
+    directory = as_path(settings["out"]) if settings["out"] else Path("runs", "toy", settings["study"])
     require_folder("out", directory)
     return settings["study"], settings["size"], directory
 

@@ -45,7 +45,13 @@ class Policy:
     normalize_observations: bool = dataclasses.field(metadata={"static": True})
 
     def distribution(self, observation: Array) -> Distribution:
-        """Returns the distribution of actions at raw observations `[..., obs_dim]`."""
+        """Returns the distribution of actions at raw observations `[..., obs_dim]`.
+
+        Raises:
+            ValueError: The last axis is not of that size.
+        """
+        if observation.shape[-1:] != (self.observation_size,):
+            raise ValueError(f"observations are {list(observation.shape)}; must be [..., {self.observation_size}]")
         if self.normalize_observations:
             observation = normalization.normalize(self.normalizer, observation)
         return self.network.apply(self.parameters, observation)

@@ -70,6 +70,8 @@ def _scale(cells: Sequence[Cell], metric: str, notes: list[str]) -> tuple[float,
     """Returns a task's mean return of untrained policies and that of its best arm at the end, or what is wrong."""
     untrained = []
     for run in (run for cell in cells for run in cell.finished if metric in run.metrics):
+        if run.metrics[metric].env_steps[0] > 0:
+            continue
         if np.isfinite(first := run.metrics[metric].values[0]):
             untrained.append(first)
         else:

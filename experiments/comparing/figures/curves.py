@@ -97,7 +97,9 @@ def _shown_in_curves(runs: Runs, notes: list[str]) -> list[Cell]:
     """Returns the cells that fit into one panel: all, or those of the first variant."""
     if max(len(runs.on(task)) for task in runs.tasks) <= MOST_LINES:
         return runs.cells
-    first = _variants(runs)[0]
+    if len(variants := _variants(runs)) < 2:
+        return runs.cells
+    first = variants[0]
     rest = ", the grids have all" if _has_grids(runs) else ""
     notes.append(f"curves: too many arms for one panel; shown are those with {first}{rest}")
     return [cell for cell in runs.cells if cell.num_retries is None or _variant(cell) == first]

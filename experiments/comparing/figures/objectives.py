@@ -1,6 +1,7 @@
 """Each objective as trained against each objective as measured."""
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparing.declarations import Drawing, Look, figure
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 RETRIES = "eval/per_start/"
-# What is measured for an objective, by the name of the preset without its parameters.
+# What is measured for an objective.
 MEASURES = {
-    "cvar": f"{RETRIES}cvar_25",
-    "lower_tail_mean": f"{RETRIES}cvar_25",
+    "cvar:0.25": f"{RETRIES}cvar_25",
+    "lower_tail_mean:0.25": f"{RETRIES}cvar_25",
     "median": f"{RETRIES}median",
     "mean": "eval/return_stochastic",
 }
@@ -32,6 +33,12 @@ def objective_of(cell: Cell) -> str | None:
     return str(objective)
 
 
+def _own_measure(cell: Cell) -> str | None:
+    """Returns the metric that is of what an arm was trained for, where one is."""
+    objective = objective_of(cell)
+    return f"{RETRIES}max_at_{cell.num_retries}" if objective == "max" else MEASURES.get(objective or "")
+
+
 def _measured(runs: Runs) -> set[str]:
     """Returns what was measured on several tries from each start."""
     return {name for cell in runs.cells for run in cell.finished for name in run.metrics if name.startswith(RETRIES)}
@@ -45,17 +52,15 @@ def _is_of_many(runs: Runs, look: Look) -> bool:
 @figure("objectives", when=_is_of_many, needs_final=True, place=15)
 def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     """Draws a table for every task: rows are what was trained for, columns what is measured at the end."""
-    bests = sorted(
-        (name for name in _measured(runs) if "max_at_" in name), key=lambda name: int(name.rpartition("_")[2])
-    )
-    best_of = bests[-1] if bests else None
-    columns = list(dict.fromkeys([*MEASURES.values(), *([best_of] if best_of else [])]))
+    wanted = {_own_measure(cell) for cell in runs.cells}
+    bests = {int(name.rpartition("_")[2]): name for name in _measured(runs) if "max_at_" in name}
+    shown = {number for number, name in bests.items() if number == max(bests) or name in wanted}
+    columns = list(dict.fromkeys([*MEASURES.values(), *(bests[number] for number in sorted(shown))]))
     rows: list[Row] = []
     for cell in runs.cells:
-        objective = objective_of(cell)
-        if objective is None:
+        if objective_of(cell) is None:
             continue
-        own = best_of if objective == "max" else MEASURES.get(objective.partition(":")[0])
+        own = _own_measure(cell)
         for metric in columns:
             if values := cell.by_seed(metric):
                 numbers = describe(list(values.values()))
@@ -78,7 +83,8 @@ def objectives(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
             share = (row["iqm"] - low) / (high - low) if high > low else 0.5
             row["is_best"] = row["iqm"] == high
             panel.add_patch(_cell(place, line, share, row["own"]))
-            text = f"{row['iqm']:.3g}\n[{row['low']:.3g}, {row['high']:.3g}]"
+            interval = f"\n[{row['low']:.3g}, {row['high']:.3g}]" if math.isfinite(row["low"]) else ""
+            text = f"{row['iqm']:.3g}{interval}"
             panel.text(
                 place, line, text, ha="center", va="center", fontsize=6.5, weight="bold" if row["is_best"] else None
             )

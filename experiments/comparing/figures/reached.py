@@ -7,13 +7,18 @@ import numpy as np
 from experiments.comparing.declarations import Drawing, Look, figure
 from experiments.comparing.drawing import Row, label, legend, new_panels, readable
 from experiments.comparing.panels import TITLE_WIDTH, plain, records, styles, task_title
-from experiments.comparing.runs import X_AXES, Run, Runs
+from experiments.comparing.runs import X_AXES, Cell, Run, Runs
 
 
 def reached_at(run: Run, metric: str, threshold: float, x: str) -> float:
     """Returns where a metric is at least a threshold for the first time; infinity if it never is."""
     steps, values = records(run, metric, x)
     return min(steps[values >= threshold].tolist(), default=math.inf)
+
+
+def _that_tell(cell: Cell, metric: str, x: str) -> list[Run]:
+    """Returns the finished runs that have records of a metric on an axis."""
+    return [run for run in cell.finished if records(run, metric, x)[0].size]
 
 
 @figure("reached", when=lambda runs, look: look.threshold is not None, needs_final=True, place=15)
@@ -23,11 +28,13 @@ def reached(runs: Runs, look: Look, notes: list[str]) -> Drawing | None:
     metric, style, rows = look.metrics[0], styles(runs.cells), list[Row]()
     figure, axes = new_panels(len(runs.tasks), min(len(runs.tasks), 4), (3.2, 2.6))
     for panel, task in zip(axes, runs.tasks, strict=True):
-        cells = [cell for cell in runs.on(task) if any(metric in run.metrics for run in cell.finished)]
-        for width, cell in zip(np.linspace(3.0, 1.2, len(cells)), cells, strict=True):  # lines that coincide are seen
-            found = {run.seed: reached_at(run, metric, look.threshold, look.x) for run in cell.finished}
+        cells = [(cell, _that_tell(cell, metric, look.x)) for cell in runs.on(task)]
+        cells = [(cell, known) for cell, known in cells if known]
+        widths = np.linspace(3.0, 1.2, len(cells))  # lines that coincide are seen
+        for width, (cell, known) in zip(widths, cells, strict=True):
+            found = {run.seed: reached_at(run, metric, look.threshold, look.x) for run in known}
             times = sorted(filter(math.isfinite, found.values()))
-            end = max(records(run, metric, look.x)[0].max(initial=0) for run in cell.finished)
+            end = max(records(run, metric, look.x)[0].max() for run in known)
             shares = np.arange(len(times) + 1) / len(found)
             colour, dashes = style(cell)
             line = {"color": colour, "linestyle": dashes, "linewidth": width, "label": readable(cell.title, 40)}

@@ -93,10 +93,11 @@ class BaseAgent(_Agent):
         """
         require_int("observation_size", observation_size, 1)
         require_int("action_size", action_size, 1)
-        values: dict[str, Any] = {"observation_size": observation_size, "action_size": action_size}
+        values: dict[str, Any] = {"observation_size": int(observation_size), "action_size": int(action_size)}
         if policy_observation_size is not None:
             most = (observation_size - 1, "observation_size - 1")
             require_int("policy_observation_size", policy_observation_size, 1, *most)
+            policy_observation_size = int(policy_observation_size)
         values |= {"policy_observation_size": policy_observation_size}
         values = cls.make_fields(values | check(cls, given))
         declared = hyperparameters(cls)
@@ -107,7 +108,11 @@ class BaseAgent(_Agent):
                     raise InvalidValueError(name, None, f"{cls.__name__}.make_fields must make a number of it")
                 is_integer = name in declared and declared[name].type is int
                 dtype = np.int32 if is_integer else np.float32
-                values[name] = jax.tree.map(lambda value, dtype=dtype: np.asarray(value, dtype), values[name])
+                with np.errstate(over="ignore"):
+                    made = jax.tree.map(lambda value, dtype=dtype: np.asarray(value, dtype), values[name])
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made)):
+                    raise InvalidValueError(name, values[name], "must be finite in float32")
+                values[name] = made
         return cls(**values)
 
     @classmethod

@@ -21,6 +21,8 @@ from remac.training.experience import ON_POLICY_TRAINING
 from remac.training.metrics import Packed, pack
 from remac.types import Array, Key, Metrics, PyTree, Transition
 
+MAX_LOG_RATIO = 80.0
+
 
 @struct.dataclass
 class OnPolicyState:
@@ -195,7 +197,8 @@ class OnPolicyAgent(BaseAgent):
             policy = policy | {"log_std": log_std | {"kernel": jax.lax.stop_gradient(log_std["kernel"])}}
         distribution = self.policy_network.apply({"params": policy}, self.of_policy(batch["observation"]))
         log_ratio = cast(TanhGaussian, distribution).log_prob(batch["pre_tanh"][None])[0] - batch["log_prob"]
-        ratio, advantage = jnp.exp(log_ratio), self.advantage(batch)
+        # Bounded, since an infinite ratio has the gradient NaN even where it is clipped.
+        ratio, advantage = jnp.exp(jnp.minimum(log_ratio, MAX_LOG_RATIO)), self.advantage(batch)
         clipped = jnp.clip(ratio, 1.0 - self.clip_range, 1.0 + self.clip_range)
         actor_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
         action, log_prob = distribution.sample(key, 1)

@@ -28,7 +28,8 @@ class PPO(OnPolicyAgent):
     @property
     def experience(self) -> Rollout:
         """What the agent learns from."""
-        return Rollout(self.rollout_length, self.num_minibatches, on_policy=True)
+        least = 2 if self.normalize_advantages else 1  # of one step the advantage less its mean is 0
+        return Rollout(self.rollout_length, self.num_minibatches, on_policy=True, least_minibatch=least)
 
     def rows(self, state: OnPolicyState, experience: Transition) -> tuple[dict[str, Array], Metrics]:
         """Returns observations, generalised advantages, and what the value function learns towards, `[T, E, ...]`."""

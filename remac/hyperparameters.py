@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from flax import struct
 
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
@@ -138,7 +139,7 @@ def defaults(agent_class: type) -> dict[str, Any]:
 
 
 def check(agent_class: type, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns a value for every hyperparameter: what is given, or the default; lists as tuples.
+    """Returns a value for every hyperparameter, given or the default; lists as tuples, NumPy's scalars as Python's.
 
     Raises:
         InvalidValueError: Naming the hyperparameter, its value and what is allowed.
@@ -151,9 +152,13 @@ def check(agent_class: type, given: dict[str, Any]) -> dict[str, Any]:
     for name, one in declared.items():
         one.check(name, values[name])
     return {
-        name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        name: tuple(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else _plain(value)
         for name, value in values.items()
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _or_null(default: Any) -> str:

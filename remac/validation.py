@@ -5,6 +5,7 @@ import importlib.util
 import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ class InvalidValueError(ValueError):
         """Stores the three parts; the message is one line made of them."""
         super().__init__(f"{name}={value}: {allowed}")
         self.name, self.value, self.allowed = name, value, allowed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Says what it is made of, for pickling it."""
+        return type(self), (self.name, self.value, self.allowed)
 
 
 def require_int(name: str, value: object, minimum: int, maximum: int | None = None, maximum_name: str = "") -> None:
@@ -50,7 +55,10 @@ def require_number(
     *,
     open_minimum: bool = False,
 ) -> None:
-    """Requires a number, finite in float32, in [minimum, maximum]; above ``minimum`` with ``open_minimum``."""
+    """Requires a number, finite in float32, in [minimum, maximum]; above ``minimum`` with ``open_minimum``.
+
+    What is closer to 0 than normal numbers of float32 are is 0, as it is in programs.
+    """
     low = "(" if open_minimum or minimum == -math.inf else "["
     high = ")" if maximum == math.inf else "]"
     allowed = f"must be a finite number in {low}{minimum:g}, {maximum:g}{high}"
@@ -58,6 +66,7 @@ def require_number(
         raise InvalidValueError(name, value, allowed)
     with np.errstate(over="ignore", under="ignore"):
         used = float(np.float32(value))  # the precision in which it is used
+    used = 0.0 if abs(used) < np.finfo(np.float32).tiny else used
     if not math.isfinite(used) or not minimum <= used <= maximum or (open_minimum and used == minimum):
         raise InvalidValueError(name, value, allowed)
 

@@ -20,9 +20,11 @@ from remac.estimators.advantages import (
     lstat_advantage,
     maxpo_advantage,
     pkpo,
+    score_coefficients,
     score_function_loss,
 )
 from remac.estimators.order_statistics import lstat, lstat_weights, rank_weights
+from remac.validation import InvalidValueError
 
 
 @pytest.fixture(autouse=True)
@@ -585,3 +587,20 @@ def test_bad_shapes_and_retries_are_refused_while_tracing():
     for call in (lambda r: lstat_advantage(r, "max", 3), lambda r: score_function_loss(r, r, "max", 3)):
         with pytest.raises(ValueError, match="below"):
             jax.jit(call)(GOOD)
+
+
+def test_score_coefficients_of_successes_and_failures():
+    rewards = np.array([False, True, True, False, True])
+    weights = rank_weights("max", 2, 4)
+    expected = score_coefficients(jnp.asarray(rewards, jnp.float32), jnp.asarray(weights))
+    for kind in (rewards, rewards.astype(int), rewards.tolist()):
+        np.testing.assert_array_equal(score_coefficients(kind, weights), expected)
+    np.testing.assert_allclose(
+        expected, 2 / 5 * lstat_advantage(jnp.asarray(rewards, jnp.float32), "max", 2), rtol=1e-6
+    )
+    for wrong in (rank_weights("max", 1, 1), rank_weights("max", 2, 5)):
+        with pytest.raises(InvalidValueError, match=r"weights=shape .*: must have the shape \(4,\)"):
+            score_coefficients(rewards, wrong)
+    for n in (4.7, "5", 0):
+        with pytest.raises(InvalidValueError, match=f"n={n}: must be an integer"):
+            rank_weights("max", 1, n)

@@ -82,8 +82,8 @@ def test_runs_are_found_by_links_and_what_is_in_them_is_none(make_run, run_modul
 
 
 def test_a_film_of_several_runs_replaces_none_of_theirs(make_run, run_module):
-    make_run("1", 0.0, "mujoco/reacher")
-    make_run(".", 0.0, "mujoco/reacher")
+    for name in (".", "1"):
+        make_run(name, 0.0, "mujoco/reacher")
     for film in ([], ["film=1/video.gif"]):
         status, out, err = run_module("evaluate", ".", "1", "render=true", *film)
         assert (status, out, len(err.splitlines())) == (2, "", 1) and "is the film of one of these runs" in err, err

@@ -13,7 +13,7 @@ from slow import fast_are
 
 from remac.estimators.advantages import lstat_advantage
 from remac.estimators.exact import exact_advantage, exact_expected_improvement, expected_lstat, expected_max
-from remac.estimators.order_statistics import lstat_weights
+from remac.estimators.order_statistics import lstat_weights, max_at_k
 
 # Rewards and probabilities: plain, with ties, with an atom of no probability at the bottom, and with all on one.
 PROBLEMS = {
@@ -410,3 +410,34 @@ def test_bad_objectives_are_refused(objective, k, words):
             function(R, P, objective, k)
         for word in words:
             assert word in str(error.value)
+
+
+def test_a_softmax_of_any_precision_is_a_distribution():
+    for dtype in (jnp.bfloat16, jnp.float16):
+        for seed in range(20):
+            key, other = jax.random.split(jax.random.key(seed))
+            probabilities = jax.nn.softmax(jax.random.normal(key, (16,), dtype))
+            rewards = jax.random.normal(other, (16,), dtype)
+            for value in (expected_max(rewards, probabilities, 2), jax.jit(expected_max)(rewards, probabilities, 2)):
+                exact = expected_max(
+                    np.float32(rewards), np.float32(probabilities) / np.float32(probabilities).sum(), 2
+                )
+                np.testing.assert_allclose(np.float32(value), exact, atol=0.05)
+
+
+def test_one_retry_has_second_derivatives_where_the_lowest_has_no_probability():
+    hessian = jax.hessian(lambda p: expected_max(jnp.arange(3.0), p, 1))(jnp.array([0.0, 0.5, 0.5]))
+    np.testing.assert_allclose(
+        hessian,
+        jax.hessian(lambda p: expected_lstat(jnp.arange(3.0), p, "max", 1))(jnp.array([0.0, 0.5, 0.5])),
+        atol=1e-6,
+    )
+
+
+def test_estimators_work_where_jax_looks_for_nan():
+    values, probabilities = jnp.array([1.0, 3.0, 2.0, 0.0]), jnp.full(4, 0.25)
+    with jax.debug_nans(True):
+        np.testing.assert_allclose(max_at_k(values, 2), 14 / 6, rtol=1e-6)  # of six pairs
+        jax.grad(lambda x: max_at_k(x, 2))(values)
+        lstat_advantage(values, "max", 2)
+        expected_max(values, probabilities, 2)

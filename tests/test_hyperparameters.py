@@ -138,9 +138,17 @@ def test_a_run_of_before_a_key_or_an_option_was_there_is_the_same_run():
 
 
 def test_what_float32_and_int32_cannot_hold_is_refused():
-    for override in ("agent.target_update_period=3000000000", "agent.value_max=3e38", "agent.value_min=999.99999999"):
+    for override in (
+        *("agent.target_update_period=3000000000", "agent.value_max=3e38", "agent.value_min=999.99999999"),
+        "agent.actor_adam_epsilon=1e-40",  # 0 in a program
+    ):
         with pytest.raises(InvalidValueError, match="must be"):
             compose_job(["agent=td3", "env=probe/action", "agent.value_min=-3e38", override])
+
+
+def test_weights_that_float32_cannot_hold_are_refused():
+    with pytest.raises(InvalidValueError, match=r"rank_weights=.*: must be finite in float32"):
+        ReMAC.create(1, 1, objective=[1e39, 0.0], num_retries=2, num_samples=4)
 
 
 def test_an_agent_of_ones_own_may_extend_any_other_with_whole_and_other_numbers():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import remac
 from agents import AGENTS
@@ -62,6 +63,25 @@ def test_the_console_script_finds_modules_where_the_person_stands(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "here", env=environment)
     assert run.returncode == 2 and "env=gymnasium/my_tasks:Mine-v0: is not registered" in run.stderr
+
+
+def test_sizes_from_numpy_are_plain_numbers(tmp_path):
+    given = {"hidden_sizes": (np.int64(4),), "normalize_observations": np.bool_(True), "mean_max": np.float32(2)}
+    agent = AGENTS["sac"].create(np.int64(3), np.prod((2, 1)), **given)
+    assert agent == AGENTS["sac"].create(3, 2, hidden_sizes=(4,), normalize_observations=True, mean_max=2.0)
+    policy = agent.policy(agent.init(jax.random.key(0)))
+    remac.save_policy(policy, tmp_path)
+    observation = np.ones(3)
+    np.testing.assert_array_equal(remac.load_policy(tmp_path)(observation), policy(observation))
+
+
+def test_policies_of_a_population_are_saved_one_by_one(tmp_path):
+    agent = AGENTS["sac"].create(3, 2, hidden_sizes=(4,))
+    policies = jax.vmap(lambda key: agent.policy(agent.init(key)))(jax.random.split(jax.random.key(0), 2))
+    with pytest.raises(ValueError, match=r"of a population, save one member at a time, such as jax.tree.map"):
+        remac.save_policy(policies, tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+    remac.save_policy(jax.tree.map(lambda leaf: leaf[0], policies), tmp_path / "policy")
 
 
 def test_a_saved_policy_acts_with_jax_alone(tmp_path):

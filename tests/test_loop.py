@@ -1,9 +1,11 @@
 """Invariants of the training loop, on a suite that lives on the device and one on the host."""
 
 import collections
+import copy
 import dataclasses
 import functools
 import itertools
+import pickle
 import re
 import threading
 
@@ -20,6 +22,7 @@ from remac.training import functions as training
 from remac.training.devices import MemberSplit
 from remac.training.evaluation import Evaluator, Outcomes, summarize
 from remac.training.loop import (
+    DivergedError,
     Evaluation,
     Failure,
     NonFiniteError,
@@ -30,6 +33,7 @@ from remac.training.loop import (
     train_population,
 )
 from remac.training.pacing import Pacer
+from remac.training.snapshot import MisfitError
 from remac.validation import InvalidValueError
 
 CONFIG = TrainConfig(
@@ -391,12 +395,65 @@ class _Scaled:
         ({"num_eval_episodes": -1}, "num_eval_episodes=-1"),
         ({"updates_per_round": 1.5}, "updates_per_round=1.5"),
         ({"eval_seed": -1}, "eval_seed=-1"),
+        ({"replay_capacity": 20.0}, "replay_capacity=20.0: must be an integer"),
+        ({"split_batch": "no"}, "split_batch=no: must be true or false"),
     ],
 )
 def test_bad_configurations_are_named(changes, message):
     env = make_env("device")
     with pytest.raises(InvalidValueError, match=message):
         train(make_agent(env), env, dataclasses.replace(CONFIG, **changes), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_agents", "num_keys", "num_starts", "message"),
+    [
+        ((1, 2), 1, 1, None, "action_size=2: must be 1, which is the environment's"),
+        ((3, 1), 1, 1, None, "observation_size=3: must be 1, which is the environment's"),
+        ((1, 1), 3, 2, None, "members=3: must be one for each of the 2 keys"),
+        ((1, 1), None, 2, None, "members=none: must be one for each of the 2 keys"),
+        ((1, 1), 2, 2, 1, "start=1 members: must be of as many as there are keys, 2"),
+        ((1, 1), 1, 1, 0, "start=0 members: must be of as many as there are keys, 1"),
+    ],
+)
+def test_members_that_do_not_fit_are_named(sizes, num_agents, num_keys, num_starts, message):
+    env, agent = envs.make("probe/action", num_envs=8), PPO.create(*sizes, hidden_sizes=(8,))
+    agents = agent if num_agents is None else stack_members([agent] * num_agents)
+    config = dataclasses.replace(CONFIG, total_env_steps=2048, updates_per_round=1, prefill_env_steps=0)
+    start = None if num_starts is None else [{}] * num_starts
+    with pytest.raises(InvalidValueError, match=re.escape(message)):
+        train_population(agents, env, config, jax.random.split(jax.random.key(0), num_keys), start=start)
+
+
+def test_float64_is_refused_before_anything_is_compiled():
+    env = make_env("device")
+    agent = make_agent(env)
+    with jax.enable_x64(True), pytest.raises(InvalidValueError, match="jax_enable_x64=True: training"):
+        train(agent, env, CONFIG, jax.random.key(0))
+
+
+def test_a_replay_holds_the_longest_span():
+    env = make_env("device", num_envs=4)
+    agent = make_agent(env, num_steps=5, batch_size=4)
+    config = dataclasses.replace(CONFIG, replay_capacity=19)
+    with pytest.raises(
+        InvalidValueError, match=r"replay_capacity=19: must be at least agent.num_steps=5 rounds of num_envs=20"
+    ):
+        train(agent, env, config, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidValueError("num_envs", 3, "must be even"),
+        NonFiniteError("critic/loss", 7),
+        DivergedError(3, 200, 0.01),
+        MisfitError("is not at the same round as the first member", 1),
+    ],
+)
+def test_errors_pass_between_processes(error):
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is type(error) and str(other) == str(error) and vars(other) == vars(error)
 
 
 @host_first

@@ -311,3 +311,23 @@ def test_a_continued_training_is_bitwise_the_one_never_stopped(agent_class, name
     assert [event.env_steps for event in again.evaluations] == [96, 160]
     for one, other in zip(again.evaluations[::-1], whole.evaluations[::-1], strict=False):
         assert one.metrics == other.metrics
+
+
+def test_coefficients_over_the_deviation_keep_their_digits_far_from_zero():
+    rewards = np.zeros(12, np.float32)
+    rewards[0] = 1 / 16
+    weights = gap_weights("grpo", None, 1, 12)
+    expected = group_coefficients(rewards, weights)
+    np.testing.assert_allclose(group_coefficients(rewards + np.float32(1e6), weights), expected, rtol=1e-5)
+
+
+def test_episodes_of_a_group_are_whole():
+    env = envs.make("probe/truncation", num_envs=8, stagger_first_episodes=True)
+    agent = OrderGrad.create(
+        env.observation_size, env.action_size, hidden_sizes=(4,), num_samples=4, num_retries=2, episode_length=5
+    )
+    config = TrainConfig(total_env_steps=400, updates_per_round=1, prefill_env_steps=0)
+    with pytest.raises(
+        InvalidValueError, match="stagger_first_episodes=True: must be false for agents that learn from whole"
+    ):
+        train(agent, env, config, jax.random.key(0))

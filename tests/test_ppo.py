@@ -217,6 +217,26 @@ def test_a_rollout_that_cannot_be_cut_is_refused():
         train(agent, env, TrainConfig(total_env_steps=300, updates_per_round=1, prefill_env_steps=0), jax.random.key(0))
 
 
+def test_a_minibatch_of_one_step_is_refused_where_advantages_are_normalised():
+    env = envs.make("probe/action", num_envs=4)
+    config = TrainConfig(total_env_steps=300, updates_per_round=1, prefill_env_steps=0)
+    options = OPTIONS | {"rollout_length": 5, "num_minibatches": 20}
+    with pytest.raises(InvalidValueError, match=r"num_minibatches=20: must leave 2 of the 20 steps in a minibatch"):
+        train(PPO.create(env.observation_size, env.action_size, **options), env, config, jax.random.key(0))
+    agent = PPO.create(env.observation_size, env.action_size, **options, normalize_advantages=False)
+    config.validate(4, agent.experience)
+
+
+def test_a_ratio_beyond_float32_has_a_finite_gradient():
+    agent = PPO.create(1, 1, **OPTIONS)
+    state = agent.init(jax.random.key(0))
+    batch = {name: jnp.ones((4,)) for name in ("advantage", "target", "weight")}
+    batch |= {"observation": jnp.ones((4, 1)), "pre_tanh": jnp.zeros((4, 1)), "log_prob": jnp.full((4,), -100.0)}
+    params = state.policy["params"], state.value["params"]
+    gradient, _ = jax.grad(agent.loss, has_aux=True)(params, jax.random.key(1), batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_what_comes_with_rollouts_cannot_be_changed():
     register_schemas()
     with hydra_anew():

@@ -160,3 +160,9 @@ def test_ordergrads_steps_count_by_the_value_networks_certificate():
 def test_certificates_that_cannot_be_are_refused(agent_class, options, message):
     with pytest.raises(InvalidValueError, match=message):
         agent_class.create(1, 1, **options)
+
+
+@pytest.mark.parametrize("quantile", [1.5, np.float32(1.5), jnp.float32(0.0), np.array([0.5, -1.0])])
+def test_quantiles_that_are_known_are_checked(quantile):
+    with pytest.raises(InvalidValueError, match="quantile="):
+        certificate_weights(jnp.ones(4), quantile)

@@ -298,6 +298,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     )
     with _named("", checkpoint_every_env_steps="checkpoint.every_env_steps"):
         train_config.validate(env.num_envs, agent.experience)
+    if agent.experience.group_size is not None and plain["env"]["options"].get("stagger_first_episodes"):
+        allowed = f"must be false for {plain['agent']['name']}, which learns from whole episodes"
+        raise InvalidValueError("env.options.stagger_first_episodes", True, allowed)
     if getattr(env, "chooses_starts", False):
         allowed = "needs an environment whose starts can be chosen, which one by its vector_entry_point is not"
         if train_config.num_eval_retries > 1:

@@ -224,14 +224,22 @@ def score_coefficients(rewards: Array, weights: Array) -> Array:
     """Computes the coefficient (K/N) a_i of grad log p_i from weights that may be traced.
 
     Args:
-        rewards: `[..., N]`; a group with a value that is not finite gives NaN.
+        rewards: `[..., N]`, of any type; a group with a value that is not finite gives NaN.
         weights: Rank weights of K-subsets of N-1 samples, `rank_weights(objective, K, N-1)` of
             `remac.estimators.order_statistics`, `[N-1]`.
 
     Returns:
         Coefficients in the order of the samples, `[..., N]`; sum_i coefficient_i grad log p_i is unbiased.
+
+    Raises:
+        InvalidValueError: If the weights are not `[N-1]`.
     """
+    rewards = jnp.asarray(rewards)
+    if not jnp.issubdtype(rewards.dtype, jnp.floating):
+        rewards = rewards.astype(jnp.result_type(float))
     n = rewards.shape[-1]
+    if np.shape(weights) != (n - 1,):
+        raise InvalidValueError("weights", f"shape {np.shape(weights)}", f"must have the shape ({n - 1},)")
     group = SortedGroup(rewards)
     below, above = (
         jnp.asarray(count, rewards.dtype) * weights / n for count in (np.arange(1, n), -np.arange(n - 1, 0, -1))
@@ -283,7 +291,7 @@ class SortedGroup:
         self.order = jnp.argsort(lax.stop_gradient(values), axis=-1, stable=True)
         # Multiplied, not selected: the gradient of a group that is not finite has to be NaN as well.
         finite = jnp.all(jnp.isfinite(values), axis=-1, keepdims=True)
-        poison = jnp.where(finite, jnp.ones((), values.dtype), jnp.full((), jnp.nan, values.dtype))
+        poison = jnp.where(finite, jnp.ones((), values.dtype), jnp.nan)
         self.values = jnp.take_along_axis(values, self.order, axis=-1) * poison
         self.gaps = jnp.diff(self.values, axis=-1)
 

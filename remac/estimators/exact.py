@@ -156,7 +156,7 @@ def _sort_atoms(rewards: Array, probabilities: Array) -> _Atoms:
     check_concrete("probabilities", probabilities, lambda p: p >= 0, "must not be negative")
     dtype = jnp.result_type(rewards.dtype, probabilities.dtype)
     # Wide enough for a softmax in this precision, too narrow for a typing error.
-    tolerance = 1e-8 if dtype == jnp.float64 else 1e-4
+    tolerance = 1e-8 if dtype == jnp.float64 else max(1e-4, probabilities.shape[-1] * float(jnp.finfo(dtype).eps))
     if not isinstance(probabilities, jax.core.Tracer):
         check_concrete(
             "sum of probabilities",
@@ -176,7 +176,7 @@ def _sort_atoms(rewards: Array, probabilities: Array) -> _Atoms:
     total = jnp.sum(probabilities, axis=-1, keepdims=True)
     valid = jnp.all(probabilities >= 0, axis=-1, keepdims=True) & (jnp.abs(total - 1) <= tolerance)
     # Multiplied, not selected, so that gradients are NaN too. On the rewards too: a single atom has no gaps.
-    poison = jnp.where(valid, jnp.ones((), dtype), jnp.full((), jnp.nan, dtype))
+    poison = jnp.where(valid, jnp.ones((), dtype), jnp.nan)
     group.values, group.gaps = group.values * poison, group.gaps * poison
     ordered = jnp.take_along_axis(probabilities, group.order, axis=-1)
     axis = ordered.ndim - 1
@@ -193,7 +193,7 @@ def _check_exponent(m: float | Array) -> Array:
     exponent = jnp.asarray(m, jnp.result_type(float))
     if exponent.ndim:
         raise InvalidValueError("m", f"shape {exponent.shape}", "must be a scalar")
-    return jnp.where((exponent > 0) & jnp.isfinite(exponent), exponent, jnp.full_like(exponent, jnp.nan))
+    return jnp.where((exponent > 0) & jnp.isfinite(exponent), exponent, jnp.nan)
 
 
 # --- polynomials and powers of a probability that comes with its complement ---------------------------------
@@ -272,5 +272,8 @@ def _power_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array
     # x^m log x has the limit 0 at x = 0.
     at_zero = below == 0
     logarithm = jnp.where(at_zero, jnp.zeros_like(below), _log(jnp.where(at_zero, jnp.ones_like(below), below), above))
-    slope = exponent * _power(below, above, exponent - 1)
+    # A constant's slope is 0, also at x = 0, where 1 / x is infinite.
+    is_constant = exponent == 0
+    safe = jnp.where(is_constant & at_zero, jnp.ones_like(below), below)
+    slope = exponent * _power(safe, above, exponent - 1)
     return value, slope * tangents[0] + value * logarithm * tangents[2]

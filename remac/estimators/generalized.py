@@ -33,7 +33,7 @@ def generalized_advantages(
         Advantages `[T, ...]`; with ``value`` added, what V learns towards.
     """
     delta = reward + gamma * discount * next_value - value
-    decay = gamma * gae_lambda * (1.0 - ended.astype(delta.dtype))
+    decay = (gamma * gae_lambda * (1.0 - ended.astype(delta.dtype))).astype(delta.dtype)
 
     def backwards(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
         error, factor = step

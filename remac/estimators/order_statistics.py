@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from remac.validation import InvalidValueError
+from remac.validation import InvalidValueError, require_int
 
 Objective = str | Sequence[float] | np.ndarray | jax.Array
 """A preset such as ``"max"`` or ``"top_mean:2"``, or K finite weights over ascending ranks."""
@@ -80,8 +80,9 @@ def rank_weights(objective: Objective, k: int, n: int) -> np.ndarray:
         Weights over ascending ranks, float64 `[n]`; they sum to the sum of `lstat_weights(objective, k)`.
 
     Raises:
-        InvalidValueError: As `lstat_weights`; also if k > n.
+        InvalidValueError: As `lstat_weights`; also if k > n, or n is not a positive integer.
     """
+    require_int("n", n, 1)
     k = check_num_retries(k, num_samples=n)
     return _rank_weights(canonical_objective(objective), k, int(n)).copy()
 
@@ -159,7 +160,7 @@ def sample_weights(values: Array, weights: Array | np.ndarray, axis: int = -1) -
     chosen = by_size(last, by_rank)
     # A NaN has no rank, and comparisons with it are false: what they say about the others is worthless too.
     has_nan = jnp.any(jnp.isnan(last), axis=-1, keepdims=True)
-    return jnp.moveaxis(jnp.where(has_nan, jnp.full_like(chosen, jnp.nan), chosen), -1, axis)
+    return jnp.moveaxis(jnp.where(has_nan, jnp.nan, chosen), -1, axis)
 
 
 def check_num_retries(k: int, *, num_samples: int | None = None) -> int:

@@ -9,7 +9,9 @@ its radius: no change of w that is smaller flips the sign. Samples count by rho_
 is chosen so that 1 / eps is a quantile of 1 / Delta_j: that share of the samples counts at all.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from remac.estimators.advantages import check_samples
@@ -60,8 +62,9 @@ def certificate_weights(radius: Array, quantile: float | Array, is_sample: Array
     Raises:
         InvalidValueError: If the quantile is known and not in (0, 1].
     """
-    if isinstance(quantile, int | float):
-        require_number("quantile", quantile, 0.0, 1.0, open_minimum=True)
+    if not isinstance(quantile, jax.core.Tracer):
+        for known in np.ravel(quantile).tolist():
+            require_number("quantile", known, 0.0, 1.0, open_minimum=True)
     doubt = 1.0 / jnp.asarray(radius)  # infinite for an advantage of 0
     compared = doubt if is_sample is None else jnp.where(is_sample, doubt, jnp.nan)
     limit = jnp.nanquantile(compared, quantile, method="lower")  # 1 / eps

@@ -122,7 +122,11 @@ class Replay:
 
     def validate(self, capacity: int, num_envs: int) -> None:
         """Requires room for a round and for a batch."""
-        for name, least in (("num_envs", num_envs), ("agent.batch_size", self.batch_size)):
+        spans = num_envs * self.num_steps, f"agent.num_steps={self.num_steps} rounds of num_envs"
+        for least, name in (
+            spans if self.num_steps > 1 else (num_envs, "num_envs"),
+            (self.batch_size, "agent.batch_size"),
+        ):
             if capacity < least:
                 raise InvalidValueError("replay_capacity", capacity, f"must be at least {name}={least}")
 
@@ -167,12 +171,14 @@ class Rollout:
         steps_per_round: T.
         num_minibatches: Equal parts that the steps of all environments are cut into.
         on_policy: Whether an update has to be by the policy that acted, so that there is one a round, from the first.
+        least_minibatch: Steps that a part has to have.
         length_key: What T is called on the command line.
     """
 
     steps_per_round: int
     num_minibatches: int = 1
     on_policy: bool = False
+    least_minibatch: int = 1
 
     group_size: ClassVar[int | None] = None
     length_key: ClassVar[str] = "agent.rollout_length"
@@ -182,6 +188,9 @@ class Rollout:
         """Requires equal parts."""
         if self.steps_per_round * num_envs % self.num_minibatches:
             allowed = f"must divide the {self.steps_per_round} steps of num_envs={num_envs} environments"
+            raise InvalidValueError("agent.num_minibatches", self.num_minibatches, allowed)
+        if self.steps_per_round * num_envs // self.num_minibatches < self.least_minibatch:
+            allowed = f"must leave {self.least_minibatch} of the {self.steps_per_round * num_envs} steps in a minibatch"
             raise InvalidValueError("agent.num_minibatches", self.num_minibatches, allowed)
 
     def init(self, example: Transition, capacity: int, num_members: int) -> PyTree:

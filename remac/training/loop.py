@@ -36,7 +36,7 @@ from remac.training.functions import (
 from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
 from remac.types import Array, Environment, EnvState, Key, PyTree, Transition
-from remac.validation import InvalidValueError, require_divisor, require_int, require_number
+from remac.validation import InvalidValueError, require_bool, require_divisor, require_int, require_number
 
 Tree = TypeVar("Tree")
 
@@ -108,6 +108,8 @@ class TrainConfig:
         """
         for field in ("total_env_steps", "updates_per_round", "eval_every_env_steps", "num_eval_episodes"):
             require_int(field, getattr(self, field), 1)
+        require_int("replay_capacity", self.replay_capacity, 1)
+        require_bool("split_batch", self.split_batch)
         require_divisor("num_eval_retries", self.num_eval_retries, self.num_eval_episodes, "num_eval_episodes")
         require_int("eval_seed", self.eval_seed, 0, 2**32 - 1)
         require_number("max_diverged_fraction", self.max_diverged_fraction, 0, 1)
@@ -220,6 +222,10 @@ class NonFiniteError(StoppedError):
         super().__init__(f"{metric} became non-finite at gradient step {gradient_step}")
         self.metric, self.gradient_step = metric, gradient_step
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Says what it is made of, for pickling it."""
+        return type(self), (self.metric, self.gradient_step)
+
 
 class DivergedError(StoppedError):
     """The simulation of a member diverged too often.
@@ -227,6 +233,7 @@ class DivergedError(StoppedError):
     Attributes:
         num_diverged: Steps in which it diverged.
         num_steps: All steps so far.
+        max_diverged_fraction: Share of them that was allowed.
     """
 
     def __init__(self, num_diverged: int, num_steps: int, max_diverged_fraction: float) -> None:
@@ -236,7 +243,11 @@ class DivergedError(StoppedError):
             f"more than max_diverged_fraction={max_diverged_fraction:g} allows; "
             "shorter time steps or smaller actions may help, see env/diverged"
         )
-        self.num_diverged, self.num_steps = num_diverged, num_steps
+        self.num_diverged, self.num_steps, self.max_diverged_fraction = num_diverged, num_steps, max_diverged_fraction
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Says what it is made of, for pickling it."""
+        return type(self), (self.num_diverged, self.num_steps, self.max_diverged_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,15 +354,38 @@ def train_population(
         StoppedError: If no member can go on.
         MisfitError: If ``start`` is not of such a training.
     """
+    if jnp.result_type(float) != jnp.float32:
+        raise InvalidValueError("jax_enable_x64", True, "training is in float32; must be false")
     config.validate(env.num_envs, agents.experience)
-    sizes = [getattr(one, "policy_observation_size", None) for one in (agents, env)]
-    if sizes[0] != sizes[1]:
-        raise InvalidValueError("policy_observation_size", sizes[0], f"must be {sizes[1]}, which is the environment's")
+    _require_fit(agents, env, keys.shape[0], None if start is None else len(start))
     loop = _Loop(agents, env, config, keys.shape[0], callback or (lambda event: None))
     loop.begin(keys)
     if start is not None:
         loop.restore(start)
     return loop.run()
+
+
+def _require_fit(agents: Agent, env: Environment, num_members: int, num_starts: int | None) -> None:
+    """Requires that agents are of the environment's sizes, and as many as there are keys and starts."""
+    for name, default in (("observation_size", env.observation_size), ("action_size", env.action_size)):
+        if getattr(agents, name, default) != default:
+            raise InvalidValueError(name, getattr(agents, name), f"must be {default}, which is the environment's")
+    sizes = [getattr(one, "policy_observation_size", None) for one in (agents, env)]
+    if sizes[0] != sizes[1]:
+        raise InvalidValueError("policy_observation_size", sizes[0], f"must be {sizes[1]}, which is the environment's")
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(agents)}
+    if not lengths <= {(num_members,)}:
+        shown = "none" if () in lengths else ", ".join(str(length) for (length,) in sorted(lengths))
+        allowed = f"must be one for each of the {num_members} keys, as stack_members makes them"
+        raise InvalidValueError("members", shown, allowed)
+    if num_starts not in (None, num_members):
+        raise InvalidValueError(
+            "start", f"{num_starts} members", f"must be of as many as there are keys, {num_members}"
+        )
+    if agents.experience.group_size is not None and getattr(env, "stagger_first_episodes", False):
+        raise InvalidValueError(
+            "stagger_first_episodes", True, "must be false for agents that learn from whole episodes"
+        )
 
 
 def training_bytes(agents: Agent, env: Environment, config: TrainConfig) -> tuple[int, int]:

@@ -6,6 +6,7 @@ alone, and runs that were made alone as a population.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,10 @@ class MisfitError(ValueError):
         """Stores both."""
         super().__init__(message)
         self.member = member
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Says what it is made of, for pickling it."""
+        return type(self), (str(self), self.member)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,12 +88,13 @@ def run(size: str, repeats: int, directory: Path | None = None) -> list[Row]:
         ("protocol", "remac 8,4", 160),
         ("act", "sac", 1),
         ("step", "brax/halfcheetah", 1),
+        ("step_to_the_end", "brax/halfcheetah", 1),
         ("suite_step", "brax/halfcheetah", 1),
         ("round", "brax/halfcheetah", 1),
         ("evaluation", "brax/halfcheetah", 1),
     ]
     if importlib.util.find_spec("mujoco_playground") is not None:
-        cases += [(name, "playground/CheetahRun", 1) for name in ("step", "suite_step", "round", "evaluation")]
+        cases += [(name, "playground/CheetahRun", 1) for name in ("step", "step_to_the_end", "suite_step", "round")]
     rows = []
     for name, subject, members in timing.turns(cases if size == "full" else small, 1):
         row: Row = {"program": name, "of": subject, "members": members}
@@ -118,6 +119,7 @@ def main(name: str, subject: str, num_members: int) -> None:
         "protocol": functools.partial(_learn, capacity=PROTOCOL_CAPACITY),
         "act": _act,
         "step": _step,
+        "step_to_the_end": functools.partial(_step, draws_starts=False),
         "suite_step": _suite_step,
         "round": _round,
         "evaluation": _evaluation,
@@ -188,9 +190,10 @@ def _environments(task: str) -> tuple[DeviceEnvironment, jax.ShapeDtypeStruct]:
     return env, jax.ShapeDtypeStruct((update.NUM_ENVS, env.action_size), "float32")
 
 
-def _step(task: str, num_members: int) -> Made:
+def _step(task: str, num_members: int, draws_starts: bool = True) -> Made:
+    """A step of ours; of the loop that draws starts, which hardly any step makes a turn of, one turn counts."""
     env, action = _environments(task)
-    return env.step, (jax.eval_shape(env.reset, jax.random.key(0)), action), (0,), 1
+    return env.step if draws_starts else env.step_to_the_end, (jax.eval_shape(env.reset, jax.random.key(0)), action), (0,), 1
 
 
 def _suite_step(task: str, num_members: int) -> Made:

@@ -103,6 +103,11 @@ BAD = [
 ALSO_BAD = [
     (["env.options.backend=spring"], ["env.options.backend"]),
     (["+env.options.gravity=1"], ["env.options.gravity=1", "frame_skip"]),
+    (["+seed=1"], ["+seed=1: there is such a key; given as seed=1, without the +"]),
+    (
+        ["agent=ordergrad", "env.options.stagger_first_episodes=true", "total_env_steps=1000000"],
+        ["env.options.stagger_first_episodes=true: must be false for ordergrad, which learns from whole episodes"],
+    ),
     (["env.suite=atari"], ["atari/half_cheetah", "mujoco/half_cheetah"]),
     (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),

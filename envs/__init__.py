@@ -14,6 +14,7 @@ SUITES = ("brax", "dmc", "gymnasium", "mujoco", "playground", "probe", "risk")
 # Those whose tasks cannot be listed: any name may be one, and the suite's ``make`` refuses what is none.
 OPEN_SUITES = ("gymnasium",)
 DEFAULT_SUITE = "mujoco"  # of sweeps that name none; its tasks are shown without it
+OWN_METRIC = "diverged"  # of ``env/<name>``, what trainings record themselves: no environment's metric has this name
 LIST = "python -m experiments.suites"  # the command that lists all
 
 _LIKE, _MOST_CLOSE = 0.6, 4

@@ -176,7 +176,13 @@ def make(
         _repair_brax()
         if options:
             _check_options(task, options, type(envs.get_environment(braxs_name)))
-        env = envs.get_environment(braxs_name, backend=backend, **options)
+        try:
+            env = envs.get_environment(braxs_name, backend=backend, **options)
+        except (ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            given = options | {"backend": backend, "name": f"brax/{task}"}
+            option = next((option for option in given if option in reason), "name")
+            raise InvalidValueError(option, given[option], f"brax/{task} does not take this ({reason})") from None
     episode = BraxTask(env) if reach is None else SparseReacher(env, reach)
     return DeviceEnvironment(f"brax/{task}", episode, num_envs, episode_length, stagger_first_episodes)
 
@@ -226,3 +232,12 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
             require_number(option, value)
         elif isinstance(defaults[option], int):
             require_int(option, value, 1)
+        elif isinstance(defaults[option], tuple):
+            _require_range(option, value)
+
+
+def _require_range(option: str, value: Any) -> None:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    are_numbers = is_pair and all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in value)
+    if not are_numbers or not value[0] <= value[1]:
+        raise InvalidValueError(option, value, "must be two numbers, the lower bound first")

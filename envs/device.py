@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
+from envs import OWN_METRIC
 from envs.components import Components
 from remac.types import HUGE, AnyArray, Array, EnvState, Key, Metrics, PyTree
 from remac.validation import InvalidValueError, require_bool, require_int
@@ -39,7 +41,9 @@ class _AnyTask(Protocol):
 class Task(_AnyTask, Protocol):
     """One episode of one environment, as pure functions. This is what a new device environment has to provide.
 
-    It is hashable and does not change, like a frozen dataclass.
+    It is hashable and does not change, like a frozen dataclass. A simulator that keeps a random generator in its state
+    has a method ``with_chance(physics, key) -> physics`` that puts another one there: episodes that begin from the same
+    start then go on by chances of their own.
     """
 
     def advance(self, physics: PyTree, action: Array) -> Advanced:
@@ -68,18 +72,75 @@ class StochasticTask(_AnyTask, Protocol):
 
 @functools.partial(jax.jit, static_argnums=0)
 def start(task: Task | StochasticTask, key: Key) -> tuple[PyTree, Array]:
-    """Draws a start of a task, which is traced once in a process, however many programs and batches it is part of."""
-    return task.start(key)
+    """Draws a start of a task, which is traced once in a process, however many programs and batches it is part of.
+
+    Raises:
+        InvalidValueError: The task returns something else.
+    """
+    outcome = task.start(key)
+    if not isinstance(outcome, tuple | list) or len(outcome) != 2:
+        _refuse(task, "start", "a state and an observation", _kind(outcome))
+    return outcome[0], outcome[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def advance(
     task: Task | StochasticTask, physics: PyTree, action: Array, *key: Key
 ) -> tuple[PyTree, Array, Array, Array, Metrics]:
-    """Applies an action; traced once, likewise. The last value has no names where the task measures nothing."""
+    """Applies an action; traced once, likewise. The last value has no names where the task measures nothing.
+
+    Raises:
+        InvalidValueError: The task returns something else.
+    """
     outcome = task.advance(physics, action, *key)
-    metrics = {name: jnp.float32(value) for name, value in (outcome[4] if len(outcome) > 4 else {}).items()}
-    return *outcome[:4], metrics
+    if not isinstance(outcome, tuple | list) or len(outcome) not in (4, 5):
+        wanted = "a state, an observation, a reward and a termination, and metrics if there are any"
+        _refuse(task, "advance", wanted, _kind(outcome))
+    metrics = outcome[4] if len(outcome) > 4 else {}
+    if not isinstance(metrics, Mapping):
+        _refuse(task, "advance", "metrics as a dictionary", _kind(metrics))
+    return *outcome[:4], {name: jnp.float32(value) for name, value in metrics.items()}
+
+
+def _refuse(task: Any, method: str, wanted: str, returned: str) -> NoReturn:
+    """Refuses what a method of a task returns.
+
+    Raises:
+        InvalidValueError: Always.
+    """
+    allowed = f"must return {wanted} from {method}, and returns {returned}"
+    raise InvalidValueError("task", type(task).__name__, allowed)
+
+
+def _kind(outcome: Any) -> str:
+    """Says what something is that was to be several values or named ones."""
+    count = f" of {len(outcome)}" if isinstance(outcome, tuple | list | dict) else ""
+    return f"a {type(outcome).__name__}{count}"
+
+
+def _require_values(task: Any, method: str, values: dict[str, Any], of_observation: tuple[int, ...]) -> None:
+    """Requires the shapes and types of what a method of a task returns.
+
+    Args:
+        task: A task.
+        method: The name of its method.
+        values: What that returns: an observation, a reward, a termination and whatever else is one number, by names.
+        of_observation: The shape of an observation.
+
+    Raises:
+        InvalidValueError: One of them is something else.
+    """
+    for name, value in values.items():
+        if not isinstance(value, jax.ShapeDtypeStruct):
+            _refuse(task, method, f"one array as {name}", _kind(value))
+        shape = of_observation if name == "observation" else ()
+        if value.shape != shape:
+            wanted = f"{name} of shape {shape}" if shape else f"{name} as a scalar"
+            _refuse(task, method, wanted, f"one of shape {value.shape}")
+        if name == "termination" and value.dtype != bool:
+            _refuse(task, method, f"{name} as bool", str(value.dtype))
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            _refuse(task, method, f"{name} as real numbers", str(value.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +204,23 @@ class DeviceEnvironment:
 
     @functools.cached_property
     def metric_names(self) -> tuple[str, ...]:
-        """What the task's steps are measured by."""
-        physics, _ = jax.eval_shape(self._start, jax.random.key(0))
+        """What the task's steps are measured by.
+
+        Raises:
+            InvalidValueError: The task does not return what ``Task`` says.
+        """
+        size = (self.observation_size,)
+        physics, observation = jax.eval_shape(self._start, jax.random.key(0))
+        _require_values(self.task, "start", {"observation": observation}, size)
         action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
         chance = [jax.random.key(0)] if self._is_stochastic else []
-        return tuple(sorted(jax.eval_shape(self._advance, physics, action, *chance)[4]))
+        _, *values, metrics = jax.eval_shape(self._advance, physics, action, *chance)
+        if OWN_METRIC in metrics:
+            raise InvalidValueError("metrics", OWN_METRIC, "is what trainings count themselves; must have another name")
+        named = dict(zip(("observation", "reward", "termination"), values, strict=True))
+        of_metrics = {f"metrics[{name!r}]": value for name, value in metrics.items()}
+        _require_values(self.task, "advance", named | of_metrics, size)
+        return tuple(sorted(metrics))
 
     def _start(self, key: Key) -> tuple[PyTree, Array]:
         return start(self.task, key)
@@ -163,7 +236,11 @@ class DeviceEnvironment:
         """Starts new episodes in all environments, those of ``group_size`` neighbours from the same start.
 
         The key is consumed.
+
+        Raises:
+            InvalidValueError: The task does not return what ``Task`` says.
         """
+        metric_names = self.metric_names
         start_key, stagger_key, next_key = jax.random.split(key, 3)
         blank = jax.tree.map(_blank, jax.eval_shape(self._starts, jax.random.split(start_key, self.num_envs)))
         zeros, false = jnp.zeros((self.num_envs,)), jnp.zeros((self.num_envs,), bool)
@@ -172,6 +249,9 @@ class DeviceEnvironment:
             rows = jnp.repeat(jnp.arange(0, self.num_envs, group_size), group_size)
             starts = jax.tree.map(lambda leaf: leaf[rows], starts)
         physics, observation = starts
+        if group_size > 1 and hasattr(self.task, "with_chance"):
+            next_key, chance_key = jax.random.split(next_key)
+            physics = jax.vmap(self.task.with_chance)(physics, jax.random.split(chance_key, self.num_envs))
         step_count = jnp.zeros((self.num_envs,), jnp.int32)
         if self.stagger_first_episodes:
             step_count = jax.random.randint(stagger_key, (self.num_envs,), 0, self.episode_length)
@@ -187,7 +267,7 @@ class DeviceEnvironment:
             key=next_key,
             episode_return=zeros,
             episode_length=jnp.zeros((self.num_envs,), jnp.int32),
-            metrics=dict.fromkeys(self.metric_names, zeros),
+            metrics=dict.fromkeys(metric_names, zeros),
         )
 
     def _starts(self, keys: Key) -> tuple[PyTree, Array]:

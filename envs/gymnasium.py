@@ -14,7 +14,8 @@ time limit of Gymnasium's. Whether it does is tried as well.
 
 Actions in [-1, 1] are scaled to the range of the environment. Observations of any space that has a flat form (Dict,
 Tuple, Discrete, images) are flattened as ``gymnasium.spaces.flatten`` does. Numbers and truth values in the ``info`` of
-each of the first steps are ``metric_names``; where one is missing later, or is not finite, it counts as 0.
+each of the first steps are ``metric_names``, but for one called ``diverged``, which is a count of our own; where one is
+missing later, or is not finite, it counts as 0.
 
 An episode ends as a termination where the environment says so, and else as a truncation where the environment says so
 or the time limit is reached. A step to an observation or reward that is not finite, or huge, is handled as
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from envs import SimulatorError, host
+from envs import OWN_METRIC, SimulatorError, host
 from envs.gymnasium_simulators import (
     BEGIN,
     IDLE,
@@ -46,9 +47,12 @@ from envs.gymnasium_simulators import (
     Sizes,
     Slots,
     Workers,
+    begin,
     form_of,
     is_number,
+    is_registered_at_once,
     restore_state,
+    reward_of,
     saved_state,
     saves_state,
     told,
@@ -63,6 +67,8 @@ VECTORIZATIONS = ("sync", "processes")
 OWN_VECTORIZATION = "vector_entry_point"  # of some ids alone
 INSTALL = "pip install -c constraints.txt -e '.[gymnasium]'"
 _OF_EXTRA = ("gymnasium_robotics", "box2d")  # what that brings, as messages name it
+# Packages of this library, where it does not have them below its own name: nobody else's are found by these.
+_TAKEN = ("agents", "conf", "envs", "experiments", "remac") if __name__.startswith("envs") else ("remac",)
 _TRIED_STEPS = 8
 _DEFAULT_FPS = 30
 
@@ -164,6 +170,8 @@ class GymnasiumEnvironment:
         self.name, self.num_envs = recipe.name, num_envs
         self._stagger, self._num_processes, self._is_own = stagger_first_episodes, num_processes, is_own
         env = _made(recipe)
+        if num_processes:
+            _require_known_to_workers(recipe, env.spec)
         if is_own and env.spec.vector_entry_point is None:
             allowed = f"{recipe.env_id} has no vector entry point; must be one of {', '.join(VECTORIZATIONS)}"
             raise InvalidValueError("vectorization", OWN_VECTORIZATION, allowed)
@@ -171,22 +179,23 @@ class GymnasiumEnvironment:
             allowed = f"must be given, as +env.options.episode_length=<steps>: {recipe.env_id} has no time limit"
             raise InvalidValueError("episode_length", None, allowed)
         self.episode_length = recipe.episode_length or env.spec.max_episode_steps
-        self.dt = 1 / (env.metadata.get("render_fps") or _DEFAULT_FPS)
-        self._render_modes = tuple(env.metadata.get("render_modes", ()))
-        _require_spaces(recipe.name, env)
-        self.action_size = math.prod(env.action_space.shape)
-        self.action_range = np.stack([env.action_space.low, env.action_space.high]).reshape(2, -1)
-        with told(self.name, "trying it"), quiet_mujoco():
-            first, names = _try(env, self.action_size)
-            again, _ = _try(env, self.action_size)
+        with told(self.name, "looking at it"):
+            self.dt = 1 / (env.metadata.get("render_fps") or _DEFAULT_FPS)
+            self._render_modes = tuple(env.metadata.get("render_modes", ()))
+            _require_spaces(recipe.name, env)
+            self.action_size = math.prod(env.action_space.shape)
+            self.action_range = np.stack([env.action_space.low, env.action_space.high]).reshape(2, -1)
+        with told(self.name, "trying it"), quiet_mujoco(), np.errstate(over="ignore"):
+            first, names = _try(recipe, env, self.action_size)
+            again, _ = _try(recipe, env, self.action_size)
             offers = saves_state(env) and not is_own
             form = None
             with contextlib.suppress(Exception):  # they may mean something else, such as MuJoCo's set_state(qpos, qvel)
-                form = _try_saving(env, self.action_size) if offers else None
+                form = _try_saving(recipe, env, self.action_size) if offers else None
             env.close()
         self._recipe = dataclasses.replace(recipe, state_form=form)
         self.saves, self._saves_in_vain = form is not None, offers and form is None
-        self.metric_names = tuple(sorted(names))
+        self.metric_names, self._has_own_metric = tuple(sorted(names - {OWN_METRIC})), OWN_METRIC in names
         self.observation_size = first.shape[1] - 1
         self.repeats = first.tobytes() == again.tobytes()
         self._num_logged = self.episode_length if self.repeats and not self.saves and not is_own else 0
@@ -203,6 +212,9 @@ class GymnasiumEnvironment:
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before training on it, a line each."""
         remarks = []
+        if self._has_own_metric:
+            taken = f"env/{OWN_METRIC} counts steps at which a simulation breaks down"
+            remarks.append(f'{self.name}: "{OWN_METRIC}" of its info is not recorded, since {taken}')
         if self._saves_in_vain:
             remarks.append(f"{self.name}: after its set_state steps are not those after get_state, so neither is used")
         if self._is_own:
@@ -451,15 +463,18 @@ def _made(recipe: Recipe) -> Any:
 
     try:
         recipe.register()
-        return recipe.make()
-    except errors.DependencyNotInstalled as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those that are to be trained on are made later, and warn then
+            return recipe.make()
+    except (errors.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise _lacks(recipe, error) from None
     except (errors.UnregisteredEnv, errors.DeprecatedEnv):
         raise InvalidValueError("name", recipe.name, f"is not registered; {_alternatives(recipe.env_id)}") from None
     except errors.Error as error:
         raise InvalidValueError("name", recipe.name, f"cannot be made ({_words(error)})") from None
-    except ImportError as error:
-        raise _lacks(recipe, error) from None
+    except ImportError:
+        with told(recipe.name, "importing it"):
+            raise
     except TypeError as error:
         options = {**dict.fromkeys(re.findall(r"missing .* argument: '(\w+)'", str(error))), **recipe.options}
         for option, value in options.items():
@@ -477,11 +492,29 @@ def _made(recipe: Recipe) -> Any:
 def _lacks(recipe: Recipe, error: Exception) -> InvalidValueError:
     """Says which package is needed, and how to install it if it is one of the extra's."""
     module = recipe.import_module or recipe.env_id.rpartition(":")[0]
-    reason = _words(error)
-    if module and getattr(error, "name", None) == module.partition(".")[0]:
+    reason, missing = _words(error), getattr(error, "name", None) or ""
+    if (package := missing.partition(".")[0]) in _TAKEN:
+        allowed = f"there is no module {missing}: {package} is a package of this library; call your own otherwise"
+        return InvalidValueError("name", recipe.name, allowed)
+    if module and missing == module.partition(".")[0]:
         reason = f"there is no module {module}"
     how = f"; try {INSTALL}" if any(package in reason.lower() for package in _OF_EXTRA) else ""
     return InvalidValueError("name", recipe.name, f"needs a package that is not installed ({reason}){how}")
+
+
+def _require_known_to_workers(recipe: Recipe, spec: Any) -> None:
+    """Requires an id that other processes know, which import nothing of the program that they serve."""
+    entry_point = spec.entry_point
+    if isinstance(entry_point, str) and entry_point.startswith("gymnasium."):
+        return
+    is_of_program = getattr(entry_point, "__module__", None) == "__main__"
+    names_module = recipe.import_module or ":" in recipe.env_id
+    if is_of_program or (not names_module and not is_registered_at_once(spec.id)):
+        allowed = (
+            f"worker processes cannot know {recipe.env_id}, which this program has registered; name the module that "
+            "registers it with import_module, or take sync"
+        )
+        raise InvalidValueError("vectorization", "processes", allowed)
 
 
 def _alternatives(env_id: str) -> str:
@@ -518,19 +551,19 @@ def _require_spaces(name: str, env: Any) -> None:
         raise InvalidValueError("name", name, f"has observations {env.observation_space}; must have a flat form")
 
 
-def _try(env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
+def _try(recipe: Recipe, env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
     """Makes the first steps of one and the same episode.
 
     Returns:
         Observations and rewards, `[steps, obs_dim + 1]`, and the names of numbers in the ``info`` of every step.
     """
     flat, rng = Flat(env), np.random.default_rng(0)
-    rows = [[*flat.observation(env.reset(seed=0)[0]), 0.0]]
+    rows = [[*begin(recipe, env, flat, 0), 0.0]]
     names: set[str] | None = None
     for _ in range(_TRIED_STEPS):
         (action,) = flat.actions(rng.uniform(-1, 1, (1, action_size)).astype(np.float32))
         observation, reward, termination, truncation, info = env.step(action)
-        rows.append([*flat.observation(observation), reward])
+        rows.append([*flat.observation(observation), reward_of(recipe.name, reward)])
         found = {name for name, value in info.items() if isinstance(name, str) and is_number(value)}
         names = found if names is None else names & found
         if termination or truncation:
@@ -538,7 +571,7 @@ def _try(env: Any, action_size: int) -> tuple[np.ndarray, set[str]]:
     return np.array(rows, np.float64), names or set()
 
 
-def _try_saving(env: Any, action_size: int) -> tuple[str, tuple[int, ...]] | None:
+def _try_saving(recipe: Recipe, env: Any, action_size: int) -> tuple[str, tuple[int, ...]] | None:
     """Tries whether an episode goes on the same from the state that an environment saved.
 
     Returns:
@@ -550,7 +583,7 @@ def _try_saving(env: Any, action_size: int) -> tuple[str, tuple[int, ...]] | Non
         rows = []
         for action in flat.actions(actions):
             observation, reward, termination, truncation, _ = env.step(action)
-            rows.append([*flat.observation(observation), reward, termination, truncation])
+            rows.append([*flat.observation(observation), reward_of(recipe.name, reward), termination, truncation])
             if termination or truncation:
                 break
         return np.array(rows, np.float64).tobytes()

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import mmap
 import multiprocessing
+import numbers
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mujoco
@@ -28,11 +30,14 @@ import numpy as np
 
 from envs import SimulatorError
 from envs.quiet import quiet_mujoco
+from remac.validation import InvalidValueError
 
 IDLE, BEGIN, STEP, RESTORE = 0, 1, 2, 3
 MAX_SEED = 2**31 - 1
 _MAX_STARTS = 100
 _CLOSE_SECONDS = 5.0
+# The folder that holds these packages, by whichever name they have there.
+_ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Recipe:
 
         limit = {} if self.episode_length is None else {"max_episode_steps": self.episode_length}
         with quiet_mujoco(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*AutoresetMode metadata")  # ``Vectors`` asks for it
+            warnings.filterwarnings("ignore", message=".*AutoresetMode( metadata|, <class)")  # ``Vectors`` asks for it
             self.register()
             mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
             return gymnasium.make_vec(self.env_id, num_envs, vectorization_mode=mode, **{**self.options, **limit})
@@ -230,22 +235,16 @@ class Simulators:
         for row in rows:
             observation, reward, termination, truncation, info = envs[row].step(actions[row])
             slots.final_observation[row] = flatten(observation)
-            slots.reward[row], slots.termination[row], slots.truncation[row] = reward, termination, truncation
+            slots.reward[row] = reward_of(self._recipe.name, reward)
+            slots.termination[row], slots.truncation[row] = termination, truncation
             if names:
                 values = [info.get(name, 0) for name in names]
                 slots.metrics[row] = [value if is_number(value) else 0 for value in values]
 
     def _begin(self, rows: np.ndarray) -> None:
-        """Begins episodes; a start that is not finite, or huge, is drawn again with the seed that follows."""
-        seeds, observations = self._slots.seed.tolist(), self._slots.observation
+        seeds = self._slots.seed.tolist()
         for row in rows:
-            for attempt in range(_MAX_STARTS):
-                observation, _ = self.envs[row].reset(seed=(seeds[row] + attempt) % (MAX_SEED + 1))
-                observations[row] = self._flat.observation(observation)
-                if self._is_sound(observations[row]):
-                    break
-            else:
-                raise ValueError(f"{_MAX_STARTS} starts in a row are not finite, or beyond {self._recipe.huge:g}")
+            self._slots.observation[row] = begin(self._recipe, self.envs[row], self._flat, seeds[row])
 
     def _save(self, rows: np.ndarray) -> None:
         for row in rows:
@@ -285,7 +284,6 @@ class Workers:
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._close = weakref.finalize(self, _end, self._pipes, self._processes)
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with tempfile.TemporaryFile() as file:
             file.truncate(Slots.num_bytes(sizes))
             self.slots = Slots.over(mmap.mmap(file.fileno(), 0), sizes)
@@ -293,10 +291,11 @@ class Workers:
                 rows = (sizes.rows * index // num_processes, sizes.rows * (index + 1) // num_processes)
                 pipe, other = multiprocessing.Pipe()
                 with other:
-                    numbers = (other.fileno(), file.fileno())
-                    command = [sys.executable, "-c", f"from {__name__} import serve; serve{numbers}"]
+                    files = (other.fileno(), file.fileno())
+                    # Ours is imported first, whatever else has its name; then all is searched for as it is here.
+                    ours = f"sys.path.insert(0, {_ROOT!r}); from {__name__} import serve; sys.path.remove({_ROOT!r})"
                     process = subprocess.Popen(
-                        command, stdin=subprocess.DEVNULL, env=variables, pass_fds=numbers, start_new_session=True
+                        **_python(f"import sys; {ours}; serve{files}"), pass_fds=files, start_new_session=True
                     )
                 self._pipes.append(pipe)
                 self._processes.append(process)
@@ -391,6 +390,58 @@ class Flat:
         return np.clip(self._centre + self._scale * actions, self._low, self._high).astype(space.dtype)
 
 
+def begin(recipe: Recipe, env: Any, flat: Flat, seed: int) -> np.ndarray:
+    """Begins an episode; a start that is not finite, or huge, is drawn again with the seed that follows.
+
+    Returns:
+        Its observation, `[obs_dim]`.
+
+    Raises:
+        SimulatorError: ``reset`` returns something else than Gymnasium asks for, or gives no start that is finite.
+    """
+    for attempt in range(_MAX_STARTS):
+        start = env.reset(seed=(seed + attempt) % (MAX_SEED + 1))
+        if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[1], dict | None):
+            raise SimulatorError(f"{recipe.name}: reset returned {_shown(start)}; must be an observation and its info")
+        observation = flat.observation(start[0])
+        if (np.abs(observation.astype(np.float32)) < recipe.huge).all():  # the precision in which it is used
+            return observation
+    raise SimulatorError(f"{recipe.name}: {_MAX_STARTS} starts in a row are not finite, or beyond {recipe.huge:g}")
+
+
+def reward_of(name: str, reward: Any) -> float:
+    """Returns a reward as a number, which may be alone in an array.
+
+    Raises:
+        SimulatorError: It is none.
+    """
+    if isinstance(reward, numbers.Real):
+        return float(reward)
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise SimulatorError(f"{name}: step returned the reward {_shown(reward)}; must be a number")
+    return float(array.item())
+
+
+def _shown(value: Any) -> str:
+    return " ".join(repr(value).split())[:100]
+
+
+def is_registered_at_once(env_id: str) -> bool:
+    """Whether a new process knows an id as soon as it has imported Gymnasium; what is not found out counts as yes."""
+    unknown = f"import gymnasium, sys; sys.exit(3 * ({env_id!r} not in gymnasium.registry))"
+    return subprocess.run(**_python(unknown), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 3
+
+
+def _python(code: str) -> dict[str, Any]:
+    """Returns how a process is started that runs some code, and imports what this one would, and from there.
+
+    By itself Python would look first into the folder that it is started in.
+    """
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+    return {"args": [sys.executable, "-P", "-c", code], "stdin": subprocess.DEVNULL, "env": variables}
+
+
 def saves_state(env: Any) -> bool:
     """Whether an environment, or what is wrapped around it, has ``get_state()`` and ``set_state(state)``."""
     return env.has_wrapper_attr("get_state") and env.has_wrapper_attr("set_state")
@@ -423,10 +474,13 @@ def told(name: str, what: str) -> Iterator[None]:
     """Turns any exception of an environment into one line that names it.
 
     Raises:
+        InvalidValueError: It was raised, which is such a line already.
         SimulatorError: With what was raised, and where.
     """
     try:
         yield
+    except (InvalidValueError, SimulatorError):
+        raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]

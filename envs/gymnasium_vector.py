@@ -32,6 +32,8 @@ class Vectors:
         Raises:
             SimulatorError: One of them cannot be made.
         """
+        import gymnasium
+
         self._recipe, self._metric_names, self._num_envs = recipe, metric_names, num_envs
         starts = range(0, len(slots.command), num_envs)
         self._parts = [Slots(*(array[start : start + num_envs] for array in slots)) for start in starts]
@@ -40,9 +42,12 @@ class Vectors:
             one = self._vectors[0]
             if "autoreset_mode" not in one.metadata:
                 raise ValueError("it does not say how it resets itself, as autoreset_mode in its metadata")
-        self._mode = one.metadata["autoreset_mode"].name
-        spaces = {"observation_space": one.single_observation_space, "action_space": one.single_action_space}
-        self._flat = Flat(types.SimpleNamespace(**spaces))
+            mode = one.metadata["autoreset_mode"]
+            if not isinstance(mode, gymnasium.vector.AutoresetMode):
+                raise TypeError(f"autoreset_mode in its metadata is {mode!r}; must be a gymnasium.vector.AutoresetMode")
+            self._mode = mode.name
+            spaces = {"observation_space": one.single_observation_space, "action_space": one.single_action_space}
+            self._flat = Flat(types.SimpleNamespace(**spaces))
 
     def run(self) -> None:
         """Does what the rows' commands say, which are the same for all rows of a vector environment.

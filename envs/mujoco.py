@@ -431,7 +431,9 @@ def _load_model(xml_file: str) -> mujoco.MjModel:
             raise RuntimeError("the MuJoCo models come with the gymnasium package, which is not installed")
         path = Path(spec.submodule_search_locations[0], "envs", "mujoco", "assets", xml_file)
     if not path.is_file():
-        raise InvalidValueError("xml_file", xml_file, "must be a model of Gymnasium, or a path that exists")
+        of_ones_own = f"; the file in this folder is ./{xml_file}" if Path(xml_file).is_file() else ""
+        allowed = f"must be a model of Gymnasium, or a path that exists{of_ones_own}"
+        raise InvalidValueError("xml_file", xml_file, allowed)
     try:
         if path.suffix == ".mjb":
             model = _from_binary(path)

@@ -22,6 +22,7 @@ Source: Zakka et al., 2025, arXiv 2502.08844.
 import dataclasses
 import functools
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +36,7 @@ from envs.device import DeviceEnvironment
 from envs.mujoco_rendering import Renderer
 from envs.quiet import quiet_mujoco, quietly
 from remac.types import Array, EnvState, Key, Metrics, PyTree
-from remac.validation import InvalidValueError, require_int, require_one_of
+from remac.validation import InvalidValueError, require_int, require_number, require_one_of
 
 # Here, and not read from Playground, so that they can be listed without it.
 DM_CONTROL_TASKS = (
@@ -156,6 +157,13 @@ class PlaygroundTask:
             (after, total), _ = jax.lax.scan(again, (after, total), length=self.action_repeat - 1)
         state = self.state(after)
         return after, self._observed(state), total, state.done.astype(bool), dict(state.metrics)
+
+    def with_chance(self, physics: PyTree, key: Key) -> PyTree:
+        """Gives a state another random generator, where the task keeps one: in ``info``, as ``rng``."""
+        state = self.state(physics)
+        if "rng" not in state.info:
+            return physics
+        return self._own(state.replace(info={**state.info, "rng": jax.random.key_data(key)}))
 
     def state(self, physics: PyTree) -> Any:
         """Returns Playground's own state.
@@ -306,6 +314,7 @@ def make(
 
         config = registry.get_default_config(task)
         _configure(config, task, options)
+        _require_times(config)
         action_repeat = action_repeat or config.get("action_repeat", 1)
         limit = episode_length or config.episode_length
         if limit % action_repeat:
@@ -362,6 +371,17 @@ def _configure(config: Any, task: str, options: dict[str, Any]) -> None:
             raise InvalidValueError(option, value, f"playground/{task} does not take this ({reason})") from None
     if config.get("vision"):
         raise InvalidValueError("vision", True, "policies see vectors here; must be false")
+
+
+def _require_times(config: Any) -> None:
+    """Requires the time of a control step to be a whole number of time steps; Playground would round it to one."""
+    for name in ("sim_dt", "ctrl_dt"):
+        if name in config:
+            require_number(name, config[name], 0, open_minimum=True)
+    if "sim_dt" in config and "ctrl_dt" in config:
+        steps = config.ctrl_dt / config.sim_dt
+        if round(steps) < 1 or not math.isclose(steps, round(steps), rel_tol=1e-6):
+            raise InvalidValueError("ctrl_dt", config.ctrl_dt, f"must be a multiple of sim_dt={config.sim_dt}")
 
 
 def _named(state: Any, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 
 import gymnasium
 import numpy as np
@@ -53,6 +54,8 @@ class Walk(gymnasium.Env):
         if self.event == "odd info" and self.steps > 8:
             info["x"] = np.inf
             del info["far"]
+        if self.event == "own metric":
+            info["diverged"] = 1.0
         if self.steps % 2:
             info["sometimes"] = 1.0
         return self._observation(), reward, terminated, truncated, info
@@ -120,11 +123,40 @@ class Spaces(Walk):
             self.observation_space = spaces.Sequence(spaces.Box(0, 1, (2,)))
 
 
+class Careless(gymnasium.Env):
+    """An environment in which ``which`` is missing, or is not what it is to be."""
+
+    def __init__(self, which):
+        self.which, box = which, spaces.Box(-1, 1, (1,))
+        if which == "warning":
+            warnings.warn("it has been made", stacklevel=1)
+        if which != "action_space":
+            self.action_space = box
+        if which != "observation_space":
+            self.observation_space = box
+        self.metadata = {
+            "metadata": None, "render_fps": {"render_fps": "20"}, "render_modes": {"render_modes": None},
+        }.get(which, {})  # fmt: skip
+
+    def reset(self, *, seed=None, options=None):
+        observation = np.full(1, np.nan if self.which == "start" else 0.5, np.float32)
+        return observation if self.which == "reset" else (observation, {})
+
+    def step(self, action):
+        reward = {"reward": None, "rewards": np.ones(2), "one reward": np.array([0.5])}.get(self.which, 0.5)
+        return np.zeros(1, np.float32), reward, False, False, {}
+
+
+gymnasium.register("Careless-v0", Careless, max_episode_steps=5)
 gymnasium.register("Walk-v0", Walk, max_episode_steps=10)
 
 
 def walks(num_envs, max_episode_steps, mode="SAME_STEP", **options):
     """A vector entry point, with each mode of resetting."""
+    if mode == "text":
+        made = walks(num_envs, max_episode_steps, **options)
+        made.metadata = made.metadata | {"autoreset_mode": "SAME_STEP"}
+        return made
     makes = [lambda: gymnasium.wrappers.TimeLimit(Walk(**options), max_episode_steps)] * num_envs
     return gymnasium.vector.SyncVectorEnv(makes, autoreset_mode=gymnasium.vector.AutoresetMode[mode])
 

@@ -68,6 +68,26 @@ def test_backends_and_options():
         envs.make("brax/reacher", num_envs=1, backend="bullet")
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("swimmer", {"backend": "spring"}, r"backend=spring: brax/swimmer .*\(Unsupported backend: spring.\)$"),
+        ("ant", {"use_contact_forces": True}, r"use_contact_forces=True: brax/ant .*not implemented"),
+        ("ant", {"healthy_z_range": 0.7}, "healthy_z_range=0.7: must be two numbers, the lower bound first"),
+        ("hopper", {"healthy_z_range": [1.0, 0.5]}, r"healthy_z_range=\[1.0, 0.5\]: must be two numbers"),
+        ("walker2d", {"healthy_angle_range": ("a", 1)}, "healthy_angle_range=.*: must be two numbers"),
+    ],
+)
+def test_what_brax_cannot_do_is_one_line(task, options, message):
+    with pytest.raises(InvalidValueError, match=message) as error:
+        envs.make(f"brax/{task}", num_envs=1, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_range_of_braxs_is_a_pair():
+    assert envs.make("brax/hopper", num_envs=1, healthy_z_range=[0.5, float("inf")]).action_size == 3
+
+
 @pytest.mark.parametrize("task", fast_are(1, ["reacher", "halfcheetah", "swimmer"]))
 def test_building_and_tracing_are_quiet(task, capfd, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT

@@ -213,3 +213,75 @@ class WalkWithAnArray(Walk):
 def test_a_task_that_programs_cannot_be_kept_for_is_refused():
     with pytest.raises(InvalidValueError, match=r"task=WalkWithAnArray: must be hashable .*ndarray"):
         DeviceEnvironment("test/walk", WalkWithAnArray(), num_envs=2, episode_length=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Returning(Walk):
+    """A walk that returns other things, which functions make of what it returned."""
+
+    starts: Callable = lambda *values: values
+    advances: Callable = lambda *values: values
+
+    def start(self, key):
+        return self.starts(*super().start(key))
+
+    def advance(self, physics, action):
+        return self.advances(*super().advance(physics, action))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"observation_size": 3}, r"observation of shape \(3,\) from start, and returns one of shape \(1,\)"),
+        ({"starts": lambda x, seen: seen}, "a state and an observation from start, and returns a"),
+        ({"starts": lambda x, seen: (x, {"x": seen})}, "one array as observation from start, and returns a dict of 1"),
+        ({"starts": lambda x, seen: (x, seen + 1j)}, "observation as real numbers from start, and returns complex64"),
+        ({"advances": lambda x, *rest: rest}, "a state, an observation, .* from advance, and returns a tuple of 3"),
+        (
+            {"advances": lambda x, seen, *rest: (x, seen[0], *rest)},
+            r"observation of shape \(1,\) from advance, and returns one of shape \(\)",
+        ),
+        (
+            {"advances": lambda x, seen, reward, ended: (x, seen, reward[None], ended)},
+            r"reward as a scalar from advance, and returns one of shape \(1,\)",
+        ),
+        (
+            {"advances": lambda x, seen, reward, ended: (x, seen, None, ended)},
+            "one array as reward from advance, and returns a NoneType",
+        ),
+        (
+            {"advances": lambda x, seen, reward, ended: (x, seen, reward, 1.0 * ended)},
+            "termination as bool from advance, and returns float32",
+        ),
+        (
+            {"advances": lambda x, seen, reward, ended: (x, seen, reward, ended[None])},
+            "termination as a scalar from advance",
+        ),
+        ({"advances": lambda *values: (*values, 3.0)}, "metrics as a dictionary from advance"),
+        (
+            {"advances": lambda *values: (*values, {"x": values[1]})},
+            r"metrics\['x'\] as a scalar from advance, and returns one of shape \(1,\)",
+        ),
+    ],
+)
+def test_what_a_task_returns_is_checked_before_anything_runs(task, message):
+    env = DeviceEnvironment("test/walk", Returning(**task), num_envs=2, episode_length=4)
+    for group_size in (1, 2):
+        with pytest.raises(InvalidValueError, match=f"^task=Returning: must return {message}") as error:
+            jax.jit(env.reset, static_argnums=1)(jax.random.key(0), group_size)
+        assert "\n" not in str(error.value)
+
+
+def test_no_metric_of_a_task_has_the_name_of_our_own():
+    task = Returning(advances=lambda *values: (*values, {"diverged": 1.0}))
+    with pytest.raises(InvalidValueError, match=r"metrics=diverged: .* must have another name"):
+        DeviceEnvironment("test/walk", task, num_envs=2, episode_length=4).reset(jax.random.key(0))
+
+
+@pytest.mark.parametrize("reward", [1, 1.0, True, np.int32(1)])
+def test_a_reward_may_be_any_scalar(reward):
+    task = Returning(advances=lambda x, seen, _, ended: (x, seen, reward, False, {"count": 2}))
+    env = DeviceEnvironment("test/walk", task, num_envs=2, episode_length=4)
+    states = rollout(env, [-1.0] * 5)
+    assert env.metric_names == ("count",) and (states.metrics["count"][1:] == 2).all()
+    assert (states.reward[1:] == 1).all() and (states.episode_return[4] == 4).all()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -19,7 +20,7 @@ from waiting import wait_until
 
 import envs
 from agents import SAC
-from envs.gymnasium_simulators import Flat
+from envs.gymnasium_simulators import Flat, is_registered_at_once
 from envs.mujoco import make as make_mujoco
 from envs.quiet import quiet_mujoco
 from experiments import evaluate
@@ -178,6 +179,15 @@ def test_numbers_of_every_step_are_metrics():
     np.testing.assert_array_equal(states[1].metrics["far"], abs(states[1].final_observation[:, -2]) > 1)
     assert not states[9].metrics["x"].any() and not states[9].metrics["far"].any(), "not finite, and missing"
     assert make("Pendulum-v1").metric_names == ()
+
+
+def test_our_own_metric_is_no_environments():
+    env = make(event="own metric")
+    assert env.metric_names == ("far", "x") and not make().remarks
+    assert env.remarks == (
+        f'gymnasium/{WALK}: "diverged" of its info is not recorded, since env/diverged counts steps at which a '
+        "simulation breaks down",
+    )
 
 
 @both
@@ -346,6 +356,9 @@ def test_what_a_vector_entry_point_cannot_do_is_said():
     silent = make("phys2d/Pendulum-v0", vectorization="vector_entry_point")
     with pytest.raises(envs.SimulatorError, match="does not say how it resets itself"):
         silent.reset(jax.random.key(0))
+    by_text = make(WALKS, vectorization="vector_entry_point", mode="text")
+    with pytest.raises(envs.SimulatorError, match="autoreset_mode in its metadata is 'SAME_STEP'; must be"):
+        by_text.reset(jax.random.key(0))
 
 
 def test_only_the_latest_state_is_stepped():
@@ -500,6 +513,83 @@ def test_an_environment_that_fails_at_once_is_one_line(call, tmp_path):
     assert err.startswith(f"gymnasium/{WALK}: trying it raised ZeroDivisionError") and not list(tmp_path.iterdir())
 
 
+CARELESS = "gymnasium_tasks:Careless-v0"
+
+
+@pytest.mark.parametrize(
+    ("which", "told"),
+    [
+        ("action_space", "looking at it raised AttributeError: .* 'action_space'"),
+        ("observation_space", "looking at it raised AttributeError: .* 'observation_space'"),
+        ("metadata", "looking at it raised AttributeError: 'NoneType'"),
+        ("render_fps", "looking at it raised TypeError: .* 'str'"),
+        ("render_modes", "looking at it raised TypeError: 'NoneType'"),
+        ("reset", r"reset returned array\(\[0.5\].*; must be an observation and its info"),
+        ("reward", "step returned the reward None; must be a number"),
+        ("rewards", r"step returned the reward array\(\[1., 1.\]\); must be a number"),
+        ("start", "100 starts in a row are not finite, or beyond 1e[+]10"),
+    ],
+)
+def test_what_an_environment_lacks_or_returns_instead_is_one_line(which, told):
+    with pytest.raises(envs.SimulatorError, match=f"^gymnasium/{CARELESS}: {told}") as raised:
+        make(CARELESS, which=which)
+    assert "\n" not in str(raised.value)
+
+
+@both
+def test_a_reward_may_be_alone_in_an_array(vectorization):
+    env = make(CARELESS, which="one reward", vectorization=vectorization)
+    state = rollout(env, env.reset(jax.random.key(0)), actions_of(env, 2))[-1]
+    assert (state.reward == 0.5).all() and not state.diverged.any()
+    env.close()
+
+
+def test_warnings_are_those_of_the_environments_that_are_used():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = make(CARELESS, which="warning")
+        with pytest.raises(InvalidValueError, match=r"name=gymnasium/Pendulum-v0: is not registered"):
+            make("Pendulum-v0")
+    with pytest.warns(UserWarning, match="it has been made"):
+        env.reset(jax.random.key(0))
+
+
+def test_an_id_that_workers_cannot_know_is_refused(monkeypatch):
+    known = {"import_module": "gymnasium_tasks"}
+    for name in ("test_gymnasium", "__main__"):
+        env_class = type("Own", (type(gymnasium.make(WALK).unwrapped),), {"__module__": name})
+        monkeypatch.setitem(gymnasium.registry, "Own-v0", gymnasium.envs.registration.EnvSpec("Own-v0", env_class))
+        assert make("Own-v0", episode_length=5).episode_length == 5
+        for options in ({}, known) if name == "__main__" else ({},):
+            with pytest.raises(
+                InvalidValueError, match=r"vectorization=processes: .* cannot know Own-v0.*import_module"
+            ):
+                make("Own-v0", episode_length=5, vectorization="processes", **options)
+    for env_id, options in ((WALK, {}), ("Walk-v0", known), ("Pendulum-v1", {}), ("phys2d/Pendulum-v0", {})):
+        make(env_id, vectorization="processes", **options)
+
+
+def test_what_a_new_process_knows_is_asked_of_one():
+    assert is_registered_at_once("Pendulum-v1") and not is_registered_at_once("Own-v0")
+
+
+def test_workers_find_what_the_program_finds_and_nothing_of_ours_elsewhere(tmp_path):
+    """The folder that a program with ``-c`` searches first has packages of our names, and a module that is needed."""
+    for name in ("envs", "remac"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "mine.py").write_text(
+        "from gymnasium_tasks import Walk, gymnasium\ngymnasium.register('Mine-v0', Walk)"
+    )
+    program = (
+        "import experiments, envs, jax; "
+        "e = envs.make('gymnasium/mine:Mine-v0', num_envs=1, episode_length=5, vectorization='processes'); "
+        "print(e.reset(jax.random.key(0)).observation.shape); e.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "(1, 5)\n"), done.stderr
+
+
 def test_any_id_is_a_task_of_the_command_line(tmp_path):
     job = compose_job(
         [f"env=gymnasium/{ENDLESS}", "+env.options.episode_length=7", "+env.options.period=2", "agent=sac"]
@@ -554,6 +644,14 @@ def test_how_to_install_is_said_of_what_the_extra_brings(call, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     _, _, theirs = call(["env=gymnasium/needy:Walk-v0"])
     assert "(No module named 'no_such_library')" in theirs and "pip install" not in theirs
+    (folder / "buggy.py").write_text("\nfrom gymnasium import NoSuchThing")
+    _, _, buggy = call(["env=gymnasium/buggy:Walk-v0"])
+    assert buggy.startswith(
+        "gymnasium/buggy:Walk-v0: importing it raised ImportError: cannot import name 'NoSuchThing'"
+    )
+    assert f"(line 2 of {folder / 'buggy.py'})" in buggy and len(buggy.splitlines()) == 1
+    _, _, taken = call(["env=gymnasium/envs.mine:Walk-v0"])
+    assert "there is no module envs.mine: envs is a package of this library; call your own otherwise" in taken
     _, _, extra = call(["env=gymnasium/gymnasium_robotics:FetchReach-v4"])
     assert "gymnasium_robotics" in extra and "try pip install -c constraints.txt -e '.[gymnasium]'" in extra
 

@@ -606,6 +606,15 @@ def test_bad_settings_are_named(task, options, name, hint):
     assert hint in caught.value.allowed and "\n" not in str(caught.value)
 
 
+def test_a_model_in_the_working_directory_is_spelled_as_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.xml").touch()
+    with pytest.raises(InvalidValueError, match=r"xml_file=mine.xml: .*; the file in this folder is ./mine.xml$"):
+        suite.make("hopper", num_envs=1, xml_file="mine.xml")
+    with pytest.raises(InvalidValueError, match=r"xml_file=nowhere.xml: .* a path that exists$"):
+        suite.make("hopper", num_envs=1, xml_file="nowhere.xml")
+
+
 def test_render_draws_the_environment_or_says_why_not():
     env = build("half_cheetah")
     state = env.reset(jax.random.key(0))

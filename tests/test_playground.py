@@ -190,6 +190,37 @@ def test_options_reach_the_task():
     assert playground.make("Reach", num_envs=1, noise={"level": 0.5}).task.env.config.noise.level == 0.5
 
 
+@pytest.mark.usefixtures("reach")
+def test_chance_differs_where_starts_are_the_same():
+    env = playground.make("Reach", num_envs=8)
+    reset, step = jax.jit(env.reset, static_argnums=1), jax.jit(env.step)
+    for group_size, num_starts in ((1, 8), (4, 2)):
+        state = reset(jax.random.key(0), group_size)
+        for _ in range(2):
+            info = env.task.state(state.physics[0]).info
+            assert len(np.unique(info["goal"], axis=0)) == num_starts and len(np.unique(info["rng"], axis=0)) == 8
+            state = step(state, jnp.zeros((8, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ctrl_dt": 0.004}, "ctrl_dt=0.004: must be a multiple of sim_dt=0.01"),
+        ({"ctrl_dt": 0.013}, "ctrl_dt=0.013: must be a multiple of sim_dt=0.01"),
+        ({"ctrl_dt": None}, "ctrl_dt=None: must be a finite number"),
+        ({"sim_dt": 0.0}, "sim_dt=0.0: must be a finite number"),
+        ({"sim_dt": -0.01}, "sim_dt=-0.01: must be a finite number"),
+    ],
+)
+def test_times_that_playground_would_round_are_refused(options, message):
+    with pytest.raises(InvalidValueError, match=message):
+        playground.make("CartpoleBalance", num_envs=1, **options)
+
+
+def test_a_control_step_may_be_several_time_steps():
+    assert playground.make("CartpoleBalance", num_envs=1, ctrl_dt=0.03, sim_dt=0.003).task.env.n_substeps == 10
+
+
 def test_the_command_line_knows_the_tasks():
     job = compose_job(["env=playground/CartpoleBalance", "env.options.impl=jax"])
     assert job.env.name == "playground/CartpoleBalance" and job.env.episode_length == 1000

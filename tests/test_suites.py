@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import sys
+import types
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,14 @@ def test_an_unknown_name_is_refused_in_one_short_line(name, close):
         envs.make(name, num_envs=1)
     line = str(error.value)
     assert line.startswith(f"name={name}: no such environment") and close in line and len(line) < 250
+
+
+def test_a_suite_as_the_guide_writes_it_refuses_options_that_it_does_not_know(monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    module = types.ModuleType("envs.my")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if block.startswith("TASKS"))
+    exec(compile(code, "a page", "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "envs.my", module)
+    monkeypatch.setattr(envs, "SUITES", (*envs.SUITES, "my"))
+    with pytest.raises(InvalidValueError, match="foo=1: no such option; there are episode_length, stagger_first"):
+        envs.make("my/pendulum", num_envs=1, foo=1)

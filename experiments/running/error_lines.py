@@ -90,8 +90,8 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
             if value and argument in lines[0]:
                 choices += f"; a text with a comma needs quotes: {pasted(key, value)}"
         return f"{lines[0]}; {choices}"
-    if lines and (there := re.match(r"Could not append to config. An item is already at '([^']+)'", lines[0])):
-        given = _argument_of(there[1], arguments)
+    if lines and (taken := re.match(r"Could not append to config. An item is already at '([^']+)'", lines[0])):
+        given = _argument_of(taken[1], arguments)
         return f"{given}: there is such a key; given as {shlex.quote(given.lstrip('+'))}, without the +"
     if lines and (unknown := re.match(r"Could not override '([^'@]+)", lines[0])):
         given = _argument_of(unknown[1], arguments)

@@ -26,11 +26,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco
 
 from envs import components, device
 from envs.components import Component, Components
 from envs.device import DeviceEnvironment
+from envs.engine import mujoco
 from envs.quiet import quietly
 from remac.types import Array, Key, Metrics
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of

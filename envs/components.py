@@ -17,7 +17,7 @@ Names are those of MuJoCo's arrays with the joint, body or actuator that a numbe
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import mujoco
+from envs.engine import mujoco
 
 _JOINT, _TRANSMISSION = mujoco.mjtJoint, mujoco.mjtTrn
 _OF_JOINTS = (_TRANSMISSION.mjTRN_JOINT, _TRANSMISSION.mjTRN_JOINTINPARENT)

@@ -39,11 +39,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import mujoco
 import numpy as np
 
 from envs import host
 from envs.components import Components, controls, numbered
+from envs.engine import mujoco
 from envs.mujoco_rendering import Renderer
 from envs.quiet import silence_mujoco
 from remac.machine import available_cpus

@@ -4,8 +4,8 @@ The environments are Gymnasium's own and hold their state themselves, in this pr
 ``EnvState.physics`` holds instead is how the running episodes came about: the seed that each was reset with, and the
 actions since. Every episode begins with a seed of its own, so an environment whose episodes are functions of seed and
 actions is brought back to any such state, bit for bit, in as many steps as its episode has made; see ``restored``.
-Whether it is such a one is tried on the first steps of an episode when it is made. Where it is not, ``restored`` begins
-new episodes.
+Whether it is such a one is tried on the first steps of an episode when it is made. Where it is not, or an episode may
+have more than 10,000 steps, ``restored`` begins new episodes.
 
 An environment that saves its state, by ``get_state()`` and ``set_state(state)`` of its own or of a wrapper, has that in
 ``EnvState.physics`` and not the actions, and goes on from there. The state is a NumPy array of always the same type and
@@ -70,6 +70,7 @@ _OF_EXTRA = ("gymnasium_robotics", "box2d")  # what that brings, as messages nam
 # Packages of this library, where it does not have them below its own name: nobody else's are found by these.
 _TAKEN = ("agents", "conf", "envs", "experiments", "remac") if __name__.startswith("envs") else ("remac",)
 _TRIED_STEPS = 8
+_MOST_LOGGED = 10_000  # steps of an episode that are kept, and made again to come back to a state
 _DEFAULT_FPS = 30
 
 
@@ -80,8 +81,8 @@ class Episodes(NamedTuple):
         seed: What each was reset with, `[..., E]` int64.
         next_seed: What the one after it will be reset with, `[..., E]` int64.
         actions: Those of the episode so far, and zeros or, in a state that is not the latest, later ones,
-            `[..., E, episode_length, action_dim]` float32. Without a second axis if the environment does not repeat
-            itself, or saves its state.
+            `[..., E, episode_length, action_dim]` float32. Of no steps if the environment does not repeat itself, saves
+            its state, or has episodes of more than 10,000 steps.
         state: The environment's own, `[..., E, S]` uint8; S is 0 if it saves none.
     """
 
@@ -198,7 +199,9 @@ class GymnasiumEnvironment:
         self.metric_names, self._has_own_metric = tuple(sorted(names - {OWN_METRIC})), OWN_METRIC in names
         self.observation_size = first.shape[1] - 1
         self.repeats = first.tobytes() == again.tobytes()
-        self._num_logged = self.episode_length if self.repeats and not self.saves and not is_own else 0
+        is_logged = self.repeats and not self.saves and not is_own
+        self._is_too_long = is_logged and self.episode_length > _MOST_LOGGED
+        self._num_logged = self.episode_length if is_logged and not self._is_too_long else 0
         self._simulators: Simulators | Workers | Vectors | None = None
         self._slots: Slots | None = None
         self._latest: Episodes | None = None
@@ -219,6 +222,11 @@ class GymnasiumEnvironment:
             remarks.append(f"{self.name}: after its set_state steps are not those after get_state, so neither is used")
         if self._is_own:
             remarks.append(f"{self.name}, by its vector entry point: a run that is resumed begins new episodes")
+        if self._is_too_long:
+            remarks.append(
+                f"{self.name}: its episodes may have {self.episode_length:,} steps, and no more than {_MOST_LOGGED:,} "
+                "are made again: a run that is resumed begins new episodes"
+            )
         if not self.repeats:
             resumed = (
                 "goes on with its episodes" if self.saves else "begins new episodes (all else goes on where it was)"

@@ -25,10 +25,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
 
 from envs import SimulatorError
+from envs.engine import mujoco
 from envs.quiet import quiet_mujoco
 from remac.validation import InvalidValueError
 

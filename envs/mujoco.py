@@ -23,11 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import mujoco
 import numpy as np
 
 from envs import host
 from envs.components import Components, controls
+from envs.engine import mujoco
 from envs.mujoco_rendering import Renderer
 from envs.mujoco_tasks import TASKS as _TASKS
 from envs.mujoco_tasks import Readings, Task, make_task

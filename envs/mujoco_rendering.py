@@ -6,8 +6,9 @@ import os
 import weakref
 from typing import Any
 
-import mujoco
 import numpy as np
+
+from envs.engine import mujoco
 
 
 class Renderer:
@@ -50,7 +51,9 @@ class Renderer:
                 reasons.append(f"{backend}: {error}")
         else:
             reason = "; ".join(reasons)
-            raise RuntimeError(f"this machine cannot render ({reason}); MUJOCO_GL=osmesa renders without a GPU")
+            raise RuntimeError(
+                f"this machine cannot render ({reason}); MUJOCO_GL=osmesa renders without a GPU, by libOSMesa"
+            )
         # Registered after the backend's own exit handler, so run before it, while there is something to free it with.
         atexit.register(_close, weakref.ref(self))
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawer)

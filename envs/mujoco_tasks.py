@@ -66,7 +66,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
-import mujoco
 import numpy as np
 
 from envs.components import (
@@ -78,6 +77,7 @@ from envs.components import (
     vector,
     velocities,
 )
+from envs.engine import mujoco
 from remac.validation import InvalidValueError, require_int, require_number, require_one_of
 
 Range = tuple[float, float]

@@ -29,10 +29,10 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 
 from envs.device import DeviceEnvironment
+from envs.engine import mujoco
 from envs.mujoco_rendering import Renderer
 from envs.quiet import quiet_mujoco, quietly
 from remac.types import Array, EnvState, Key, Metrics, PyTree

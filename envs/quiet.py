@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 
-import mujoco
+from envs.engine import mujoco
 
 
 @contextlib.contextmanager

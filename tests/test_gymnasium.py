@@ -699,3 +699,15 @@ def test_a_run_by_command_is_stopped_resumed_evaluated_and_filmed(tmp_path, vect
     assert values("stopped") == values("whole")
     done = command("evaluate", "run=whole", "render=true", "num_episodes=2")
     assert done.returncode == 0 and "video.gif" in done.stdout, done.stderr
+
+
+def test_episodes_without_an_end_are_not_logged():
+    env = envs.make("gymnasium/Pendulum-v1", num_envs=2, episode_length=10_001)
+    assert any("10,001 steps" in remark and "begins new episodes" in remark for remark in env.remarks)
+    states = [env.reset(jax.random.key(0))]
+    states.append(env.step(states[0], np.zeros((2, 1))))
+    assert states[1].physics.actions.nbytes == 0
+    with pytest.warns(UserWarning, match="2 of 2 episodes could not be resumed"):
+        env.restored(states[0])
+    env.close()
+    assert envs.make("gymnasium/Pendulum-v1", num_envs=2, episode_length=10_000).remarks == ()

@@ -1,7 +1,9 @@
 """What the suites are listed by, and what is said of a name that is in none."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -66,3 +68,10 @@ def test_a_suite_as_the_guide_writes_it_refuses_options_that_it_does_not_know(mo
     monkeypatch.setattr(envs, "SUITES", (*envs.SUITES, "my"))
     with pytest.raises(InvalidValueError, match="foo=1: no such option; there are episode_length, stagger_first"):
         envs.make("my/pendulum", num_envs=1, foo=1)
+
+
+def test_mujoco_simulates_where_what_it_would_render_with_is_not_there():
+    program = "import envs, os; env = envs.make('mujoco/hopper', num_envs=1); print(os.environ['MUJOCO_GL'], env.dt)"
+    environment = os.environ | {"MUJOCO_GL": "nowhere", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and run.stdout.startswith("nowhere 0.008"), run.stderr

@@ -11,6 +11,7 @@ from experiments.console.key_value import command_of
 RESULTS = Path("experiments", "results")
 # Of the tasks with learning curves of several arms; other tables are of what else was varied.
 SHOWN = (
+    "longer",
     "retries",
     "reacher",
     "ant_humanoid",

@@ -193,12 +193,8 @@ def _environments(task: str) -> tuple[DeviceEnvironment, jax.ShapeDtypeStruct]:
 def _step(task: str, num_members: int, draws_starts: bool = True) -> Made:
     """A step of ours; of the loop that draws starts, which hardly any step makes a turn of, one turn counts."""
     env, action = _environments(task)
-    return (
-        env.step if draws_starts else env.step_to_the_end,
-        (jax.eval_shape(env.reset, jax.random.key(0)), action),
-        (0,),
-        1,
-    )
+    step = env.step if draws_starts else env.step_to_the_end
+    return step, (jax.eval_shape(env.reset, jax.random.key(0)), action), (0,), 1
 
 
 def _suite_step(task: str, num_members: int) -> Made:

@@ -586,7 +586,11 @@ def test_workers_find_what_the_program_finds_and_nothing_of_ours_elsewhere(tmp_p
         "e = envs.make('gymnasium/mine:Mine-v0', num_envs=1, episode_length=5, vectorization='processes'); "
         "print(e.reset(jax.random.key(0)).observation.shape); e.close()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert (done.returncode, done.stdout) == (0, "(1, 5)\n"), done.stderr
 
 

@@ -117,7 +117,8 @@ def test_members_equal_the_jobs_run_alone_and_a_failed_one_disturbs_nobody(tmp_p
     assert together[1].reason in table and values(together[0].directory) != values(together[2].directory)
 
 
-def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path):
+def test_a_free_key_leaves_the_rest_of_its_group_as_the_run_has_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     (job,) = make_jobs(PROBE)
     stored = job.config | {
         "checkpoint": {

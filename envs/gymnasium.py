@@ -29,6 +29,7 @@ import difflib
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -101,6 +102,7 @@ def make(
     vectorization: str = "sync",
     num_processes: int | None = None,
     import_module: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> "GymnasiumEnvironment":
     """Makes E environments of an id.
@@ -115,7 +117,8 @@ def make(
             ``envs.gymnasium_vector``.
         num_processes: Worker processes; by default one per CPU that the process may use.
         import_module: A module that registers the id when it is imported.
-        **options: Keyword arguments of ``gymnasium.make``.
+        kwargs: Keyword arguments of the environment that have names of other options, such as ``task``.
+        **options: Its other keyword arguments, and those of ``gymnasium.make``.
 
     Raises:
         InvalidValueError: Unknown id or option, a value that is not allowed, or an environment that has no time limit
@@ -130,6 +133,9 @@ def make(
         require_int("num_processes", num_processes, 1)
         if vectorization != "processes":
             raise InvalidValueError("num_processes", num_processes, "needs vectorization=processes")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InvalidValueError("kwargs", kwargs, "must be a dictionary of the environment's keyword arguments")
+    options |= kwargs or {}
     if "max_episode_steps" in options:
         raise InvalidValueError("max_episode_steps", options["max_episode_steps"], "is set by episode_length")
     recipe = Recipe(f"gymnasium/{task}", task, options, import_module, episode_length, HUGE)

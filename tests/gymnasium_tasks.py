@@ -147,6 +147,20 @@ class Careless(gymnasium.Env):
         return np.zeros(1, np.float32), reward, False, False, {}
 
 
+class Tasked(Walk):
+    """A walk from where two arguments say that have the names of options."""
+
+    def __init__(self, task, num_envs, render_mode=None):
+        super().__init__(render_mode)
+        self.first = np.array([task, num_envs], np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = self.first
+        return self._observation(), {}
+
+
+gymnasium.register("Tasked-v0", Tasked, max_episode_steps=10)
 gymnasium.register("Careless-v0", Careless, max_episode_steps=5)
 gymnasium.register("Walk-v0", Walk, max_episode_steps=10)
 

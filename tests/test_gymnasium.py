@@ -715,3 +715,15 @@ def test_episodes_without_an_end_are_not_logged():
         env.restored(states[0])
     env.close()
     assert envs.make("gymnasium/Pendulum-v1", num_envs=2, episode_length=10_000).remarks == ()
+
+
+def test_arguments_of_an_environment_may_have_the_names_of_options(tmp_path):
+    job = compose_job(["env=gymnasium/gymnasium_tasks:Tasked-v0", "+env.options.kwargs={task:3,num_envs:2}"])
+    state = job.env.reset(jax.random.key(0))
+    assert job.env.num_envs == 16 and (state.observation[:, 3:] == [3, 2]).all()
+    for override, words in (
+        ("+env.options.task=3", "env.options.task=3: is set by another key; .*'\\+env.options.kwargs={task:3}'"),
+        ("+env.options.kwargs=3", "env.options.kwargs=3: must be a dictionary"),
+    ):
+        with pytest.raises(InvalidValueError, match=words):
+            compose_job(["env=gymnasium/gymnasium_tasks:Tasked-v0", override])

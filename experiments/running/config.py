@@ -499,7 +499,10 @@ def make_environment(config: dict[str, Any], num_envs: int, kept: Mapping[str, P
         name = f"{config['suite']}/{config['task']}"
         require_int("num_envs", num_envs, 1)
         for option in RESERVED_OPTIONS & set(config["options"]):
-            raise InvalidValueError(f"env.options.{option}", config["options"][option], "is set by another key")
+            value = config["options"][option]
+            own = f"; an environment's own goes by '+env.options.kwargs={{{option}:{value}}}'"
+            allowed = f"is set by another key{own if config['suite'] in envs.OPEN_SUITES else ''}"
+            raise InvalidValueError(f"env.options.{option}", value, allowed)
         with _named("env.options.", name="env"):
             _environments[key] = envs.make(name, num_envs=num_envs, **with_inputs(config["options"], kept))
     return _environments[key]

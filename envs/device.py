@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol, Self
 
@@ -143,6 +144,14 @@ def _require_values(task: Any, method: str, values: dict[str, Any], of_observati
             _refuse(task, method, f"{name} as real numbers", str(value.dtype))
 
 
+def _layout(physics: PyTree) -> list[str]:
+    """Says of every array of a state where it is, and its type and shape."""
+    return [
+        f"{leaf.dtype}{list(leaf.shape)} at state{jax.tree_util.keystr(path)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(physics)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class DeviceEnvironment:
     """E environments of one task, side by side on the device. See ``remac.types.Environment`` and ``EnvState``.
@@ -214,7 +223,10 @@ class DeviceEnvironment:
         _require_values(self.task, "start", {"observation": observation}, size)
         action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
         chance = [jax.random.key(0)] if self._is_stochastic else []
-        _, *values, metrics = jax.eval_shape(self._advance, physics, action, *chance)
+        after, *values, metrics = jax.eval_shape(self._advance, physics, action, *chance)
+        if (wanted := _layout(physics)) != (returned := _layout(after)):
+            differs = [(a, b) for a, b in itertools.zip_longest(wanted, returned, fillvalue="nothing") if a != b]
+            _refuse(self.task, "advance", f"a state like that of start, with {differs[0][0]}", differs[0][1])
         if OWN_METRIC in metrics:
             raise InvalidValueError("metrics", OWN_METRIC, "is what trainings count themselves; must have another name")
         named = dict(zip(("observation", "reward", "termination"), values, strict=True))

@@ -257,6 +257,10 @@ class Returning(Walk):
             {"advances": lambda x, seen, reward, ended: (x, seen, reward, ended[None])},
             "termination as a scalar from advance",
         ),
+        (
+            {"advances": lambda x, *rest: (x[None], *rest)},
+            r"a state like that of start, with float32\[\] at state from advance, and returns float32\[1\] at state",
+        ),
         ({"advances": lambda *values: (*values, 3.0)}, "metrics as a dictionary from advance"),
         (
             {"advances": lambda *values: (*values, {"x": values[1]})},

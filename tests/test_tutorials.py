@@ -11,6 +11,7 @@ from pages import blocks, commands
 
 from experiments import sweep
 from experiments.running.config import compose_job, hydra_anew, register_schemas
+from experiments.running.hydra_launcher import register_launcher
 
 DOCS = Path(__file__).parent.parent / "docs"
 SMALL = {
@@ -82,6 +83,7 @@ def test_jobs_of_a_cluster_are_composed():
     for arguments in others:
         chosen = [one for one in arguments if one.startswith("hydra/launcher=") or one.startswith("hydra.launcher.")]
         register_schemas()
+        register_launcher()
         with hydra_anew():
             config = hydra.compose("train", chosen, return_hydra_config=True)
         launchers.add(config.hydra.launcher._target_.rpartition(".")[2])

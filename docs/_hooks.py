@@ -18,6 +18,7 @@ SHOWN = (
     "other_tasks",
     "sparse",
     "sparse_half_cheetah",
+    "sparse_walker2d",
     "schedule",
     "dmc",
     "ppo",

@@ -33,7 +33,14 @@ from envs.device import DeviceEnvironment
 from envs.engine import mujoco
 from envs.quiet import quietly
 from remac.types import Array, Key, Metrics
-from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
+from remac.validation import (
+    InvalidValueError,
+    require_bool,
+    require_int,
+    require_number,
+    require_one_of,
+    require_range,
+)
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
 EPISODE_LENGTHS = {
@@ -233,11 +240,4 @@ def _check_options(task: str, options: dict[str, Any], env_class: type) -> None:
         elif isinstance(defaults[option], int):
             require_int(option, value, 1)
         elif isinstance(defaults[option], tuple):
-            _require_range(option, value)
-
-
-def _require_range(option: str, value: Any) -> None:
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    are_numbers = is_pair and all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in value)
-    if not are_numbers or not value[0] <= value[1]:
-        raise InvalidValueError(option, value, "must be two numbers, the lower bound first")
+            require_range(option, value, may_be_point=True)

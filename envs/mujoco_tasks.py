@@ -78,7 +78,7 @@ from envs.components import (
     velocities,
 )
 from envs.engine import mujoco
-from remac.validation import InvalidValueError, require_int, require_number, require_one_of
+from remac.validation import InvalidValueError, require_int, require_number, require_one_of, require_range
 
 Range = tuple[float, float]
 
@@ -660,10 +660,6 @@ def make_task(name: str, options: dict[str, Any], *, suite: str = "mujoco", othe
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """Returns the value as the option's own type, or raises InvalidValueError."""
-
-    def is_a(kind: Any, value: Any) -> bool:
-        return isinstance(value, kind) and not isinstance(value, bool)
-
     if kind is int:
         require_int(name, value, 1)
     elif kind is float:
@@ -674,10 +670,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, bool):
             raise InvalidValueError(name, value, "must be true or false")
     elif kind == Range:
-        is_pair = isinstance(value, tuple | list) and len(value) == 2
-        if not is_pair or not all(is_a(int | float, bound) for bound in value) or not value[0] < value[1]:
-            raise InvalidValueError(name, value, "must be two numbers, the lower bound first")
+        require_range(name, value)
         return (float(value[0]), float(value[1]))
-    elif not is_a(kind, value):
+    elif not isinstance(value, kind) or isinstance(value, bool):
         raise InvalidValueError(name, value, f"must be a name{'' if kind is str else ' or a number'}")
     return value

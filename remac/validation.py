@@ -71,6 +71,15 @@ def require_number(
         raise InvalidValueError(name, value, allowed)
 
 
+def require_range(name: str, value: object, *, may_be_point: bool = False) -> None:
+    """Requires two numbers, the lower bound first; with ``may_be_point`` they may be equal."""
+    bounds = list(value) if isinstance(value, tuple | list) else []
+    are_numbers = all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in bounds)
+    if len(bounds) == 2 and are_numbers and (bounds[0] < bounds[1] or (may_be_point and bounds[0] == bounds[1])):
+        return
+    raise InvalidValueError(name, value, "must be two numbers, the lower bound first")
+
+
 def require_bool(name: str, value: object) -> None:
     """Requires true or false."""
     if not isinstance(value, bool | np.bool_):

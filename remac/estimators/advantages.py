@@ -29,7 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from remac.estimators.order_statistics import Objective, binomials, check_num_retries, lstat_weights, rank_weights
+from remac.estimators.order_statistics import (
+    Objective,
+    as_floating,
+    binomials,
+    check_num_retries,
+    lstat_weights,
+    rank_weights,
+)
 from remac.validation import InvalidValueError
 
 
@@ -234,9 +241,7 @@ def score_coefficients(rewards: Array, weights: Array) -> Array:
     Raises:
         InvalidValueError: If the weights are not `[N-1]`.
     """
-    rewards = jnp.asarray(rewards)
-    if not jnp.issubdtype(rewards.dtype, jnp.floating):
-        rewards = rewards.astype(jnp.result_type(float))
+    rewards = as_floating(rewards)
     n = rewards.shape[-1]
     if np.shape(weights) != (n - 1,):
         raise InvalidValueError("weights", f"shape {np.shape(weights)}", f"must have the shape ({n - 1},)")
@@ -331,9 +336,7 @@ def check_samples(name: str, values: Array) -> Array:
         InvalidValueError: If they have no axis, if groups are empty, or if they are known to be not finite.
     """
     check_concrete(name, values, np.isfinite, "must be finite")
-    values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(jnp.result_type(float))
+    values = as_floating(values)
     if values.ndim == 0 or values.shape[-1] == 0:
         raise InvalidValueError(name, f"shape {values.shape}", "must be groups of at least one sample")
     return values

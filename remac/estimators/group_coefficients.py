@@ -119,6 +119,6 @@ def group_coefficients(rewards: Array, weights: GapWeights) -> Array:
     shape = (1,) * (rewards.ndim - 1) + (-1,)
     below, above = (jnp.asarray(part, rewards.dtype).reshape(shape) for part in weights[:2])
     sums = group.gap_sums(below, above) + weights.first * group.values[..., :1]
-    above = group.values - group.values[..., :1]  # what all have is taken off, since it costs digits
-    deviation = jnp.sqrt(jnp.mean((above - jnp.mean(above, axis=-1, keepdims=True)) ** 2, axis=-1, keepdims=True))
+    shifted = group.values - group.values[..., :1]  # what all have is taken off, since it costs digits
+    deviation = jnp.sqrt(jnp.mean((shifted - jnp.mean(shifted, axis=-1, keepdims=True)) ** 2, axis=-1, keepdims=True))
     return sums / jnp.where(weights.by_deviation > 0, deviation + _SMALLEST_STD, 1.0)

@@ -110,7 +110,7 @@ def lstat(values: Array, weights: Array | np.ndarray, axis: int = -1) -> Array:
     Raises:
         InvalidValueError: If the weights are not a vector as long as that axis, or if that axis is empty.
     """
-    values = _as_floating(values)
+    values = as_floating(values)
     sample = sample_weights(values, weights, axis)
     # 0 * inf would be NaN. The weight of a group with a NaN is NaN, not zero, so NaN is not lost here.
     return jnp.sum(jnp.where(sample == 0, jnp.zeros_like(values), sample * values), axis=axis)
@@ -132,7 +132,7 @@ def max_at_k(values: Array, k: int, axis: int = -1) -> Array:
     Raises:
         InvalidValueError: If k is not an integer in 1..N, or the axis is empty.
     """
-    values = _as_floating(values)
+    values = as_floating(values)
     return lstat(values, rank_weights("max", k, _group_size(values, axis)), axis)
 
 
@@ -150,7 +150,7 @@ def sample_weights(values: Array, weights: Array | np.ndarray, axis: int = -1) -
     Raises:
         InvalidValueError: If the weights are not a vector as long as that axis, or if that axis is empty.
     """
-    values = lax.stop_gradient(_as_floating(values))
+    values = lax.stop_gradient(as_floating(values))
     n = _group_size(values, axis)
     if np.shape(weights) != (n,):
         raise InvalidValueError("weights", f"shape {np.shape(weights)}", f"must have the shape ({n},)")
@@ -222,7 +222,8 @@ def canonical_objective(objective: Objective) -> str | tuple[float, ...]:
 # --- ranks ----------------------------------------------------------------------------------------
 
 
-def _as_floating(values: Any) -> Array:
+def as_floating(values: Any) -> Array:
+    """Returns values as an array; whole numbers and truth values become floating ones."""
     values = jnp.asarray(values)
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.result_type(float))
 

@@ -74,11 +74,9 @@ def save_policy(policy: Policy, directory: Path | str, *, env_steps: int | None 
         OSError: If a file cannot be written.
         ValueError: If it is not one policy, but those of a population.
     """
-    if reason := _misfit(policy):
+    if np.ndim(policy.normalizer.count):
         first = "jax.tree.map(lambda leaf: leaf[0], policies)"
-        raise ValueError(
-            f"the policy cannot act ({reason}); of a population, save one member at a time, such as {first}"
-        )
+        raise ValueError(f"these are several policies; of a population, save one member at a time, such as {first}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shape = {field: getattr(policy, field) for field in _OWN_FIELDS}
@@ -131,22 +129,13 @@ def load_policy(directory: Path | str) -> Policy:
         normalizer = RunningStatistics(**(rests | known))
         network = PolicyNetwork(**{field: shape.pop(field) for field in _NETWORK_FIELDS if field in shape})
         policy = Policy(_unflatten(arrays), normalizer, network=network, **shape)
-        if reason := _misfit(policy):
-            raise ValueError(reason)
+        action = jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))
+        if action.shape != (network.action_size,):
+            raise ValueError(f"its actions are {list(action.shape)}, and not [{network.action_size}]")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{directory}: not a readable policy ({reason})") from error
     return policy
-
-
-def _misfit(policy: Policy) -> str | None:
-    """Says why a policy cannot act on one observation."""
-    try:
-        action = jax.eval_shape(policy, jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32))
-    except Exception as error:  # whatever networks say of arrays that do not fit
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    expected = (policy.network.action_size,)
-    return None if action.shape == expected else f"its actions are {list(action.shape)}, and not {list(expected)}"
 
 
 def _folder(directory: Path | str) -> Path:

@@ -195,9 +195,9 @@ def summarize(episodes: Outcomes, num_retries: int = 1) -> dict[str, np.ndarray]
     ``eval/return`` and ``eval/episode_length`` are of the deterministic policy; ``eval/return_stochastic``,
     ``eval/entropy`` (nats, mean over steps) and ``eval/max_at_k`` of the sampling one. ``eval/max_at_k`` is the
     unbiased estimate of the expected best of k episodes from k starts, too low with several retries, which share them;
-    a k above the number of episodes is left out. ``eval/median``
-    and ``eval/cvar_25``, the mean of the worst quarter, are of the same episodes. With several retries, R neighbouring
-    episodes from each start, ``eval/per_start/...`` are those three of the R, averaged over starts.
+    a k above the number of episodes is left out. ``eval/median`` and ``eval/cvar_25``, the mean of the worst quarter,
+    are of the same episodes. With several retries, R neighbouring episodes from each start, ``eval/per_start/...`` are
+    those three of the R, averaged over starts.
     ``eval/env/<name>`` is the mean over the deterministic policy's episodes of each one's mean over its steps.
     """
     members = range(len(episodes.alive))

@@ -122,11 +122,8 @@ class Replay:
 
     def validate(self, capacity: int, num_envs: int) -> None:
         """Requires room for a round and for a batch."""
-        spans = num_envs * self.num_steps, f"agent.num_steps={self.num_steps} rounds of num_envs"
-        for least, name in (
-            spans if self.num_steps > 1 else (num_envs, "num_envs"),
-            (self.batch_size, "agent.batch_size"),
-        ):
+        span = "num_envs" if self.num_steps == 1 else f"agent.num_steps={self.num_steps} rounds of num_envs"
+        for name, least in ((span, num_envs * self.num_steps), ("agent.batch_size", self.batch_size)):
             if capacity < least:
                 raise InvalidValueError("replay_capacity", capacity, f"must be at least {name}={least}")
 

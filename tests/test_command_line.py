@@ -46,7 +46,7 @@ BAD = [
     (["env=mujoco/half_cheeta"], ["env=mujoco/half_cheeta", "mujoco/half_cheetah", "experiments.suites lists all"]),
     (["env=brax/hopper", "env.options.backend=bullet"], ["env.options.backend=bullet", "generalized", "mjx"]),
     (["agent=sac", "agent.temperature=hot"], ["agent.temperature=hot", "auto", "fixed:"]),
-    (["+env.tuned.modern.ppo.training=abc"], ["env.tuned.modern.ppo.training=abc", "must have keys"]),
+    (["+env.tuned.modern.remac.training=abc"], ["env.tuned.modern.remac.training=abc", "must have keys"]),
     (["agent=ppo", "updates_per_round=2"], ["updates_per_round=2", "must be 1"]),
     # Keys: the line lists the keys that exist there.
     (
@@ -76,7 +76,7 @@ BAD = [
     (["env.tuned.modern.training.num_envs=x"], ["env.tuned.modern.training.num_envs=x", "must be an integer"]),
     (["agent.objective=null"], ["agent.objective=null", "preset"]),
     # Ranges.
-    (["agent.num_retries=9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["agent.num_retries=17"], ["agent.num_retries=17", "num_samples=16"]),
     (["prefill_env_steps=100001"], ["prefill_env_steps=100001", "total_env_steps=100000"]),
     (["total_env_steps=1000"], ["prefill_env_steps=1000", "must leave a round", "total_env_steps=1000"]),
     (["total_env_steps=1005"], ["prefill_env_steps=1000", "16 env steps", "total_env_steps=1005"]),
@@ -93,7 +93,7 @@ BAD = [
     (["agent.learning_rate=${nothing}"], ["agent.learning_rate"]),
     # Sweeps: before the first job.
     (["-m", "seed=1,x"], ["seed=1,x: must be an integer"]),
-    (["-m", "agent.num_retries=1,2,9"], ["agent.num_retries=9", "num_samples=8"]),
+    (["-m", "agent.num_retries=1,2,17"], ["agent.num_retries=17", "num_samples=16"]),
     (["resume=auto"], ["resume=auto", "hydra.run.dir=<directory>"]),
     (["-m", "seed=1,2", "resume=auto"], ["resume=auto", "hydra.sweep.dir=<directory>"]),
     (["resume=nowhere"], ["resume=nowhere", "a directory that holds a run"]),
@@ -202,7 +202,7 @@ def assert_refused(status, out, err, expected, directory):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["agent.num_retries=4,9"], ["agent.num_retries=9"]),
+        (["agent.num_retries=4,17"], ["agent.num_retries=17"]),
         (["seed=0,1", "hydra.launcher.memory_gib=1e-9"], ["hydra.launcher.memory_gib=1e-09: must be at least"]),
         (["seed=0,1", "hydra.launcher.memory_gib=-1"], ["hydra.launcher.memory_gib=-1"]),
         (["seed=0,1", "hydra.launcher.memory_gib=much"], ["hydra.launcher.memory_gib=much: must be a number"]),
@@ -281,7 +281,7 @@ def test_globs_over_config_files_are_understood(call, monkeypatch, tmp_path):
 
 
 PROCESSES = [
-    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=9", "seed=abc", "agent=a2c", "--sed")),
+    *(("train", *bad) for bad in BAD if bad[0][0] in ("agent.num_retries=17", "seed=abc", "agent=a2c", "--sed")),
     ("evaluate", ["run=nowhere"], ["run=nowhere", "is not a run directory"]),
     ("evaluate", ["run=nowhere", "agent=sac"], ["agent=sac: no such key", "there are run, policy"]),
     ("evaluate", ["run=nowhere", "env.options.a=1"], ["env.options.a=1", "there are none", "+env.options.a=1"]),
@@ -315,9 +315,9 @@ def test_bad_input_of_every_command(run_module, tmp_path, program, arguments, ex
 
 @pytest.mark.slow
 def test_bad_input_as_a_process(tmp_path):
-    command = [sys.executable, "-m", "experiments.train", "agent.num_retries=9"]
+    command = [sys.executable, "-m", "experiments.train", "agent.num_retries=17"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert_refused(done.returncode, done.stdout, done.stderr, ["agent.num_retries=9", "num_samples=8"], tmp_path)
+    assert_refused(done.returncode, done.stdout, done.stderr, ["agent.num_retries=17", "num_samples=16"], tmp_path)
 
 
 def test_a_used_run_directory_is_refused_and_left_alone(call, tmp_path):

@@ -95,6 +95,20 @@ def test_one_key_chooses_between_the_protocols_and_the_modern_values_on_every_su
             compose_job([f"setting={setting}"])
 
 
+def test_a_setting_decides_by_agent_whether_first_episodes_are_staggered():
+    def is_staggered(*overrides):
+        return compose_job(overrides).config["env"]["options"]["stagger_first_episodes"]
+
+    staggered = {name for name in AGENTS if is_staggered(f"agent={name}", "total_env_steps=1000000")}
+    assert staggered == {"remac", "sac", "td3"}
+    for others in ("setting=protocol", "env=brax/halfcheetah", "env.options.stagger_first_episodes=false"):
+        assert is_staggered(others) is False
+    assert is_staggered("env=mujoco/hopper") is True
+    key = "env.tuned.modern.training.stagger_first_episodes"
+    with pytest.raises(InvalidValueError, match=rf"{key}=3: must be true or false"):
+        compose_job([f"{key}=3"])
+
+
 def test_the_reference_pages_are_what_the_code_says():
     for name, text in pages().items():
         assert (ROOT / "docs" / name).read_text() == text, "run python -m experiments.reference"

@@ -98,6 +98,15 @@ def test_options_that_change_training_make_another_task(tmp_path):
     }
 
 
+def test_what_the_setting_staggers_is_the_task_itself(tmp_path):
+    tuned = {"modern": {"training": {"stagger_first_episodes": True}, "ppo": {"training": {}}}}
+    for seed, staggers in enumerate((True, False)):
+        env = {"suite": "mujoco", "task": "hopper", "options": {"stagger_first_episodes": staggers}, "tuned": tuned}
+        write_run(tmp_path / str(seed), seed=seed, final=RETURN, top={"env": env, "setting": "modern"})
+    tasks = {cell.task for cell in load([tmp_path]).cells}
+    assert tasks == {"mujoco/hopper", "mujoco/hopper stagger_first_episodes=False"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "kept", "why"),
     [

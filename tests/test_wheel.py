@@ -173,8 +173,8 @@ def test_it_is_safe_beside_packages_of_the_same_names(site, wheel, theirs, sourc
     assert "return" in run(remac, "evaluate", "run=run", "num_episodes=2", cwd=away).stdout
     told = run(remac, "train", "env=nothing", cwd=away, status=2).stderr
     assert "remac suites" in told and "experiments" not in told
-    as_module = run(python, "-m", "remac.experiments.train", "agent.num_retries=9", cwd=away, status=2)
-    assert "agent.num_retries=9" in as_module.stderr
+    as_module = run(python, "-m", "remac.experiments.train", "agent.num_retries=17", cwd=away, status=2)
+    assert "agent.num_retries=17" in as_module.stderr
     assert sorted(path.name for path in away.iterdir()) == ["run"]
 
     # An editable installation has the names of the repository.
@@ -185,4 +185,4 @@ def test_it_is_safe_beside_packages_of_the_same_names(site, wheel, theirs, sourc
     where = "import agents, envs, experiments.train; print(agents.__file__, envs.__file__, experiments.train.__file__)"
     assert run(python, "-c", where, cwd=away).stdout.count(str(sources)) == 3
     assert "train" in run(remac, "--help", cwd=away).stdout
-    assert "num_retries=9" in run(remac, "train", "agent.num_retries=9", cwd=away, status=2).stderr
+    assert "num_retries=17" in run(remac, "train", "agent.num_retries=17", cwd=away, status=2).stderr

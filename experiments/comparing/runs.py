@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records.files import FINISHED, FREE_KEYS, LATER_KEYS, SUMMARY, Record, flatten
+from experiments.records.files import FINISHED, FREE_KEYS, LATER_KEYS, STAGGER, SUMMARY, Record, flatten
 
 AGENT_TITLES = {"remac": "ReMAC", "sac": "SAC", "td3": "TD3", "ppo": "PPO", "ordergrad": "OrderGrad"}
 UNFINISHED, DAMAGED = "unfinished", "damaged"
@@ -84,8 +84,8 @@ class Run:
         """Suite and task, with the options that make it another one."""
         env = self.config["env"]
         options = flatten(env.get("options") or {})
-        if options.get("stagger_first_episodes") is False:  # as if it were not there, which it is not in every suite
-            del options["stagger_first_episodes"]
+        if options.get(STAGGER) == self._tuned_stagger:  # as if it were not there, which it is not in every suite
+            options.pop(STAGGER, None)
         shown = [f"{key}={value_text(value)}" for key, value in options.items() if value not in (None, {})]
         return " ".join([f"{env['suite']}/{env['task']}", *shown])
 
@@ -111,6 +111,13 @@ class Run:
         tuned = env.get("tuned") or {}
         tuned = tuned.get(self.config.get("setting"), tuned)
         return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
+
+    @property
+    def _tuned_stagger(self) -> bool:
+        """Whether the setting of the run staggers first episodes; before settings did, none were."""
+        tuned = (self.config["env"].get("tuned") or {}).get(self.config.get("setting")) or {}
+        of_agent = (tuned.get(self.agent["name"]) or {}).get("training") or {}
+        return {STAGGER: False, **(tuned.get("training") or {}), **of_agent}[STAGGER]
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ PLOTS, POLICY, BEST_POLICY, INPUTS, PLAN = "plots", "policy", "policy_best", "in
 LOCK = ".lock"  # of a folder of runs: the process that holds it is at work there
 FINISHED = "finished"  # the status of a run that came to its end
 FREE_KEYS = ("logger", "checkpoint", "resume")  # of the configuration, that may change when a run is resumed
+STAGGER = "stagger_first_episodes"  # the option of an environment that a setting decides, by agent
 LATER_KEYS = {"num_eval_retries": 1, "split_batch": False}  # what runs had that were made before there were these
 METRIC_COLUMNS = ("env_steps", "gradient_steps", "wall_seconds", "name", "value")
 Record = tuple[int, float, float, str, float]  # in the order of METRIC_COLUMNS; NaN where nobody knows

@@ -27,7 +27,7 @@ import envs
 from agents import AGENTS
 from experiments.console.pasting import key_of
 from experiments.records.checkpoints import sha256
-from experiments.records.files import FREE_KEYS, LATER_KEYS, flatten, kept_inputs, read_config
+from experiments.records.files import FREE_KEYS, LATER_KEYS, STAGGER, flatten, kept_inputs, read_config
 from experiments.records.loggers import require_logger
 from experiments.running.task_configs import TaskConfigs
 from remac.hyperparameters import defaults, hyperparameters
@@ -43,10 +43,10 @@ AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 ALL, TRAINING = "all", "training"  # whose the values of a setting are, besides agents by name
 UPDATE_RATIO = "updates_per_env_step"  # of a setting: gradient steps, of which the rounds' are made
-TRAINING_KEYS = ("num_envs", UPDATE_RATIO, "prefill_env_steps", "replay_capacity")
+TRAINING_KEYS = ("num_envs", UPDATE_RATIO, "prefill_env_steps", "replay_capacity", STAGGER)
 TRAINING_DEFAULTS = {
     spec.name: spec.default for spec in dataclasses.fields(TrainConfig) if spec.default is not dataclasses.MISSING
-} | {UPDATE_RATIO: 1}
+} | {UPDATE_RATIO: 1, STAGGER: False}
 
 
 def agent_config(name: str) -> type:
@@ -96,6 +96,8 @@ def _tuned_with_key(key: str, _parent_: DictConfig, _root_: DictConfig) -> tuple
                 hyperparameters(AGENTS[agent])[key].check(full_key, value)
             elif key == UPDATE_RATIO:
                 require_number(full_key, value, 0, open_minimum=True)
+            elif key == STAGGER:
+                require_bool(full_key, value)
             else:
                 require_int(full_key, value, 0 if key == "prefill_env_steps" else 1)
             return value, full_key
@@ -298,9 +300,9 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     )
     with _named("", checkpoint_every_env_steps="checkpoint.every_env_steps"):
         train_config.validate(env.num_envs, agent.experience)
-    if agent.experience.group_size is not None and plain["env"]["options"].get("stagger_first_episodes"):
+    if agent.experience.group_size is not None and plain["env"]["options"].get(STAGGER):
         allowed = f"must be false for {plain['agent']['name']}, which learns from whole episodes"
-        raise InvalidValueError("env.options.stagger_first_episodes", True, allowed)
+        raise InvalidValueError(f"env.options.{STAGGER}", True, allowed)
     if getattr(env, "chooses_starts", False):
         allowed = "needs an environment whose starts can be chosen, which one by its vector_entry_point is not"
         if train_config.num_eval_retries > 1:

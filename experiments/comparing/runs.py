@@ -85,7 +85,7 @@ class Run:
         env = self.config["env"]
         options = flatten(env.get("options") or {})
         if options.get(STAGGER) == self._tuned_stagger:  # as if it were not there, which it is not in every suite
-            options.pop(STAGGER, None)
+            del options[STAGGER]
         shown = [f"{key}={value_text(value)}" for key, value in options.items() if value not in (None, {})]
         return " ".join([f"{env['suite']}/{env['task']}", *shown])
 
@@ -105,19 +105,22 @@ class Run:
         return self.config["agent"]
 
     @property
+    def _tuned_by_owner(self) -> dict[str, Any]:
+        """The task's own values in the setting of the run, by whose they are; older runs have no settings."""
+        tuned = self.config["env"].get("tuned") or {}
+        return tuned.get(self.config.get("setting"), tuned)
+
+    @property
     def tuned(self) -> dict[str, Any]:
         """The task's own values for the agent, in the setting of the run; older runs have them in other places."""
-        env, name = self.config["env"], self.agent["name"]
-        tuned = env.get("tuned") or {}
-        tuned = tuned.get(self.config.get("setting"), tuned)
-        return {**(env.get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
+        tuned, name = self._tuned_by_owner, self.agent["name"]
+        return {**(self.config["env"].get(name) or {}), **(tuned.get("all") or {}), **(tuned.get(name) or {})}
 
     @property
     def _tuned_stagger(self) -> bool:
         """Whether the setting of the run staggers first episodes; before settings did, none were."""
-        tuned = (self.config["env"].get("tuned") or {}).get(self.config.get("setting")) or {}
-        of_agent = (tuned.get(self.agent["name"]) or {}).get("training") or {}
-        return {STAGGER: False, **(tuned.get("training") or {}), **of_agent}[STAGGER]
+        training = self._tuned_by_owner.get("training") or {}
+        return {STAGGER: False, **training, **(self.tuned.get("training") or {})}[STAGGER]
 
     @property
     def defaults(self) -> dict[str, Any]:

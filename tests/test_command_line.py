@@ -109,6 +109,8 @@ ALSO_BAD = [
         ["env.options.stagger_first_episodes=true: must be false for ordergrad, which learns from whole episodes"],
     ),
     (["env.suite=atari"], ["atari/half_cheetah", "mujoco/half_cheetah"]),
+    (["env.task=hopper"], ["env.task=hopper: given as env=mujoco/hopper, with which its values come"]),
+    (["agent.name=sac"], ["agent.name=sac: given as agent=sac, with which its values come"]),
     (["agent.actor_optimizer=lion"], ["agent.actor_optimizer=lion", "adam, sgd"]),
     (["logger=wandb", "logger.mode=loud"], ["logger.mode=loud", "online, offline"]),
     (["agent.objective=maximum"], ["agent.objective=maximum", "top_mean:m", "upper_range_mean:lo:hi"]),

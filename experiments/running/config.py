@@ -42,6 +42,7 @@ WANDB_MODES = ("online", "offline", "disabled")
 AUTO = "auto"
 RESERVED_OPTIONS = {"name", "task", "num_envs"}
 ALL, TRAINING = "all", "training"  # whose the values of a setting are, besides agents by name
+CHOOSING = {"agent": ("agent.name",), "env": ("env.suite", "env.task")}  # the keys of a group that say which
 UPDATE_RATIO = "updates_per_env_step"  # of a setting: gradient steps, of which the rounds' are made
 TRAINING_KEYS = ("num_envs", UPDATE_RATIO, "prefill_env_steps", "replay_capacity", STAGGER)
 TRAINING_DEFAULTS = {
@@ -265,6 +266,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         require_one_of("setting", config.get("setting"), OmegaConf.select(config, "env.tuned") or ())
     if OmegaConf.select(config, "agent.name") is not None:  # by which the other settings of the agent are found
         require_one_of("agent.name", config.agent.name, AGENTS)
+        _refuse_part_of_a_group("agent", config.agent.name, overrides)
     try:
         plain = as_dict(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -283,6 +285,7 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
     mode = plain["logger"]["mode"]
     require_one_of("WANDB_MODE" if mode == os.environ.get("WANDB_MODE") else "logger.mode", mode, WANDB_MODES)
     env = make_environment(plain["env"], plain["num_envs"], kept)
+    _refuse_part_of_a_group("env", f"{plain['env']['suite']}/{plain['env']['task']}", overrides)
 
     hyperparameters = dict(plain["agent"])
     agent_class = AGENTS[hyperparameters.pop("name")]
@@ -319,6 +322,15 @@ def make_job(config: DictConfig, overrides: Sequence[str] = (), directory: Path 
         require_bool(f"checkpoint.{key}", plain["checkpoint"][key])
     _require_memory(train_config, agent, env)
     return Job(plain, agent, env, train_config, resume)
+
+
+def _refuse_part_of_a_group(group: str, name: str, overrides: Sequence[str]) -> None:
+    """Refuses what names another agent or task beside the values of the one that the group chose."""
+    for override in overrides:
+        key = key_of(override)
+        if key in CHOOSING[group]:
+            allowed = f"given as {group}={name}, with which its values come"
+            raise InvalidValueError(key, override.partition("=")[2], allowed)
 
 
 def compose_job(overrides: Sequence[str] = (), directory: Path | None = None) -> Job:
@@ -405,11 +417,7 @@ def _stored_config(asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     plain = as_dict(asked, resolve=True)
     names = {key_of(override).partition("@")[0] for override in overrides}
     for name in names:
-        if name in ("agent", "env"):
-            told = [f"{name}.{part}" for part in (("name",) if name == "agent" else ("suite", "task"))]
-        else:
-            told = [name]
-        for key in () if name.partition(".")[0] in FREE_KEYS else told:
+        for key in () if name.partition(".")[0] in FREE_KEYS else CHOOSING.get(name, (name,)):
             value, before = (OmegaConf.select(OmegaConf.create(tree), key) for tree in (plain, stored))
             if value != before:
                 allowed = f"the run in {asked.resume} has {key}={before}; leave it out, or start a new run"

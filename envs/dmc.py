@@ -204,7 +204,7 @@ class DMCEnvironment:
     ) -> None:
         """See ``make``, which checks the values."""
         self.name, self.num_envs, self.action_repeat = f"dmc/{task}", num_envs, action_repeat
-        self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
+        self.stagger_first_episodes, self._dtype = stagger_first_episodes, np.dtype(dtype)
         domain, self._task = task.split("-")
         self._domain = domain
         self._workers: list[Any] = []
@@ -244,7 +244,7 @@ class DMCEnvironment:
         They share the threads, which step one batch at a time.
         """
         env = copy.copy(self)
-        env.num_envs, env._stagger = num_envs, False
+        env.num_envs, env.stagger_first_episodes = num_envs, False
         return env
 
     def reset(self, key: Key, group_size: int = 1) -> EnvState:
@@ -263,7 +263,7 @@ class DMCEnvironment:
         if group_size > 1:
             first = host.first_of_groups(len(keys), group_size)
             start, counts = jax.tree.map(lambda leaf: leaf[first], (start, counts))
-        counts = counts if self._stagger else np.zeros_like(counts)
+        counts = counts if self.stagger_first_episodes else np.zeros_like(counts)
         observation = start.observation.astype(self._dtype)
         return host.unflatten(lead, host.beginning(start.physics, observation, keys, counts, self.metric_names))
 

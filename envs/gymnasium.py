@@ -175,7 +175,7 @@ class GymnasiumEnvironment:
         """See ``make``; with no processes, environments are in this one, the id's own vector environments or not."""
         require_int("num_envs", num_envs, 1)
         self.name, self.num_envs = recipe.name, num_envs
-        self._stagger, self._num_processes, self._is_own = stagger_first_episodes, num_processes, is_own
+        self.stagger_first_episodes, self._num_processes, self._is_own = stagger_first_episodes, num_processes, is_own
         env = _made(recipe)
         if num_processes:
             _require_known_to_workers(recipe, env.spec)
@@ -246,7 +246,7 @@ class GymnasiumEnvironment:
     def for_evaluation(self, num_envs: int) -> Self:
         """Returns the same task with another number of environments and no staggering."""
         unsaved = dataclasses.replace(self._recipe, state_form=None)  # an evaluation is not resumed
-        return self._changed(num_envs=num_envs, _stagger=False, _recipe=unsaved, saves=False)
+        return self._changed(num_envs=num_envs, stagger_first_episodes=False, _recipe=unsaved, saves=False)
 
     def for_rendering(self) -> Self:
         """Returns one environment whose states ``render`` can draw, in this process.
@@ -259,7 +259,7 @@ class GymnasiumEnvironment:
             raise RuntimeError(f"{self.name} has no render mode rgb_array, which a film needs; it has {modes}")
         options = {**self._recipe.options, "render_mode": "rgb_array"}
         recipe = dataclasses.replace(self._recipe, options=options)
-        return self._changed(num_envs=1, _stagger=False, _recipe=recipe, _num_processes=0, _is_own=False)
+        return self._changed(num_envs=1, stagger_first_episodes=False, _recipe=recipe, _num_processes=0, _is_own=False)
 
     def _changed(self, **changes: Any) -> Self:
         other = copy.copy(self)
@@ -294,7 +294,7 @@ class GymnasiumEnvironment:
         self._run()
         actions = np.zeros((count, self._num_logged, self.action_size), np.float32)
         physics = Episodes(seed, next_seed, actions, slots.state.copy())
-        counts = counts if self._stagger else np.zeros_like(counts)
+        counts = counts if self.stagger_first_episodes else np.zeros_like(counts)
         return self._returned(lead, host.beginning(physics, slots.observation.copy(), keys, counts, self.metric_names))
 
     def step(self, state: EnvState, action: AnyArray) -> EnvState:

@@ -145,7 +145,7 @@ class MujocoEnvironment:
         self.model = _load_model(self.task.xml_file)
         self.own_files = {"xml_file.mjb": _to_binary(self.model)} if _is_path(self.task.xml_file) else {}
         self.task.check(self.model)
-        self._stagger, self._dtype = stagger_first_episodes, np.dtype(dtype)
+        self.stagger_first_episodes, self._dtype = stagger_first_episodes, np.dtype(dtype)
         self.action_range = low, high = self.model.actuator_ctrlrange.T
         self._ctrl_centre, self._ctrl_scale = (high + low) / 2, (high - low) / 2
         self._num_state = mujoco.mj_stateSize(self.model, _STATE)
@@ -178,7 +178,7 @@ class MujocoEnvironment:
         They share the threads, which step one batch at a time.
         """
         env = copy.copy(self)
-        env.num_envs, env._stagger = num_envs, False
+        env.num_envs, env.stagger_first_episodes = num_envs, False
         return env
 
     def reset(self, key: Key, group_size: int = 1) -> EnvState:
@@ -196,7 +196,7 @@ class MujocoEnvironment:
         if group_size > 1:
             first = host.first_of_groups(len(keys), group_size)
             start, counts = _Start(*(leaf[first] for leaf in start)), counts[first]
-        return self._started(lead, start, counts if self._stagger else np.zeros_like(counts), keys)
+        return self._started(lead, start, counts if self.stagger_first_episodes else np.zeros_like(counts), keys)
 
     def state_from(self, key: Key, qpos: np.ndarray, qvel: np.ndarray) -> EnvState:
         """Starts new episodes from given positions and velocities, otherwise as ``reset`` does.

@@ -321,8 +321,9 @@ def test_coefficients_over_the_deviation_keep_their_digits_far_from_zero():
     np.testing.assert_allclose(group_coefficients(rewards + np.float32(1e6), weights), expected, rtol=1e-5)
 
 
-def test_episodes_of_a_group_are_whole():
-    env = envs.make("probe/truncation", num_envs=8, stagger_first_episodes=True)
+@pytest.mark.parametrize("name", ["probe/truncation", "mujoco/inverted_pendulum", "gymnasium/Pendulum-v1"])
+def test_episodes_of_a_group_are_whole(name):
+    env = envs.make(name, num_envs=8, stagger_first_episodes=True)
     agent = OrderGrad.create(
         env.observation_size, env.action_size, hidden_sizes=(4,), num_samples=4, num_retries=2, episode_length=5
     )

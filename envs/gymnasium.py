@@ -14,8 +14,8 @@ time limit of Gymnasium's. Whether it does is tried as well.
 
 Actions in [-1, 1] are scaled to the range of the environment. Observations of any space that has a flat form (Dict,
 Tuple, Discrete, images) are flattened as ``gymnasium.spaces.flatten`` does. Numbers and truth values in the ``info`` of
-each of the first steps are ``metric_names``, but for one called ``diverged``, which is a count of our own; where one is
-missing later, or is not finite, it counts as 0.
+each of the first steps are ``metric_names``, but for one called ``diverged``, which is a count of our own, and names
+that ``is_metric_name`` refuses; where one is missing later, or is not finite, it counts as 0.
 
 An episode ends as a termination where the environment says so, and else as a truncation where the environment says so
 or the time limit is reached. A step to an observation or reward that is not finite, or huge, is handled as
@@ -62,7 +62,14 @@ from envs.gymnasium_vector import Vectors
 from envs.quiet import quiet_mujoco
 from remac.machine import available_cpus
 from remac.types import HUGE, AnyArray, EnvState, Key
-from remac.validation import InvalidValueError, require_bool, require_int, require_one_of
+from remac.validation import (
+    NAME_OF_A_METRIC,
+    InvalidValueError,
+    is_metric_name,
+    require_bool,
+    require_int,
+    require_one_of,
+)
 
 VECTORIZATIONS = ("sync", "processes")
 OWN_VECTORIZATION = "vector_entry_point"  # of some ids alone
@@ -202,7 +209,8 @@ class GymnasiumEnvironment:
             env.close()
         self._recipe = dataclasses.replace(recipe, state_form=form)
         self.saves, self._saves_in_vain = form is not None, offers and form is None
-        self.metric_names, self._has_own_metric = tuple(sorted(names - {OWN_METRIC})), OWN_METRIC in names
+        self.metric_names = tuple(sorted(filter(is_metric_name, names - {OWN_METRIC})))
+        self._not_recorded = sorted(names - {*self.metric_names}, key=lambda name: (name != OWN_METRIC, name))
         self.observation_size = first.shape[1] - 1
         self.repeats = first.tobytes() == again.tobytes()
         is_logged = self.repeats and not self.saves and not is_own
@@ -221,9 +229,11 @@ class GymnasiumEnvironment:
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before training on it, a line each."""
         remarks = []
-        if self._has_own_metric:
-            taken = f"env/{OWN_METRIC} counts steps at which a simulation breaks down"
-            remarks.append(f'{self.name}: "{OWN_METRIC}" of its info is not recorded, since {taken}')
+        for name in self._not_recorded:
+            why = f"its name {NAME_OF_A_METRIC}"
+            if name == OWN_METRIC:
+                why = f"since env/{OWN_METRIC} counts steps at which a simulation breaks down"
+            remarks.append(f'{self.name}: "{ascii(name)[1:-1]}" of its info is not recorded, {why}')
         if self._saves_in_vain:
             remarks.append(f"{self.name}: after its set_state steps are not those after get_state, so neither is used")
         if self._is_own:
@@ -553,7 +563,7 @@ def _require_spaces(name: str, env: Any) -> None:
     from gymnasium import spaces
 
     space = env.action_space
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.shape:
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not math.prod(space.shape):
         raise InvalidValueError("name", name, f"has actions {space}; must have continuous ones, a Box of numbers")
     if not np.isfinite(space.low).all() or not np.isfinite(space.high).all() or not (space.low < space.high).all():
         raise InvalidValueError("name", name, f"has actions {space}; must have bounded ones, since they are scaled")
@@ -575,8 +585,8 @@ def _try(recipe: Recipe, env: Any, action_size: int) -> tuple[np.ndarray, set[st
     rows = [[*begin(recipe, env, flat, 0), 0.0]]
     names: set[str] | None = None
     for _ in range(_TRIED_STEPS):
-        (action,) = flat.actions(rng.uniform(-1, 1, (1, action_size)).astype(np.float32))
-        observation, reward, termination, truncation, info = env.step(action)
+        actions = flat.actions(rng.uniform(-1, 1, (1, action_size)).astype(np.float32))
+        observation, reward, termination, truncation, info = env.step(actions[0, ...])
         rows.append([*flat.observation(observation), reward_of(recipe.name, reward)])
         found = {name for name, value in info.items() if isinstance(name, str) and is_number(value)}
         names = found if names is None else names & found
@@ -591,19 +601,20 @@ def _try_saving(recipe: Recipe, env: Any, action_size: int) -> tuple[str, tuple[
     Returns:
         Type and shape of the state; None if it does not, or the state is no array of numbers or bytes.
     """
-    flat, actions = Flat(env), np.random.default_rng(1).uniform(-1, 1, (_TRIED_STEPS, action_size)).astype(np.float32)
+    flat = Flat(env)
+    actions = flat.actions(np.random.default_rng(1).uniform(-1, 1, (_TRIED_STEPS, action_size)).astype(np.float32))
 
     def steps() -> bytes:
         rows = []
-        for action in flat.actions(actions):
-            observation, reward, termination, truncation, _ = env.step(action)
+        for number in range(_TRIED_STEPS):
+            observation, reward, termination, truncation, _ = env.step(actions[number, ...])
             rows.append([*flat.observation(observation), reward_of(recipe.name, reward), termination, truncation])
             if termination or truncation:
                 break
         return np.array(rows, np.float64).tobytes()
 
     env.reset(seed=0)
-    env.step(flat.actions(actions)[0])
+    env.step(actions[0, ...])
     state = saved_state(env)
     if state.dtype.hasobject or state.dtype.names:
         return None

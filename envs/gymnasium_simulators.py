@@ -233,7 +233,7 @@ class Simulators:
         slots, envs, flatten, names = self._slots, self.envs, self._flat.observation, self._metric_names
         actions = self._flat.actions(slots.action)
         for row in rows:
-            observation, reward, termination, truncation, info = envs[row].step(actions[row])
+            observation, reward, termination, truncation, info = envs[row].step(actions[row, ...])
             slots.final_observation[row] = flatten(observation)
             slots.reward[row] = reward_of(self._recipe.name, reward)
             slots.termination[row], slots.truncation[row] = termination, truncation
@@ -383,7 +383,10 @@ class Flat:
         return np.asarray(self._spaces.flatten(self._observation_space, observation))
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """Scales actions `[B, action_dim]` in [-1, 1] to the range of the environment, in its shape and type."""
+        """Scales actions `[B, action_dim]` in [-1, 1] to the range of the environment, in its shape and type.
+
+        Note: where that shape is (), one of them is taken by ``[row, ...]``, an array and no scalar.
+        """
         space = self._action_space
         actions = actions.reshape(-1, *space.shape).astype(np.float64)
         # By rounding they may be just outside, which some environments refuse.

@@ -16,6 +16,7 @@ from flax import struct
 
 from remac.validation import InvalidValueError, require_bool, require_int, require_number, require_one_of
 
+WIDEST = 2**14  # of layers; what two of them hold can be counted in int32
 _KEY = "hyperparameter"
 
 
@@ -108,10 +109,11 @@ def widths(default: tuple[int, ...] | None, meaning: str) -> Hyperparameter:
         if not value:
             raise InvalidValueError(name, "[]", "must name at least one layer")
         for width in value:
-            require_int(name, width, 1)
+            require_int(name, width, 1, WIDEST)
 
     kind = list[int] if default is not None else list[int] | None
-    return Hyperparameter(default, meaning, kind, "list of integers >= 1" + _or_null(default), check, False)
+    allowed = f"list of integers from 1 to {WIDEST}" + _or_null(default)
+    return Hyperparameter(default, meaning, kind, allowed, check, False)
 
 
 def anything(default: Any, meaning: str, allowed: str, *, is_leaf: bool = False) -> Hyperparameter:

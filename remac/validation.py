@@ -29,6 +29,14 @@ class InvalidValueError(ValueError):
         return type(self), (self.name, self.value, self.allowed)
 
 
+NAME_OF_A_METRIC = "must be of printable ASCII, without commas and quotes"
+
+
+def is_metric_name(name: str) -> bool:
+    """Returns whether metrics of that name are read everywhere that they are written."""
+    return bool(name) and name.isascii() and name.isprintable() and not set(name) & set(",'\"")
+
+
 def require_int(name: str, value: object, minimum: int, maximum: int | None = None, maximum_name: str = "") -> None:
     """Requires an integer of at least ``minimum`` and at most ``maximum``, which may be another setting's value."""
     allowed = f"must be an integer of at least {minimum}"

@@ -55,7 +55,7 @@ class Walk(gymnasium.Env):
             info["x"] = np.inf
             del info["far"]
         if self.event == "own metric":
-            info["diverged"] = 1.0
+            info["diverged"] = info["é"] = info["a,b"] = info["new\nline"] = 1.0
         if self.steps % 2:
             info["sometimes"] = 1.0
         return self._observation(), reward, terminated, truncated, info
@@ -65,6 +65,17 @@ class Walk(gymnasium.Env):
 
     def _observation(self):
         return {"position": self.position.copy(), "phase": self.steps % 3}
+
+
+class OneNumber(Walk):
+    """A walk whose action is an array of no axes, one number."""
+
+    action_space = spaces.Box(-1.0, 3.0, ())
+
+    def step(self, action):
+        assert isinstance(action, np.ndarray) and self.action_space.contains(action), action
+        self.position += 0.1 * action
+        return self._observation(), -float(action), False, False, {}
 
 
 class Saved(Walk):
@@ -176,6 +187,7 @@ def walks(num_envs, max_episode_steps, mode="SAME_STEP", **options):
 
 
 gymnasium.register("Walks-v0", Walk, vector_entry_point=walks, max_episode_steps=10, kwargs={"mode": "SAME_STEP"})
+gymnasium.register("OneNumber-v0", OneNumber, max_episode_steps=10)
 gymnasium.register("Saved-v0", Saved, max_episode_steps=10)
 gymnasium.register("Otherwise-v0", Otherwise, max_episode_steps=10)
 gymnasium.register("tests/Endless-v0", Walk)

@@ -12,6 +12,7 @@ from agents import SAC
 from envs.device import DeviceEnvironment
 from remac.training.evaluation import Outcomes, summarize
 from remac.training.loop import Checkpoint, TrainConfig, stack_members, train_population
+from remac.validation import InvalidValueError
 
 # Nothing is learned: what is measured does not depend on it, and so nothing of it is compiled.
 CONFIG = TrainConfig(
@@ -40,6 +41,17 @@ class Counter:
         level, number = physics[0], physics[1] + 1
         measured = jnp.where(number == self.diverges_at, jnp.nan, level)
         return (level, number), measured[None], level, number < 0, {"number": number, "level": measured}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Counter):
+    """A counter whose number has another name."""
+
+    name: str = "number"
+
+    def advance(self, physics, action):
+        *others, metrics = super().advance(physics, action)
+        return *others, {self.name: metrics["number"]}
 
 
 class OnHost:
@@ -159,3 +171,11 @@ def test_a_task_may_measure_nothing():
     assert DeviceEnvironment("test/counter", Counter(), 2, LENGTH).metric_names == ("level", "number")
     env = DeviceEnvironment("test/plain", Plain(), 2, LENGTH)
     assert jax.eval_shape(lambda: env.step(env.reset(jax.random.key(0)), jnp.zeros((2, 1)))).metrics == {}
+
+
+@pytest.mark.parametrize("name", ["a,b", "é", "two\nlines", 'so "called"', ""])
+def test_a_name_that_no_file_can_hold_is_refused(name):
+    env = DeviceEnvironment("test/named", Named(name=name), NUM_ENVS, episode_length=LENGTH)
+    agent = stack_members([SAC.create(1, 1, batch_size=4)])
+    with pytest.raises(InvalidValueError, match=r"metric_names=.*: must be of printable ASCII, without commas"):
+        train_population(agent, env, CONFIG, jax.random.split(jax.random.key(0), 1))

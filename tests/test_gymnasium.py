@@ -171,6 +171,15 @@ def test_a_start_that_is_not_finite_is_drawn_again():
     assert np.isfinite(state.observation).all()
 
 
+@both
+def test_an_action_of_no_axes_is_one_number(vectorization):
+    env = make("gymnasium_tasks:OneNumber-v0", vectorization=vectorization)
+    assert env.action_size == 1 and env.action_range.tolist() == [[-1.0], [3.0]]
+    state = env.step(env.reset(jax.random.key(0)), np.array([[-1.0], [0.5], [1.0]]))
+    np.testing.assert_array_equal(state.reward, [1.0, -2.0, -3.0])
+    env.close()
+
+
 def test_numbers_of_every_step_are_metrics():
     env = make(event="odd info")
     assert env.metric_names == ("far", "x")
@@ -187,6 +196,11 @@ def test_our_own_metric_is_no_environments():
     assert env.remarks == (
         f'gymnasium/{WALK}: "diverged" of its info is not recorded, since env/diverged counts steps at which a '
         "simulation breaks down",
+        *(
+            f'gymnasium/{WALK}: "{name}" of its info is not recorded, its name must be of printable ASCII, without '
+            "commas and quotes"
+            for name in ("a,b", r"new\nline", r"\xe9")
+        ),
     )
 
 

@@ -539,3 +539,24 @@ def test_one_that_never_trains_compiles_nothing_for_it(caplog):
     train(make_agent(env), env, never, jax.random.key(0))
     assert "Finished XLA compilation of jit" in caplog.text
     assert not any(record.threadName == "compile" for record in caplog.records)
+
+
+@pytest.mark.parametrize("make_key", [lambda: 3, lambda: jax.random.PRNGKey(0), lambda: jax.random.key(0)[None]])
+def test_a_training_needs_one_key(make_key):
+    env = make_env("device")
+    with pytest.raises(InvalidValueError, match=r"key=.*: must be what jax.random.key\(seed\) makes"):
+        train(make_agent(env), env, CONFIG, make_key())
+
+
+def test_a_population_needs_keys():
+    env = make_env("device")
+    with pytest.raises(InvalidValueError, match=r"keys=key<fry>\[\]: must be what jax.random.split"):
+        train_population(stack_members([make_agent(env)]), env, CONFIG, jax.random.key(0))
+
+
+def test_members_of_other_programs_are_refused_by_what_differs():
+    agents = [ReMAC.create(1, 1, num_samples=number, hidden_sizes=(8,) * number) for number in (4, 4, 8)]
+    with pytest.raises(InvalidValueError, match="agents=differing in hidden_sizes, num_samples: must be of one class"):
+        stack_members(agents)
+    with pytest.raises(InvalidValueError, match="agents=differing in class: must be of one class"):
+        stack_members([ReMAC.create(1, 1), SAC.create(1, 1)])

@@ -7,8 +7,9 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 
 from experiments.comparing.loading import load
-from experiments.comparing.runs import as_ranges
+from experiments.comparing.runs import Run, as_ranges
 from experiments.records.files import read_metrics
+from experiments.running.config import compose_job
 from remac.validation import InvalidValueError
 
 RETURN = {"eval/return_stochastic": 10.0}
@@ -96,6 +97,17 @@ def test_options_that_change_training_make_another_task(tmp_path):
         "mujoco/hopper": 2,
         "mujoco/hopper stagger_first_episodes=True": 1,
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["mujoco/hopper", "dmc/hopper-hop", "gymnasium/Pendulum-v1", "brax/hopper", "risk/reacher", "probe/action"]
+)
+def test_all_agents_are_compared_on_one_task(name, tmp_path):
+    for setting in ("modern", "protocol") if name == "brax/hopper" else ("modern",):
+        arguments = [f"env={name}", f"setting={setting}", "total_env_steps=1000000"]
+        jobs = [compose_job([*arguments, f"agent={agent}"]) for agent in ("remac", "sac", "ppo", "ordergrad")]
+        (task,) = {Run(tmp_path, job.config, {}, None, {}).task for job in jobs}
+        assert task.startswith(name) and "stagger" not in task
 
 
 def test_what_the_setting_staggers_is_the_task_itself(tmp_path):

@@ -31,6 +31,12 @@ TYPES = {
     dict: "a dictionary {<key>: <value>}",
 }
 
+# OmegaConf's words, and ours.
+REASONS = {
+    "does not support deletion": "cannot be taken away; must have a value",
+    "Cannot merge DictConfig with ListConfig": "must be of its own kind, a list [<value>] or keys {<key>: <value>}",
+}
+
 BAD_INPUT = (InvalidValueError, HydraException, OmegaConfBaseException)
 
 
@@ -77,8 +83,9 @@ def describe(error: BaseException, arguments: list[str], config_name: str = "tra
                 f" (the task's own are given as {shlex.quote(f'+{given}')})" if key.startswith("env.options.") else ""
             )
             return f"{given}: no such key; {_siblings(config_name, key, arguments)}{hint}"
-        reason = next((line for line in reversed(lines) if not re.match(r"(full_key|object_type)", line)), "")
+        reason = next((line for line in reversed(lines) if not re.match(r"(full_key|\w+_type)", line)), "")
         reason = next((line for line in lines if line.startswith(("Value ", "field "))), reason)
+        reason = next((ours for theirs, ours in REASONS.items() if theirs in reason), reason)
         allowed = next(filter(None, map(_allowed_type, chain)), "")
         if allowed and given != key:
             return f"{given}: must be {allowed}"

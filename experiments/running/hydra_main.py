@@ -17,10 +17,12 @@ import hydra
 import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+import envs
 from envs import SimulatorError
 from experiments.console.key_value import split_folders
 from experiments.console.loading import imported
@@ -39,13 +41,16 @@ from remac.validation import InvalidValueError
 
 LONG_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
-    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
+    *("config-path", "config-name", "config-dir", "info"),
 )
 FLAGS = (
     *(f"--{name}" for name in LONG_FLAGS),
     *(f"-{name}" for name in ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")),
 )
 
+# Of these Hydra takes one.
+MODES = {"run": "r", "multirun": "m", "cfg": "c", "info": "i", "shell-completion": "sc"}
+MODE_OF_FLAG = {flag: mode for mode, short in MODES.items() for flag in (f"--{mode}", f"-{short}")}
 FLAGS_WITH_VALUES = (
     *("--cfg", "--package", "--config-path", "--config-name", "--config-dir"),
     *("-c", "-p", "-cp", "-cn", "-cd"),
@@ -101,7 +106,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any], *, folders_key: str
         _check_arguments(sys.argv[1:])
         if folders_key is not None:
             sys.argv[1:] = _name_folders(sys.argv[1:], folders_key)
-        sys.argv[1:] = _search_upwards(_run_where_resumed(sys.argv[1:]))
+        sys.argv[1:] = _search_upwards(_run_where_resumed(_list_tasks(sys.argv[1:])))
         # Hydra's parser gives up on a flag between two overrides.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
@@ -146,6 +151,10 @@ def _check_arguments(arguments: list[str]) -> None:
             raise InvalidValueError(key, value, "names no key; must be <key>=<value>")
         if (group := key.lstrip("+~")) in GROUPS and not _may_be_a_file(argument):
             raise InvalidValueError(group, value, no_such_file(group, value))
+    modes = [flag for flag in (argument.partition("=")[0] for argument in arguments) if flag in MODE_OF_FLAG]
+    for flag in modes[1:]:
+        if MODE_OF_FLAG[flag] != MODE_OF_FLAG[modes[0]]:
+            raise InvalidValueError(flag, "", f"does not go together with {modes[0]}")
 
 
 def _name_folders(arguments: list[str], key: str) -> list[str]:
@@ -158,6 +167,21 @@ def _name_folders(arguments: list[str], key: str) -> list[str]:
             raise InvalidValueError(key, argument.partition("=")[2], f"must be given once; {folders[0]} is another")
     values = [override(key, folder).removeprefix(f"{key}=") for folder in folders]
     return [f"{key}={values[0]}" if len(values) == 1 else f"{key}=[{','.join(values)}]", *others]
+
+
+def _list_tasks(arguments: list[str]) -> list[str]:
+    """Writes out ``env=glob(<pattern>)``: of tasks without a file of their own Hydra knows none."""
+    return [_listed(argument) if argument.startswith("env=glob(") else argument for argument in arguments]
+
+
+def _listed(argument: str) -> str:
+    with contextlib.suppress(HydraException):  # which Hydra reports itself
+        pattern = OverridesParser.create().parse_override(argument).value()
+        if isinstance(pattern, Glob):
+            if tasks := pattern.filter(envs.names()):
+                return f"env={','.join(tasks)}"
+            raise InvalidValueError("env", argument.removeprefix("env="), f"matches no task; {envs.LIST} lists all")
+    return argument
 
 
 def _may_be_a_file(argument: str) -> bool:

@@ -18,6 +18,7 @@ from experiments.running.error_lines import NotChecked
 from experiments.running.hydra_launcher import checked, register_plugin
 from experiments.running.jax_settings import require_usable_jax
 from experiments.running.planning import PlannedJob, group_jobs, require_own_directories
+from remac.validation import InvalidValueError
 
 
 class ValidateJobs(Callback):
@@ -48,6 +49,9 @@ class ValidateJobs(Callback):
     ) -> None:
         try:
             require_usable_jax()
+            if config.hydra.output_subdir is not None:  # it would stand in the run directory before the run does
+                allowed = "must be null; a run's directory has its configuration"
+                raise InvalidValueError("hydra.output_subdir", config.hydra.output_subdir, allowed)
             checked.clear()
             planned = []
             for number, composed in enumerate(jobs()):
@@ -94,6 +98,9 @@ def sweep_jobs(config: DictConfig) -> Iterator[DictConfig]:
         elif is_grid:
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            if not choices[-1]:
+                given = (override.input_line or "").partition("=")[2]
+                raise InvalidValueError(key, given, "stands for no value, so that the sweep would have no job")
     for number, overrides in enumerate(itertools.product(*choices)):
         job = loader.load_sweep_config(config, list(overrides))
         with open_dict(job):

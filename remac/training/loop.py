@@ -36,7 +36,15 @@ from remac.training.functions import (
 from remac.training.pacing import Pacer
 from remac.training.snapshot import Arrays, Snapshot
 from remac.types import Array, Environment, EnvState, Key, PyTree, Transition
-from remac.validation import InvalidValueError, require_bool, require_divisor, require_int, require_number
+from remac.validation import (
+    NAME_OF_A_METRIC,
+    InvalidValueError,
+    is_metric_name,
+    require_bool,
+    require_divisor,
+    require_int,
+    require_number,
+)
 
 Tree = TypeVar("Tree")
 
@@ -308,6 +316,7 @@ def train(
         StoppedError: If a metric became non-finite, or the simulation diverged too often.
         MisfitError: If ``start`` is not of such a training.
     """
+    _require_keys("key", key, 0)
     result = train_population(
         stack_members([agent]), env, config, key[None], callback, None if start is None else [start]
     )
@@ -319,9 +328,27 @@ def train(
 
 
 def stack_members(agents: Sequence[Tree]) -> Tree:
-    """Stacks agents, or other pytrees, that differ in leaves only into one with leaves `[P, ...]`."""
+    """Stacks agents, or other pytrees, that differ in leaves only into one with leaves `[P, ...]`.
+
+    Raises:
+        InvalidValueError: If agents differ in what makes another program, such as the widths of layers.
+    """
+    for other in agents[1:]:
+        if names := _different(agents[0], other):
+            allowed = "must be of one class, and differ in what is a number for each member alone"
+            raise InvalidValueError("agents", f"differing in {', '.join(names)}", allowed)
     stacked: Tree = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *agents)
     return stacked
+
+
+def _different(one: Any, other: Any) -> list[str]:
+    """Returns the fields that are no leaves and differ, or that classes do."""
+    if type(one) is not type(other):
+        return ["class"]
+    if not dataclasses.is_dataclass(one):
+        return []
+    names = [field.name for field in dataclasses.fields(one) if not field.metadata.get("pytree_node", True)]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def train_population(
@@ -356,6 +383,7 @@ def train_population(
     """
     if jnp.result_type(float) != jnp.float32:
         raise InvalidValueError("jax_enable_x64", True, "training is in float32; must be false")
+    _require_keys("keys", keys, 1)
     config.validate(env.num_envs, agents.experience)
     _require_fit(agents, env, keys.shape[0], None if start is None else len(start))
     loop = _Loop(agents, env, config, keys.shape[0], callback or (lambda event: None))
@@ -363,6 +391,14 @@ def train_population(
     if start is not None:
         loop.restore(start)
     return loop.run()
+
+
+def _require_keys(name: str, keys: Any, ndim: int) -> None:
+    is_typed = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if not is_typed or keys.ndim != ndim:
+        shown = f"{keys.dtype}{list(keys.shape)}" if isinstance(keys, jax.Array) else repr(keys)
+        wanted = "jax.random.key(seed)" if ndim == 0 else "jax.random.split(jax.random.key(seed), <number of members>)"
+        raise InvalidValueError(name, shown, f"must be what {wanted} makes")
 
 
 def _require_fit(agents: Agent, env: Environment, num_members: int, num_starts: int | None) -> None:
@@ -373,6 +409,9 @@ def _require_fit(agents: Agent, env: Environment, num_members: int, num_starts: 
     sizes = [getattr(one, "policy_observation_size", None) for one in (agents, env)]
     if sizes[0] != sizes[1]:
         raise InvalidValueError("policy_observation_size", sizes[0], f"must be {sizes[1]}, which is the environment's")
+    for name in env.metric_names:
+        if not is_metric_name(name):
+            raise InvalidValueError("metric_names", ascii(name), NAME_OF_A_METRIC)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(agents)}
     if not lengths <= {(num_members,)}:
         shown = "none" if () in lengths else ", ".join(str(length) for (length,) in sorted(lengths))

@@ -132,6 +132,8 @@ def make(
             or no continuous actions.
         SimulatorError: The environment raised an exception.
     """
+    if task.startswith(":"):
+        raise InvalidValueError("name", f"gymnasium/{task}", "must be <id>, or <module>:<id> with a module")
     require_bool("stagger_first_episodes", stagger_first_episodes)
     if episode_length is not None:
         require_int("episode_length", episode_length, 1)

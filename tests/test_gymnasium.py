@@ -568,6 +568,11 @@ def test_warnings_are_those_of_the_environments_that_are_used():
         env.reset(jax.random.key(0))
 
 
+def test_a_colon_comes_after_a_module():
+    with pytest.raises(InvalidValueError, match="name=gymnasium/:Walk-v0: must be <id>, or <module>:<id>"):
+        envs.make("gymnasium/:Walk-v0", num_envs=1)
+
+
 def test_an_id_that_workers_cannot_know_is_refused(monkeypatch):
     known = {"import_module": "gymnasium_tasks"}
     for name in ("test_gymnasium", "__main__"):

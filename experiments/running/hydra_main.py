@@ -17,7 +17,7 @@ import hydra
 import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -175,24 +175,28 @@ def _list_tasks(arguments: list[str]) -> list[str]:
 
 
 def _listed(argument: str) -> str:
-    with contextlib.suppress(HydraException):  # which Hydra reports itself
-        pattern = OverridesParser.create().parse_override(argument).value()
-        if isinstance(pattern, Glob):
-            if tasks := pattern.filter(envs.names()):
-                return f"env={','.join(tasks)}"
-            raise InvalidValueError("env", argument.removeprefix("env="), f"matches no task; {envs.LIST} lists all")
-    return argument
+    parsed = _parsed(argument)
+    pattern = parsed.value() if parsed else None
+    if not isinstance(pattern, Glob):
+        return argument
+    if tasks := pattern.filter(envs.names()):
+        return f"env={','.join(tasks)}"
+    raise InvalidValueError("env", argument.removeprefix("env="), f"matches no task; {envs.LIST} lists all")
+
+
+def _parsed(argument: str) -> Override | None:
+    """Returns an override as Hydra reads it; None if it cannot be read, which Hydra reports itself."""
+    with contextlib.suppress(HydraException):
+        return OverridesParser.create().parse_override(argument)
+    return None
 
 
 def _may_be_a_file(argument: str) -> bool:
     """Returns whether the value of a group can be a name; Hydra crashes on numbers, truth values and dictionaries."""
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return True  # a syntax error, which Hydra reports itself
-    if override.is_delete() and override.value() is None:
-        return True  # ~agent, without a value
-    return override.is_sweep_override() or (isinstance(override.value(), str) and bool(override.value()))
+    parsed = _parsed(argument)
+    if parsed is None or (parsed.is_delete() and parsed.value() is None):
+        return True  # ~agent has no value
+    return parsed.is_sweep_override() or (isinstance(parsed.value(), str) and bool(parsed.value()))
 
 
 def _run_where_resumed(arguments: list[str]) -> list[str]:
@@ -200,8 +204,7 @@ def _run_where_resumed(arguments: list[str]) -> list[str]:
     given = None
     for argument in arguments:
         if not argument.startswith("~") and key_of(argument) == "resume":
-            with contextlib.suppress(HydraException):  # which Hydra reports itself
-                given = OverridesParser.create().parse_override(argument)
+            given = _parsed(argument) or given
     if given is None:
         return arguments
     if given.is_sweep_override():
